@@ -1,0 +1,47 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: help install demo test lint types format embedded benchmark clean
+
+help: ## Show this help
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=<path> names one.")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "Installing what the tests need ..."
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/installed ## Make .venv with pinned dependencies
+
+demo: $(VENV)/installed ## Run the main job on the embedded data and model
+	$(BIN)/python -m align_pipeline.run task=belebele lang=set/embedded
+
+test: $(VENV)/installed-dev ## Run the tests (offline, CPU)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev ## Check types
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+embedded: $(VENV)/installed ## Rebuild the embedded data, tokenizer and model
+	$(BIN)/python -m align_pipeline.embedded.train
+
+clean: ## Remove what runs and tools wrote (not .venv)
+	rm -rf outputs/runs outputs/sweeps outputs/cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,217 @@
+"""Every config key, typed: what the YAML files under ``conf/`` are checked against, and what the code sees of them.
+
+Hydra composes the files once; `from_hydra` turns the result into these dataclasses once; no DictConfig goes further.
+Only standard-library and Hydra imports here: ``--help`` and a mistyped key must answer before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from align_pipeline.errors import InputError, unknown
+
+PACKAGE = Path(__file__).parent
+EMBEDDED = PACKAGE / "embedded"
+# A checkout keeps conf/ beside the package; a wheel carries it inside.
+CONF = PACKAGE.parent / "conf" if (PACKAGE.parent / "conf" / "config.yaml").is_file() else PACKAGE / "conf"
+
+
+class TooLong(Enum):
+    """What happens to a text that has more tokens than the model's context."""
+
+    error = "error"
+    truncate_left = "truncate_left"
+
+
+class WandbMode(Enum):
+    """Where Weights & Biases runs go."""
+
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+class Dtype(Enum):
+    """The floating-point type of the model's weights and activations."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Attention(Enum):
+    """The attention implementation of transformers that the model runs with."""
+
+    sdpa = "sdpa"
+    eager = "eager"
+    flash_attention_2 = "flash_attention_2"
+
+
+@dataclass
+class ModelConfig:
+    """A causal language model: a hub repository or a folder, and how to load it."""
+
+    name: str = MISSING
+    """Short name, as it stands in the tables."""
+    path: str = MISSING
+    """Hub id (``meta-llama/Llama-3.1-8B``), a folder, or ``embedded:<name>`` for a model that ships with the package."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; null is the default branch."""
+    dtype: Dtype = Dtype.bfloat16
+    """float32, bfloat16 or float16."""
+    device: str = "auto"
+    """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
+    attention: Attention = Attention.sdpa
+    """sdpa, eager or flash_attention_2; models with soft-capped attention (Gemma 2) need eager."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint. Off: a checkpoint is data, not a program."""
+    safetensors_only: bool = True
+    """Refuse pickled weights (``pytorch_model.bin``), which can run code when they are loaded."""
+    max_length: int | None = None
+    """Longest text in tokens; null is the model's own context length."""
+    too_long: TooLong = TooLong.error
+    """``error`` names the item; ``truncate_left`` drops tokens from the beginning (BOS is kept) and counts the texts."""
+
+
+@dataclass
+class Language:
+    """A language: what it is, and what each data set calls it."""
+
+    name: str = MISSING
+    """English name."""
+    script: str = MISSING
+    """ISO 15924 code."""
+    family: str = MISSING
+    """Top-level language family."""
+    resource: int = MISSING
+    """Resource class, 0 (least) to 5, of Joshi et al. 2020."""
+    flores: str = MISSING
+    """FLORES code, the language's name in every table."""
+    codes: dict[str, str] = field(default_factory=dict)
+    """The config that holds the language, by task name."""
+    pivots: dict[str, str] = field(default_factory=dict)
+    """The config of the English side, by task name, where it is the language's own (XCOPA)."""
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases."""
+
+    mode: WandbMode = WandbMode.offline
+    """offline, online or disabled; the environment variable WANDB_MODE sets the default."""
+    project: str = "align_pipeline"
+    """Project that runs are logged to."""
+    entity: str | None = None
+    """User or team; null is the account's default."""
+    group: str | None = None
+    """Group of the run; null is the sweep's folder in a multirun, none in a single run."""
+
+
+@dataclass
+class Config:
+    """One job."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The model (group `model`)."""
+    task: Any = MISSING
+    """The benchmark (group `task`): `_target_` is a class of align_pipeline.tasks, the rest its arguments."""
+    languages: dict[str, Language] = field(default_factory=dict)
+    """The languages (group `lang`), by code."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """The alignment metrics (group `metric`), by name: `_target_` is a class of align_pipeline.metrics."""
+    data: str | None = None
+    """``hub``, ``embedded`` or a folder with ``<hub id>/`` below it; null: embedded for model=tiny, else hub."""
+    layers: Any = "all"
+    """``all`` or a list of layers to report; 0 is the embedding output, L the output after the final norm."""
+    evaluate: bool = True
+    """Also measure task accuracy."""
+    batch_tokens: int = 16384
+    """Most tokens in one forward pass; a longer text runs alone."""
+    seed: int = 0
+    """Seed of whatever is drawn at random."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    """Weights & Biases (group `wandb`)."""
+    named: list[str] = field(default_factory=list)
+    """Set by run.py: languages asked for by name in a single run, which the task must have."""
+
+    def __post_init__(self) -> None:
+        if not self.languages:
+            raise InputError("No language is selected; lang=swh or lang=set/xcopa selects some.")
+        if self.batch_tokens < 1:
+            raise InputError(f"batch_tokens={self.batch_tokens} leaves no room for a token; use 1 or more.")
+        if self.layers != "all":
+            given = self.layers if isinstance(self.layers, list) else [self.layers]
+            if not given or not all(isinstance(k, int) and not isinstance(k, bool) for k in given):
+                raise InputError(f"layers={self.layers} is neither 'all' nor a list of layer numbers such as [0,4,8].")
+            self.layers = sorted(set(given))
+        if not self.metrics and not self.evaluate:
+            raise InputError("There is nothing to do with metric=[] and evaluate=false; select a metric or evaluate.")
+
+    @property
+    def source(self) -> str:
+        """Where rows come from: ``hub``, ``embedded`` or a folder; demo data only ever with the demo model."""
+        return self.data or ("embedded" if self.model.path.startswith("embedded:") else "hub")
+
+
+def register() -> None:
+    """Put the schema where ``conf/config.yaml`` finds it."""
+    ConfigStore.instance().store(name="schema", node=Config, provider="align_pipeline")
+
+
+def from_hydra(composed: DictConfig, lang_choice: Any, multirun: bool) -> Config:
+    """The composed config as dataclasses; `task` and `metrics` stay plain dicts until they are built.
+
+    Args:
+        composed: what Hydra composed.
+        lang_choice: Hydra's ``runtime.choices.lang``, such as ``['swh', 'set/xcopa']``.
+        multirun: whether the job is one of a sweep, where a (task, language) pair that does not exist is left out.
+
+    Raises:
+        InputError: a value has the wrong type, or values contradict each other.
+    """
+    chosen = re.findall(r"[\w/]+", str(lang_choice))
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    config.named = [] if multirun else [code for code in chosen if not code.startswith("set/")]
+    return config
+
+
+def one_sentence(error: Exception) -> str | None:
+    """A config error of Hydra or OmegaConf as one sentence that names what exists; None if it is something else."""
+    from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group.startswith("lang/"):  # lang=set/nonsense
+            group, name = "lang", "set/" + name
+        options = [*error.options, *(f"set/{p.stem}" for p in CONF.joinpath("lang", "set").glob("*.yaml"))]
+        return str(unknown(group or "config", name, options if group == "lang" else error.options))
+    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
+        return one_sentence(error.__cause__)
+    text = re.split(r"\n\s*(?:full_key|object_type|reference_type)", str(error))[0].strip().replace("\n", " ")
+    if isinstance(error, OmegaConfBaseException):
+        key = getattr(error, "full_key", None) or ""
+        parent = getattr(error, "parent_node", None)
+        missing = re.match(r"Key '([^']+)' (?:not in|is not in struct)", text)
+        if missing and parent is not None:
+            prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
+            return str(unknown("key", prefix + missing[1], [prefix + str(k) for k in parent if k != "named"]))
+        return f"{key}: {text}." if key else text
+    if isinstance(error, OverrideParseException):
+        return f"The argument '{error.override}' is not of the form key=value: {text.splitlines()[-1]}"
+    if isinstance(error, HydraException):
+        wrong = re.match(r"Could not override '([^']+)'", text)
+        if wrong:
+            return f"There is no key '{wrong[1]}'; --cfg job prints the keys that exist."
+        return re.sub(r"\s+", " ", text)
+    return None

@@ -1,0 +1,60 @@
+"""Task accuracy: the option with the highest summed log-likelihood after a few-shot prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from align_pipeline.forward import Advance, loglikelihoods
+from align_pipeline.model import LanguageModel, Tokens
+from align_pipeline.records import Item, Prediction
+
+
+def predict(lm: LanguageModel, items: Sequence[Item], batch_tokens: int, advance: Advance) -> list[Prediction]:
+    """Score every option of every item after its prompt.
+
+    Raises:
+        InputError: a prompt is too long for the model, or a log-likelihood is not finite.
+    """
+    scored = [encode_options(lm, item) for item in items]
+    requests = [request for item_requests in scored for request in item_requests]
+    values = iter(loglikelihoods(lm, requests, batch_tokens, advance))
+    return [
+        Prediction(
+            item_id=item.id,
+            gold=item.gold,
+            loglikelihoods=tuple(next(values) for _ in item.continuations),
+            lengths=tuple(len(option.strip().encode()) for option in item.continuations),
+            prompt_tokens=len(item_requests[0][0]),
+        )
+        for item, item_requests in zip(items, scored, strict=True)
+    ]
+
+
+def encode_options(lm: LanguageModel, item: Item) -> list[tuple[Tokens, Tokens]]:
+    """(context, continuation) tokens of each option, split as lm-evaluation-harness splits them.
+
+    The whole text is tokenized and cut after as many tokens as the context alone has; white space at the context's end
+    belongs to the continuation, as tokenizers join it to the next word.
+    """
+    context = item.prompt.rstrip()
+    gap = item.prompt[len(context) :]
+    context_tokens, *wholes = lm.encode([context, *(context + gap + option for option in item.continuations)])
+    requests = []
+    for whole in wholes:
+        continuation = whole[len(context_tokens) :]
+        # The last token is only predicted, never read, so a text may be one token longer than the model's context.
+        read = lm.limit(whole[: len(whole) - bool(continuation)], f"The prompt of item {item.id}")
+        requests.append((read[: len(read) - max(len(continuation) - 1, 0)], continuation))
+    return requests
+
+
+def prediction(loglikelihoods: Sequence[float]) -> int:
+    """The most likely option; the first of equals, as in lm-evaluation-harness."""
+    return max(range(len(loglikelihoods)), key=lambda i: (loglikelihoods[i], -i))
+
+
+def confidence(loglikelihoods: Sequence[float]) -> float:
+    """Softmax over the options' log-likelihoods, at the most likely one."""
+    best = max(loglikelihoods)
+    return 1.0 / sum(math.exp(value - best) for value in loglikelihoods)

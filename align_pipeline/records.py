@@ -1,0 +1,175 @@
+"""The records that flow through a run, and the schemas of the tables it writes.
+
+Ids are shared by all languages, so every table joins on ``(task, language, pivot, item_id)``.
+`language` is a FLORES code (``swh_Latn``), whatever the data set calls it; `pivot` names the English set that a row
+is paired with (``eng_Latn``, or XCOPA's ``translation-sw``), and English rows carry their own set's name there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from align_pipeline.errors import InputError
+
+ENGLISH = "eng_Latn"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question in one language, with every text that the pipeline feeds to a model.
+
+    Attributes:
+        id: shared by the item's versions in all languages.
+        options: what the alignment metrics embed, one text per answer option (METHOD: "DALI text").
+        premise: what MEXA_T embeds: the item without its options.
+        prompt: what the options' likelihoods are conditioned on, without few-shot examples.
+        continuations: one per option, scored after `prompt`; each starts with its separating space.
+        gold: index of the right option, from 0.
+        category: the item's semantic category where its data set has one, else "".
+    """
+
+    id: str
+    options: tuple[str, ...]
+    premise: str
+    prompt: str
+    continuations: tuple[str, ...]
+    gold: int
+    category: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model answered to one item.
+
+    Attributes:
+        item_id: the item's id.
+        gold: index of the right option, from 0.
+        loglikelihoods: sum over each option's tokens of log p(token | all before it), in nats.
+        lengths: each option's length in UTF-8 bytes, separating space left out; `acc_norm` divides by it.
+        prompt_tokens: tokens before the options, few-shot examples included.
+    """
+
+    item_id: str
+    gold: int
+    loglikelihoods: tuple[float, ...]
+    lengths: tuple[int, ...]
+    prompt_tokens: int
+
+
+_TEXT, _INT, _FLOAT = pa.string(), pa.int32(), pa.float64()
+
+ALIGNMENT = pa.schema(
+    [
+        ("model", _TEXT),
+        ("task", _TEXT),
+        ("language", _TEXT),
+        ("pivot", _TEXT),
+        ("metric", _TEXT),  # dali, dali_strong, mexa_t, mexa
+        ("pooling", _TEXT),  # last, weighted
+        ("layer", _INT),  # index into Hugging Face hidden_states: 0 is the embedding output
+        ("item_id", _TEXT),
+        ("value", pa.int8()),  # 1: aligned
+        ("margin", pa.float32()),  # by how much the criterion holds (> 0) or fails, in cosine
+    ]
+)
+
+PREDICTIONS = pa.schema(
+    [
+        ("model", _TEXT),
+        ("task", _TEXT),
+        ("language", _TEXT),
+        ("pivot", _TEXT),
+        ("item_id", _TEXT),
+        ("gold", _INT),
+        ("prediction", _INT),  # the option with the highest summed log-likelihood
+        ("correct", pa.int8()),
+        ("correct_norm", pa.int8()),  # the same with log-likelihoods divided by the options' bytes
+        ("confidence", _FLOAT),  # softmax over the options' log-likelihoods, at the prediction
+        ("loglikelihoods", pa.list_(_FLOAT)),
+        ("prompt_tokens", _INT),
+        ("item_tokens", _INT),  # tokens of the alignment text's premise: for fertility, X against English
+        ("option_similarity", _FLOAT),  # the most alike pair of options: Jaccard index of their character trigrams
+        ("category", _TEXT),  # the item's semantic category where its data set has one, else ""
+    ]
+)
+
+SCHEMAS = {"alignment": ALIGNMENT, "predictions": PREDICTIONS}
+
+
+class Table:
+    """A parquet file in the making: rows go to a temporary name and appear under their own only when all are there."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path, self.schema = path, schema
+        self.partial = path.with_name(f".{path.name}.partial")
+        self.writer = pq.ParquetWriter(self.partial, schema, compression="zstd")
+
+    def append(self, **columns: Any) -> None:
+        """Add rows; a column that is one value, not a sequence or array, is repeated."""
+        length = max(len(v) for v in columns.values() if not isinstance(v, str))
+        if not length:
+            return
+        arrays = []
+        for field in self.schema:
+            value = columns[field.name]
+            arrays.append(
+                pa.repeat(pa.scalar(value, field.type), length)
+                if isinstance(value, str)
+                else pa.array(value, type=field.type)
+            )
+        self.writer.write_table(pa.Table.from_arrays(arrays, schema=self.schema))
+
+
+@contextmanager
+def table(folder: Path, name: str) -> Iterator[Table]:
+    """Write ``<name>.parquet`` atomically: nothing is left of it if the block fails."""
+    with writing(folder):
+        written = Table(folder / f"{name}.parquet", SCHEMAS[name])
+    try:
+        yield written
+        with writing(folder):
+            written.writer.close()
+            os.replace(written.partial, written.path)
+    finally:
+        written.writer.close()
+        written.partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path.parent):
+        try:
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(folder: Path | str) -> Iterator[None]:
+    """Turn a full disk or a read-only folder into one sentence."""
+    reasons = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EROFS: "it is on a read-only file system",
+        errno.EACCES: "this user may not write there",
+        errno.EPERM: "this user may not write there",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in reasons:
+            raise
+        raise InputError(
+            f"Nothing can be written to {folder}: {reasons[error.errno]}; hydra.run.dir=<folder> names another place."
+        ) from error

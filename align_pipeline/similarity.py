@@ -1,0 +1,234 @@
+"""Hidden states -> the few cosines that the metrics need, while the states stream past.
+
+English states are kept once per English set; a language's states live for one batch.
+Notation (METHOD): E is English, X the other language, c_ij = cos(E_i, X_j) over an item's options,
+s_ij = cos(E_i, X_j) over the premises of all items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from align_pipeline.forward import Advance, hidden_states
+from align_pipeline.model import LanguageModel, Tokens
+from align_pipeline.records import Item
+from align_pipeline.tasks.choice import ItemSet, Pair
+
+_EXCLUDED = -float("inf")
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What to take out of the forward passes.
+
+    Attributes:
+        layers: absolute layers, 0 to L.
+        poolings: ``last`` and/or ``weighted``.
+        options: whether options are embedded (DALI).
+        premises: whether premises are embedded (MEXA_T).
+    """
+
+    layers: tuple[int, ...]
+    poolings: tuple[str, ...]
+    options: bool
+    premises: bool
+
+
+@dataclass(frozen=True)
+class OptionCosines:
+    """Cosines among an item's options, each [layers, items, n, n] in float32: `cross` E_i with X_j, and within E and X."""
+
+    cross: Tensor
+    english: Tensor
+    language: Tensor
+
+
+@dataclass(frozen=True)
+class PremiseCosines:
+    """Cosines among premises, each [layers, items] in float32.
+
+    Attributes:
+        own: s_ii.
+        row: max_j s_ij, j != i: E_i's best other X.
+        column: max_j s_ji, j != i: X_i's best other E.
+    """
+
+    own: Tensor
+    row: Tensor
+    column: Tensor
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """All that the metrics need of one language, by pooling; item order is `Pair.ids`."""
+
+    options: dict[str, OptionCosines]
+    premises: dict[str, PremiseCosines]
+
+
+@dataclass(frozen=True)
+class EnglishStates:
+    """Pooled states of an English set, kept for all languages that are paired with it.
+
+    Attributes:
+        position: row of each item id.
+        tokens: the texts' token ids, to tell equal texts.
+        states: by pooling [layers, items, texts, D]; an item's texts are its options, then its premise.
+    """
+
+    position: dict[str, int]
+    tokens: list[list[Tokens]]
+    states: dict[str, Tensor]
+
+
+def english_states(
+    lm: LanguageModel, english: ItemSet, what: Extraction, batch_tokens: int, advance: Advance
+) -> EnglishStates:
+    """Run an English set through the model; see `forward.hidden_states` for the errors."""
+    tokens = text_tokens(lm, english.items, what)
+    ids = [item.id for item in english.items]
+    kept: dict[str, Tensor] = {}
+    for chosen, states in hidden_states(lm, tokens, ids, what.layers, what.poolings, batch_tokens, advance):
+        for pooling, value in states.items():
+            if pooling not in kept:
+                kept[pooling] = value.new_empty(value.shape[0], len(ids), *value.shape[2:])
+            kept[pooling][:, chosen] = value
+    return EnglishStates({item_id: row for row, item_id in enumerate(ids)}, tokens, kept)
+
+
+def similarities(
+    lm: LanguageModel, pair: Pair, english: EnglishStates, what: Extraction, batch_tokens: int, advance: Advance
+) -> Similarities:
+    """Run a language through the model and keep its cosines with English; `forward.hidden_states` has the errors."""
+    by_id = pair.language.by_id()
+    items = [by_id[item_id] for item_id in pair.ids]
+    rows = [english.position[item_id] for item_id in pair.ids]
+    tokens = text_tokens(lm, items, what)
+    english_tokens = [english.tokens[row] for row in rows]
+    n = len(items[0].options) if what.options else 0
+    device = lm.device
+
+    twins_e, twins_x = (_option_twins(texts, n).to(device) for texts in (english_tokens, tokens))
+    blocks: dict[str, list[Tensor]] = {}
+    premises: dict[str, PremiseStream] = {}
+    if what.premises:
+        row_index = torch.tensor(rows, device=device)
+        groups_e, groups_x = (_equal([texts[-1] for texts in side]).to(device) for side in (english_tokens, tokens))
+        for pooling in what.poolings:
+            premises[pooling] = PremiseStream(english.states[pooling][:, row_index, -1], groups_e, groups_x)
+    for chosen, states in hidden_states(lm, tokens, pair.ids, what.layers, what.poolings, batch_tokens, advance):
+        for pooling, value in states.items():
+            if what.options:
+                e = english.states[pooling][:, [rows[index] for index in chosen], :n]
+                cosines = option_cosines(e, value[:, :, :n], twins_e[chosen], twins_x[chosen])
+                for name in ("cross", "english", "language"):
+                    part: Tensor = getattr(cosines, name)
+                    whole = blocks.setdefault(f"{pooling} {name}", [])
+                    if not whole:
+                        whole.append(part.new_empty(len(what.layers), len(items), n, n))
+                    whole[0][:, chosen] = part
+            if what.premises:
+                premises[pooling].add(chosen, value[:, :, -1])
+    return Similarities(
+        options={
+            pooling: OptionCosines(*(blocks[f"{pooling} {name}"][0] for name in ("cross", "english", "language")))
+            for pooling in (what.poolings if what.options else ())
+        },
+        premises={pooling: stream.finish() for pooling, stream in premises.items()},
+    )
+
+
+def text_tokens(lm: LanguageModel, items: Sequence[Item], what: Extraction) -> list[list[Tokens]]:
+    """Token ids of each item's texts: its options, then its premise, whichever are wanted.
+
+    Raises:
+        InputError: a text is too long for the model; names the item.
+    """
+    texts = [[*(item.options if what.options else ()), *([item.premise] if what.premises else ())] for item in items]
+    encoded = iter(lm.encode([text for group in texts for text in group]))
+    return [
+        [lm.limit(next(encoded), f"The text of item {item.id}") for _ in group]
+        for item, group in zip(items, texts, strict=True)
+    ]
+
+
+# ---- cosines
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """cos of every row of `a` [..., n, D] with every row of `b` [..., m, D], in float32; 0 where a vector is zero."""
+    a, b = a.float(), b.float()
+    dots = a @ b.transpose(-1, -2)
+    norms = torch.linalg.vector_norm(a, dim=-1)[..., :, None] * torch.linalg.vector_norm(b, dim=-1)[..., None, :]
+    return torch.where(norms > 0, dots / norms, 0.0)
+
+
+def option_cosines(english: Tensor, language: Tensor, twins_e: Tensor, twins_x: Tensor) -> OptionCosines:
+    """Cosines among the options of some items.
+
+    Args:
+        english, language: [layers, items, n, D].
+        twins_e, twins_x: [items, n], each option's first equal option: equal texts take one entry, so that rounding
+            cannot break their tie.
+    """
+
+    def take(values: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        items = torch.arange(len(first), device=values.device)[:, None, None]
+        return values[:, items, first[:, :, None], second[:, None, :]]
+
+    return OptionCosines(
+        take(cosines(english, language), twins_e, twins_x),
+        take(cosines(english, english), twins_e, twins_e),
+        take(cosines(language, language), twins_x, twins_x),
+    )
+
+
+class PremiseStream:
+    """Best other premise in both directions, from batches of X.
+
+    Args:
+        english: E's premises, [layers, N, D].
+        groups_e, groups_x: [N], equal numbers for equal texts. An equal text ties with the own one exactly; rounding
+            must not decide, so its entry is the own one's.
+    """
+
+    def __init__(self, english: Tensor, groups_e: Tensor, groups_x: Tensor) -> None:
+        self.english, self.groups_e, self.groups_x = english, groups_e, groups_x
+        shape = english.shape[:2]
+        self.own, self.row, self.column = (
+            torch.full(shape, _EXCLUDED, dtype=torch.float32, device=english.device) for _ in range(3)
+        )
+
+    def add(self, chosen: Sequence[int], language: Tensor) -> None:
+        """Take in X's premises [layers, b, D] at the positions `chosen` of the N."""
+        at = torch.tensor(chosen, device=self.english.device)
+        s = cosines(self.english, language)  # [layers, N, b]
+        self.own[:, at] = s[:, at, torch.arange(len(at), device=at.device)]
+        same_e = self.groups_e[:, None] == self.groups_e[at]
+        same_x = self.groups_x[:, None] == self.groups_x[at]
+        self.column[:, at] = s.masked_fill(same_e, _EXCLUDED).amax(dim=1)
+        self.row = torch.maximum(self.row, s.masked_fill(same_x, _EXCLUDED).amax(dim=2))
+
+    def finish(self) -> PremiseCosines:
+        """The cosines, once every premise was added."""
+        twin_e, twin_x = (g.bincount()[g] > 1 for g in (self.groups_e, self.groups_x))
+        return PremiseCosines(
+            self.own,
+            torch.where(twin_x, torch.maximum(self.row, self.own), self.row),
+            torch.where(twin_e, torch.maximum(self.column, self.own), self.column),
+        )
+
+
+def _option_twins(texts: Sequence[Sequence[Tokens]], n: int) -> Tensor:
+    """[items, n]: each option's first equal option."""
+    return torch.tensor([[group.index(group[i]) for i in range(n)] for group in texts], dtype=torch.long)
+
+
+def _equal(texts: Sequence[Tokens]) -> Tensor:
+    """[N]: a number for each text, equal for equal texts."""
+    seen: dict[tuple[int, ...], int] = {}
+    return torch.tensor([seen.setdefault(tuple(text), len(seen)) for text in texts])

@@ -1,0 +1,145 @@
+"""The numbers of a job's console table and ``summary.json``, from its tables."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from align_pipeline.config import Config
+from align_pipeline.data import Source
+from align_pipeline.model import LanguageModel
+from align_pipeline.records import ENGLISH
+from align_pipeline.tasks import ChoiceTask, ItemSet, Pair
+from align_pipeline.tracking import Curve
+
+
+def layer_curves(alignment: pd.DataFrame) -> list[Curve]:
+    """Share of aligned items per layer, by language and metric."""
+    if alignment.empty:
+        return []
+    keys = ["language", "metric", "pooling"]
+    shares = alignment.groupby([*keys, "layer"], sort=False)["value"].mean().reset_index()
+    return [
+        Curve(metric, language, group["layer"].tolist(), group["value"].tolist())
+        for (language, metric, _), group in shares.groupby(keys, sort=False)
+    ]
+
+
+def languages(
+    pairs: Sequence[Pair], curves: Sequence[Curve], predictions: pd.DataFrame, num_layers: int
+) -> list[dict[str, Any]]:
+    """A row per language; accuracies are None where none were measured.
+
+    ``n`` counts the paired items: TS and TF are counted over them; accuracies are over all items of their own side.
+    """
+    rows = []
+    for pair in pairs:
+        code = pair.language.language
+        row: dict[str, Any] = {"language": code, "pivot": pair.english.pivot, "n": len(pair.ids)}
+        row |= _accuracies(pair, predictions)
+        row["left_out"] = dict(pair.left_out)
+        row["metrics"] = {c.metric: reduced(c, num_layers) for c in curves if c.language == code}
+        rows.append(row)
+    return rows
+
+
+def reduced(curve: Curve, num_layers: int) -> dict[str, Any]:
+    """A curve's max, where it is, and its mean, over layers 0..L-1; L, after the final norm, only if it stands alone."""
+    inner = [(k, v) for k, v in zip(curve.layers, curve.values, strict=True) if k < num_layers]
+    inner = inner or list(zip(curve.layers, curve.values, strict=True))
+    best, value = max(inner, key=lambda point: (point[1], -point[0]))
+    return {
+        "best_layer": best,
+        "max": value,
+        "mean": math.fsum(v for _, v in inner) / len(inner),
+        "layers": list(curve.layers),
+        "values": list(curve.values),
+    }
+
+
+def _accuracies(pair: Pair, predictions: pd.DataFrame) -> dict[str, Any]:
+    keys = ("accuracy", "stderr", "accuracy_norm", "english_accuracy", "english_accuracy_norm", "ts", "tf")
+    if predictions.empty:
+        return dict.fromkeys(keys)
+
+    def side(items: ItemSet) -> pd.DataFrame:
+        chosen = (predictions["language"] == items.language) & (predictions["pivot"] == items.pivot)
+        return predictions[chosen].set_index("item_id")
+
+    own, english = side(pair.language), side(pair.english)
+    ids = list(pair.ids)
+    right, english_right = own["correct"].loc[ids].to_numpy(), english["correct"].loc[ids].to_numpy()
+    values = (
+        own["correct"].mean(),
+        own["correct"].sem() if len(own) > 1 else 0.0,  # as lm-evaluation-harness: sample standard deviation
+        own["correct_norm"].mean(),
+        english["correct"].mean(),
+        english["correct_norm"].mean(),
+        int((english_right & right).sum()),
+        int((english_right & (1 - right)).sum()),
+    )
+    return {key: value if isinstance(value, int) else float(value) for key, value in zip(keys, values, strict=True)}
+
+
+def flat(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The rows as ``<number>/<language>``, for W&B's summary; one language alone also gets the bare names."""
+    numbers: dict[str, float] = {}
+    for row in rows:
+        values = {key: row[key] for key in ("accuracy", "english_accuracy", "ts", "tf") if row[key] is not None}
+        for metric, found in row["metrics"].items():
+            values |= {f"{metric}_{key}": found[key] for key in ("best_layer", "max", "mean")}
+        numbers |= {f"{key}/{row['language']}": value for key, value in values.items()}
+        if len(rows) == 1:
+            numbers |= values
+    return numbers
+
+
+def provenance(task: ChoiceTask, source: Source, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Which data the numbers are of, down to a digest of the items."""
+    sides = {(side.language, side.pivot): side for pair in pairs for side in (pair.english, pair.language)}
+    return {
+        "source": source.name,
+        "dataset": task.dataset,
+        "revision": None if source.folder else task.revision,
+        "split": task.split,
+        "sides": [
+            {"language": language, "pivot": pivot, "items": len(side.items), "sha256": digest(side)}
+            for (language, pivot), side in sides.items()
+        ],
+    }
+
+
+def digest(side: ItemSet) -> str:
+    """SHA-256 of everything a model is shown of a side."""
+    return hashlib.sha256(repr(side.items).encode()).hexdigest()
+
+
+def table(content: Mapping[str, Any], config: Config, lm: LanguageModel, folder: Path) -> Table:
+    """The rows as a table a person reads."""
+    rows = content["languages"]
+    metrics = list(rows[0]["metrics"])
+    title = f"{content['task']}: {content['model']} on data from {content['data']['source']}"
+    caption = (
+        f"Accuracy: {config.task['num_fewshot']}-shot. TS, TF: right in English and right, wrong in the language. "
+        f"Metrics: share of aligned items over layers 0 to {lm.num_layers - 1}. Tables and plots: {folder}"
+    )
+    made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    made.add_column("language")
+    for column in ("n", "accuracy", ENGLISH, "TS", "TF"):
+        made.add_column(column, justify="right")
+    for metric in metrics:
+        made.add_column(f"{metric}\nmax @layer, mean", justify="right", no_wrap=True)
+    for row in rows:
+        accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.3f} ±{row['stderr']:.3f}"
+        english = "" if row["english_accuracy"] is None else f"{row['english_accuracy']:.3f}"
+        counts = ["" if row[key] is None else str(row[key]) for key in ("ts", "tf")]
+        found = [row["metrics"][metric] for metric in metrics]
+        cells = [f"{m['max']:.3f} @{m['best_layer']}, {m['mean']:.3f}" for m in found]
+        made.add_row(row["language"], str(row["n"]), accuracy, english, *counts, *cells)
+    return made

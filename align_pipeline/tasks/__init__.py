@@ -1,0 +1,8 @@
+"""The benchmarks: rows of a data set in, parallel `Item`s out. A new task is one file here and one in conf/task."""
+
+from align_pipeline.tasks.belebele import Belebele
+from align_pipeline.tasks.choice import ChoiceTask, ItemSet, Pair
+from align_pipeline.tasks.xcopa import Xcopa
+from align_pipeline.tasks.xstorycloze import XStoryCloze
+
+__all__ = ["Belebele", "ChoiceTask", "ItemSet", "Pair", "XStoryCloze", "Xcopa"]

@@ -1,0 +1,113 @@
+"""Weights & Biases: one run per job, curves against a `layer` axis, the tables as an artifact."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align_pipeline.config import WandbConfig, WandbMode
+from align_pipeline.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Share of aligned items per layer, for one language and metric."""
+
+    metric: str
+    language: str
+    layers: Sequence[int]
+    values: Sequence[float]
+
+
+def track(
+    config: WandbConfig,
+    folder: Path,
+    tags: Sequence[str],
+    settings: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    curves: Sequence[Curve],
+    plots: Sequence[Path],
+    tables: Sequence[Path],
+) -> None:
+    """Log a finished job.
+
+    Args:
+        config: mode, project, entity and group.
+        folder: the job's output folder; W&B's own files go to ``wandb/`` below it.
+        tags: task, model and languages.
+        settings: the resolved config.
+        summary: flat numbers, by name.
+        curves: logged against the `layer` axis as ``alignment/<metric>/<language>``; a job of one language also logs
+            ``alignment/<metric>``, which a dashboard overlays over the jobs of a sweep.
+        plots: PNG files.
+        tables: parquet and JSON files for the artifact.
+
+    Raises:
+        InputError: W&B refuses (no key, no network, unknown entity).
+    """
+    if config.mode is WandbMode.disabled:
+        return
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    name = "_".join(tags[:2] + ([tags[2]] if len(tags) == 3 else [f"{len(tags) - 2}_languages"]))
+    try:
+        run = wandb.init(
+            project=config.project,
+            entity=config.entity,
+            group=config.group,
+            name=name,
+            tags=[tag[:64] for tag in tags],
+            config=dict(settings),
+            mode=config.mode.value,
+            dir=str(folder),
+            # Neither the machine nor the checkout is the experiment's business, and a git remote may hold a token.
+            settings=wandb.Settings(
+                console="off", disable_git=True, disable_code=True, x_disable_machine_info=True, x_disable_stats=True
+            ),
+        )
+    except wandb.errors.Error as error:
+        raise InputError(
+            f"W&B did not start ({' '.join(str(error).split()).rstrip('.')}); log in with `wandb login`, or use "
+            "wandb.mode=offline or disabled. The tables are already in the output folder."
+        ) from error
+    with run:
+        run.define_metric("layer")
+        run.define_metric("alignment/*", step_metric="layer")
+        _log_curves(run, curves)
+        run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in plots})
+        run.summary.update(dict(summary))
+        artifact = wandb.Artifact(f"tables-{run.id}", type="tables")
+        for path in tables:
+            artifact.add_file(str(path))
+        run.log_artifact(artifact)
+
+
+def _log_curves(run: Any, curves: Sequence[Curve]) -> None:
+    import wandb
+
+    single = len({curve.language for curve in curves}) == 1
+    for layer in sorted({layer for curve in curves for layer in curve.layers}):
+        row: dict[str, float] = {"layer": layer}
+        for curve in curves:
+            value = dict(zip(curve.layers, curve.values, strict=True))[layer]
+            row[f"alignment/{curve.metric}/{curve.language}"] = value
+            if single:
+                row[f"alignment/{curve.metric}"] = value
+        run.log(row)
+    for metric in dict.fromkeys(curve.metric for curve in curves):
+        chosen = [curve for curve in curves if curve.metric == metric]
+        chart = wandb.plot.line_series(
+            xs=[list(curve.layers) for curve in chosen],
+            ys=[list(curve.values) for curve in chosen],
+            keys=[curve.language for curve in chosen],
+            title=f"{metric}: aligned items by layer",
+            xname="layer",
+        )
+        run.log({f"curves/{metric}": chart})

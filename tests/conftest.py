@@ -1,0 +1,94 @@
+"""What the tests share: a small random model, random models of several architectures, and where real data is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+SENTENCES = [
+    "The old farmer carried a basket of maize to the market before sunrise.",
+    "Mkulima mzee alibeba kikapu cha mahindi kwenda sokoni kabla ya jua kuchomoza.",
+    "Why did the teacher close the window? Because the rain was coming in.",
+    "P: Q: A: B: C: D: Answer: A B C D",
+    "El perro duerme en la cocina, y la niña lee un libro.",
+]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real benchmarks in the hub's layout, where this checkout has them beside it."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data beside this checkout")
+    return folder
+
+
+def tokenizer(vocabulary: int = 400) -> Any:
+    """A byte-level BPE tokenizer that adds BOS, as Llama's does, and has no pad token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(SENTENCES, trainer)
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
+
+
+def random_model(architecture: str = "llama", **changes: Any) -> Any:
+    """A random causal LM of four narrow layers whose activations are far from zero."""
+    import transformers as t
+
+    shape: dict[str, Any] = {
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32768,
+        "initializer_range": 0.3,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    configs: dict[str, tuple[Any, dict[str, Any]]] = {
+        "llama": (t.LlamaConfig, {}),
+        "mistral": (t.MistralConfig, {"sliding_window": None}),
+        "mistral-sliding": (t.MistralConfig, {"sliding_window": 16}),
+        "gemma2": (t.Gemma2Config, {"head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8}),
+        "qwen2": (t.Qwen2Config, {}),
+        "cohere": (t.CohereConfig, {"logit_scale": 0.5}),
+        "bloom": (
+            t.BloomConfig,
+            {"n_layer": 4, "n_head": 4, "vocab_size": 400, "hidden_size": 32, "initializer_range": 0.3},
+        ),
+    }
+    kind, own = configs[architecture]
+    config = kind(**(own if architecture == "bloom" else {**shape, **own}), **changes)
+    torch.manual_seed(0)
+    model = t.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager" if architecture == "gemma2" else "sdpa"
+    )
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama with its tokenizer, as a folder that `model.path` takes."""
+    folder = tmp_path_factory.mktemp("model")
+    random_model().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder

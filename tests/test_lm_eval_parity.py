@@ -1,0 +1,109 @@
+"""Log-likelihoods against lm-evaluation-harness: same model, same local data, same examples."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY, random_model, tokenizer
+
+from align_pipeline.config import EMBEDDED
+from align_pipeline.data import Source
+from align_pipeline.evaluate import predict, prediction
+from align_pipeline.model import wrap
+from align_pipeline.records import Prediction
+from align_pipeline.tasks import Belebele, ChoiceTask, XStoryCloze, Xcopa
+
+LIMIT = 24
+KINDS = {"belebele": Belebele, "xcopa": Xcopa, "xstorycloze": XStoryCloze}
+# What the harness's own task files say (lm_eval/tasks/{belebele,xcopa,xstorycloze}), with the data folder filled in.
+HARNESS: dict[str, dict[str, Any]] = {
+    "belebele": {
+        "test_split": "test",
+        "doc_to_text": "P: {{flores_passage}}\nQ: {{question.strip()}}\nA: {{mc_answer1}}\nB: {{mc_answer2}}\n"
+        "C: {{mc_answer3}}\nD: {{mc_answer4}}\nAnswer:",
+        "doc_to_choice": ["A", "B", "C", "D"],
+        "doc_to_target": "{{['1', '2', '3', '4'].index(correct_answer_num)}}",
+    },
+    "xcopa": {"validation_split": "validation", "test_split": "test", "doc_to_target": "label"},
+    "xstorycloze": {
+        "training_split": "train",
+        "validation_split": "eval",
+        "doc_to_text": "{{[input_sentence_1, input_sentence_2, input_sentence_3, input_sentence_4]|join(' ')}}",
+        "doc_to_target": "{{answer_right_ending-1}}",
+        "doc_to_choice": "{{[sentence_quiz1, sentence_quiz2]}}",
+    },
+}
+
+
+def our_task(name: str, fewshot: str) -> ChoiceTask:
+    fields = yaml.safe_load((REPOSITORY / "conf/task" / f"{name}.yaml").read_text())
+    del fields["_target_"]
+    return KINDS[name](**{**fields, "fewshot": fewshot, "limit": LIMIT})
+
+
+def ours(model: Any, data: str, name: str, config: str, fewshot: str) -> list[Prediction]:
+    items = our_task(name, fewshot)._side(Source(data), config, "xxx_Latn", "eng_Latn").items[:LIMIT]
+    return predict(wrap(model, tokenizer(), "random"), items, 4096, lambda n: None)
+
+
+def harness(model: Any, data: Path, name: str, config: str, fewshot: str) -> list[list[float]]:
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks.xcopa import utils
+
+    spec: dict[str, Any] = {
+        "task": f"parity_{name}_{config}",
+        "dataset_path": str(data / our_task(name, fewshot).dataset),
+        "dataset_name": config,
+        "output_type": "multiple_choice",
+        "num_fewshot": 5,
+        "metric_list": [{"metric": "acc"}],
+        **HARNESS[name],
+    }
+    if fewshot == "fixed" or name == "belebele":
+        spec["fewshot_config"] = {"sampler": "first_n"}
+    if name == "xcopa":
+        spec |= {"doc_to_text": getattr(utils, f"doc_to_text_{config}"), "doc_to_choice": utils.doc_to_choice}
+    result = lm_eval.simple_evaluate(
+        HFLM(pretrained=model, tokenizer=tokenizer(), batch_size=8, max_length=32768),
+        tasks=[spec],
+        limit=LIMIT,
+        bootstrap_iters=0,
+    )
+    samples = sorted(result["samples"][spec["task"]], key=lambda sample: sample["doc_id"])
+    return [[float(pair[0]) for pair in sample["filtered_resps"]] for sample in samples]
+
+
+CASES = [
+    ("belebele", "swh_Latn", "fixed"),
+    ("belebele", "eng_Latn", "lm_eval"),
+    ("xcopa", "sw", "fixed"),
+    ("xcopa", "tr", "lm_eval"),
+    ("xstorycloze", "sw", "lm_eval"),
+    ("xstorycloze", "es", "fixed"),
+]
+
+
+def compare(data: Path, name: str, config: str, fewshot: str) -> None:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    model = random_model()
+    expected = harness(model, data, name, config, fewshot)
+    found = ours(model, str(data), name, config, fewshot)
+    assert len(found) == len(expected) == LIMIT
+    for prediction_, values in zip(found, expected, strict=True):
+        assert prediction_.loglikelihoods == pytest.approx(values, abs=1e-3)
+        assert prediction(prediction_.loglikelihoods) == values.index(max(values))
+
+
+@pytest.mark.parametrize(("name", "config", "fewshot"), CASES)
+def test_loglikelihoods_equal_the_harness_on_embedded_data(name: str, config: str, fewshot: str) -> None:
+    compare(EMBEDDED / "data", name, config, fewshot)
+
+
+@pytest.mark.parametrize(("name", "config", "fewshot"), CASES)
+def test_loglikelihoods_equal_the_harness_on_real_data(shared_data: Path, name: str, config: str, fewshot: str) -> None:
+    compare(shared_data, name, config, fewshot)
