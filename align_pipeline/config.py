@@ -7,6 +7,7 @@ Only standard-library and Hydra imports here: ``--help`` and a mistyped key must
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -165,18 +166,19 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config, provider="align_pipeline")
 
 
-def from_hydra(composed: DictConfig, lang_choice: Any, multirun: bool) -> Config:
+def from_hydra(composed: DictConfig, overrides: Sequence[str], multirun: bool) -> Config:
     """The composed config as dataclasses; `task` and `metrics` stay plain dicts until they are built.
 
     Args:
         composed: what Hydra composed.
-        lang_choice: Hydra's ``runtime.choices.lang``, such as ``['swh', 'set/xcopa']``.
+        overrides: the command line's, such as ``lang=[swh,set/xcopa]``.
         multirun: whether the job is one of a sweep, where a (task, language) pair that does not exist is left out.
 
     Raises:
         InputError: a value has the wrong type, or values contradict each other.
     """
-    chosen = re.findall(r"[\w/]+", str(lang_choice))
+    # Hydra's own record, runtime.choices, holds no group of which several options are selected.
+    chosen = [name for o in overrides if o.startswith("lang=") for name in re.findall(r"[\w/]+", o[len("lang=") :])]
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     config.named = [] if multirun else [code for code in chosen if not code.startswith("set/")]
@@ -195,7 +197,8 @@ def one_sentence(error: Exception) -> str | None:
         if group.startswith("lang/"):  # lang=set/nonsense
             group, name = "lang", "set/" + name
         options = [*error.options, *(f"set/{p.stem}" for p in CONF.joinpath("lang", "set").glob("*.yaml"))]
-        return str(unknown(group or "config", name, options if group == "lang" else error.options))
+        kind = {"lang": "language", "": "config"}.get(group, group)
+        return str(unknown(kind, name, options if group == "lang" else error.options))
     if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
         return one_sentence(error.__cause__)
     text = re.split(r"\n\s*(?:full_key|object_type|reference_type)", str(error))[0].strip().replace("\n", " ")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,18 +84,26 @@ class Source:
 
         datasets.disable_progress_bars()
         local = self.folder is not None
-        path = str(self.folder / dataset) if self.folder is not None else dataset
+        path = str(self.folder / dataset) if self.folder is not None else ""
         where = f"{dataset} ({config}, {split})" + (f" in {self.name}" if local else " on the hub")
         try:
-            if files and not local:
+            if local:
+                # datasets' own cache takes two folders of one name for the same data set, and an edited file for the
+                # old one: a local copy is read afresh.
+                with tempfile.TemporaryDirectory() as cache:
+                    rows = datasets.load_dataset(path, config, split=split, cache_dir=cache, keep_in_memory=True)
+                    rows = [dict(row) for row in rows]
+            elif files:
                 pattern = {split: files.format(config=config, split=split)}
                 rows = datasets.load_dataset(dataset, data_files=pattern, split=split, revision=revision)
             else:
-                rows = datasets.load_dataset(path, config, split=split, revision=None if local else revision)
+                rows = datasets.load_dataset(dataset, config, split=split, revision=revision)
         except (DatasetNotFoundError, GatedRepoError) as error:
             raise InputError(self._unreachable(dataset, str(error))) from error
         except DatasetGenerationError as error:
             raise InputError(f"{where} cannot be read: {_cause(error)}") from error
+        except StopIteration:  # what datasets raises for a file without lines
+            raise InputError(f"{where} is empty: the split has no rows.") from None
         except (ConnectionError, HfHubHTTPError, OSError) as error:
             if local:
                 raise InputError(f"{where} cannot be read: {_cause(error)}") from error

@@ -13,6 +13,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from align_pipeline.config import CONF, Config, from_hydra, one_sentence, register
@@ -25,16 +26,16 @@ register()
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(composed: DictConfig) -> float | None:
     """Hydra's entry point: types the config, calls `pipeline.run`, and returns what a sweep may optimise."""
-    choices = HydraConfig.get()
-    multirun = choices.mode is hydra.types.RunMode.MULTIRUN
-    config = from_hydra(composed, choices.runtime.choices["lang"], multirun)
+    hydra_config = HydraConfig.get()
+    multirun = hydra_config.mode is RunMode.MULTIRUN
+    config = from_hydra(composed, list(hydra_config.overrides.task), multirun)
     if multirun and config.wandb.group is None:
-        config.wandb.group = Path(choices.sweep.dir).name
-    settings = OmegaConf.to_container(composed, resolve=True)
+        config.wandb.group = Path(hydra_config.sweep.dir).name
+    settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     assert isinstance(settings, dict)
     from align_pipeline.pipeline import run
 
-    summary = run(config, Path(choices.runtime.output_dir), {str(key): value for key, value in settings.items()})
+    summary = run(config, Path(hydra_config.runtime.output_dir), {str(key): value for key, value in settings.items()})
     return None if summary is None else summary.mean_accuracy
 
 
@@ -44,6 +45,8 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints a traceback and exits before we can explain
     try:
         job()
+    except BrokenPipeError:  # --help | head
+        sys.stderr.close()
     except Exception as error:
         sentence = one_sentence(error)
         if full or sentence is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def random_model(architecture: str = "llama", **changes: Any) -> Any:
     config = kind(**(own if architecture == "bloom" else {**shape, **own}), **changes)
     torch.manual_seed(0)
     model = t.AutoModelForCausalLM.from_config(
-        config, attn_implementation="eager" if architecture == "gemma2" else "sdpa"
+        config, attn_implementation="eager" if architecture in ("gemma2", "bloom") else "sdpa"
     )
     return model.eval()
 
@@ -92,3 +93,38 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random_model().save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+Rows = list[dict[str, Any]]
+
+
+def write_hub(folder: Path, dataset: str, configs: dict[str, dict[str, Rows]]) -> Path:
+    """A data set in the hub's layout: config -> split -> rows; returns its folder."""
+    base = folder / dataset
+    card = ["---", "configs:"]
+    for config, splits in configs.items():
+        card += [f"- config_name: {config}", "  data_files:"]
+        for split, rows in splits.items():
+            path = base / config / f"{split}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+            card += [f"  - split: {split}", f"    path: {config}/{split}.jsonl"]
+    (base / "README.md").write_text("\n".join([*card, "---", ""]))
+    return base
+
+
+def belebele_rows(language: str, count: int = 8) -> Rows:
+    """Well-formed Belebele rows."""
+    return [
+        {
+            "link": f"passage-{index // 2}",
+            "question_number": index % 2 + 1,
+            "flores_passage": f"{language}: passage number {index // 2}.",
+            "question": f"{language}: question {index}?",
+            **{f"mc_answer{k}": f"{language} answer {index} {k}" for k in (1, 2, 3, 4)},
+            "correct_answer_num": str(index % 4 + 1),
+            "dialect": language,
+            "ds": "2023-05-03",
+        }
+        for index in range(count)
+    ]

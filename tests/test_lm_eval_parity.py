@@ -1,4 +1,4 @@
-"""Log-likelihoods against lm-evaluation-harness: same model, same local data, same examples."""
+"""Log-likelihoods against lm-evaluation-harness: same model, same local data, its own task files."""
 
 from __future__ import annotations
 
@@ -17,26 +17,9 @@ from align_pipeline.model import wrap
 from align_pipeline.records import Prediction
 from align_pipeline.tasks import Belebele, ChoiceTask, XStoryCloze, Xcopa
 
-LIMIT = 24
+LIMIT = 12
 KINDS = {"belebele": Belebele, "xcopa": Xcopa, "xstorycloze": XStoryCloze}
-# What the harness's own task files say (lm_eval/tasks/{belebele,xcopa,xstorycloze}), with the data folder filled in.
-HARNESS: dict[str, dict[str, Any]] = {
-    "belebele": {
-        "test_split": "test",
-        "doc_to_text": "P: {{flores_passage}}\nQ: {{question.strip()}}\nA: {{mc_answer1}}\nB: {{mc_answer2}}\n"
-        "C: {{mc_answer3}}\nD: {{mc_answer4}}\nAnswer:",
-        "doc_to_choice": ["A", "B", "C", "D"],
-        "doc_to_target": "{{['1', '2', '3', '4'].index(correct_answer_num)}}",
-    },
-    "xcopa": {"validation_split": "validation", "test_split": "test", "doc_to_target": "label"},
-    "xstorycloze": {
-        "training_split": "train",
-        "validation_split": "eval",
-        "doc_to_text": "{{[input_sentence_1, input_sentence_2, input_sentence_3, input_sentence_4]|join(' ')}}",
-        "doc_to_target": "{{answer_right_ending-1}}",
-        "doc_to_choice": "{{[sentence_quiz1, sentence_quiz2]}}",
-    },
-}
+FILES = {"belebele": "belebele_{}.yaml", "xcopa": "default_{}.yaml", "xstorycloze": "default_{}.yaml"}
 
 
 def our_task(name: str, fewshot: str) -> ChoiceTask:
@@ -53,21 +36,12 @@ def ours(model: Any, data: str, name: str, config: str, fewshot: str) -> list[Pr
 def harness(model: Any, data: Path, name: str, config: str, fewshot: str) -> list[list[float]]:
     import lm_eval
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks.xcopa import utils
+    from lm_eval.tasks._yaml_loader import load_yaml
 
-    spec: dict[str, Any] = {
-        "task": f"parity_{name}_{config}",
-        "dataset_path": str(data / our_task(name, fewshot).dataset),
-        "dataset_name": config,
-        "output_type": "multiple_choice",
-        "num_fewshot": 5,
-        "metric_list": [{"metric": "acc"}],
-        **HARNESS[name],
-    }
-    if fewshot == "fixed" or name == "belebele":
+    spec = load_yaml(Path(lm_eval.__file__).parent / "tasks" / name / FILES[name].format(config))
+    spec |= {"dataset_path": str(data / spec["dataset_path"]), "num_fewshot": 5}
+    if fewshot == "fixed":
         spec["fewshot_config"] = {"sampler": "first_n"}
-    if name == "xcopa":
-        spec |= {"doc_to_text": getattr(utils, f"doc_to_text_{config}"), "doc_to_choice": utils.doc_to_choice}
     result = lm_eval.simple_evaluate(
         HFLM(pretrained=model, tokenizer=tokenizer(), batch_size=8, max_length=32768),
         tasks=[spec],

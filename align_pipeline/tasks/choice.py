@@ -84,6 +84,8 @@ class ChoiceTask(ABC):
     columns: ClassVar[tuple[str, ...]] = ()
     lm_eval_draws: ClassVar[bool] = True
     """Whether lm-evaluation-harness draws the task's examples at random (else it takes the first)."""
+    lm_eval_spare: ClassVar[int] = 0
+    """How many examples it draws beyond those it uses; they move its generator on."""
 
     def __post_init__(self) -> None:
         if self.fewshot not in ("fixed", "lm_eval"):
@@ -204,7 +206,7 @@ class ChoiceTask(ABC):
         """The items with few-shot examples before their prompts; an item is never its own example."""
         if self.num_fewshot == 0:
             return items
-        if len(pool) < self.num_fewshot + (self.split == self.fewshot_split):
+        if len(pool) < self.num_fewshot + max(self.split == self.fewshot_split, self.lm_eval_spare):
             raise InputError(
                 f"{where} has {len(pool)} items in its split {self.fewshot_split}, too few for "
                 f"task.num_fewshot={self.num_fewshot}."
@@ -213,7 +215,8 @@ class ChoiceTask(ABC):
         prompts = []
         for item in items:
             if self.fewshot == "lm_eval" and self.lm_eval_draws:
-                shots = generator.sample(list(pool), self.num_fewshot)
+                drawn = generator.sample(list(pool), self.num_fewshot + self.lm_eval_spare)
+                shots = drawn[: self.num_fewshot]
             else:
                 first = pool[: self.num_fewshot + 1]
                 shots = [shot for shot in first if self.split != self.fewshot_split or shot.id != item.id]

@@ -17,6 +17,9 @@ _ENDINGS = ("sentence_quiz1", "sentence_quiz2")
 class XStoryCloze(ChoiceTask):
     """Story completion with two endings; scored by the ending's own text."""
 
+    # The harness's task names no test split, which it takes for "examples come from the test split": it draws one
+    # more, to be able to leave the item itself out.
+    lm_eval_spare: ClassVar[int] = 1
     columns: ClassVar[tuple[str, ...]] = ("story_id", *_SENTENCES, *_ENDINGS, "answer_right_ending")
 
     def item(self, row: Row, config: str) -> Item:
