@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from align_pipeline.errors import InputError, unknown
+from align_pipeline.errors import InputError, unknown, unwritable
 
 PACKAGE = Path(__file__).parent
 EMBEDDED = PACKAGE / "embedded"
@@ -62,7 +62,7 @@ class ModelConfig:
     name: str = MISSING
     """Short name, as it stands in the tables."""
     path: str = MISSING
-    """Hub id (``meta-llama/Llama-3.1-8B``), a folder, or ``embedded:<name>`` for a model that ships with the package."""
+    """Hub id (``meta-llama/Llama-3.1-8B``), a folder, or ``embedded:<name>`` for one that ships with the package."""
     revision: str | None = None
     """Branch, tag or commit on the hub; null is the default branch."""
     dtype: Dtype = Dtype.bfloat16
@@ -78,7 +78,7 @@ class ModelConfig:
     max_length: int | None = None
     """Longest text in tokens; null is the model's own context length."""
     too_long: TooLong = TooLong.error
-    """``error`` names the item; ``truncate_left`` drops tokens from the beginning (BOS is kept) and counts the texts."""
+    """``error`` names the item; ``truncate_left`` drops tokens from the beginning (never BOS) and counts texts."""
 
 
 @dataclass
@@ -192,13 +192,13 @@ def one_sentence(error: Exception) -> str | None:
 
     if isinstance(error, InputError):
         return str(error)
-    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        if group.startswith("lang/"):  # lang=set/nonsense
-            group, name = "lang", "set/" + name
-        options = [*error.options, *(f"set/{p.stem}" for p in CONF.joinpath("lang", "set").glob("*.yaml"))]
-        kind = {"lang": "language", "": "config"}.get(group, group)
-        return str(unknown(kind, name, options if group == "lang" else error.options))
+    if isinstance(error, OSError) and error.filename is not None:
+        found = unwritable(error, error.filename)
+        return None if found is None else str(found)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).partition("/")
+        options = [str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml")]
+        return str(unknown({"lang": "language"}.get(group, group), name, options))
     if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
         return one_sentence(error.__cause__)
     text = re.split(r"\n\s*(?:full_key|object_type|reference_type)", str(error))[0].strip().replace("\n", " ")

@@ -63,4 +63,3 @@ class Stages:
             self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
         rate = f", {total / elapsed:,.0f} texts/s" if total else ""
         log.info("%s: %.1f s%s", what, elapsed, rate)
-

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class InputError(Exception):
@@ -20,7 +23,38 @@ def unknown(kind: str, given: str, known: Iterable[str], shown: int = 12) -> Inp
         shown: how many of them to print at most.
     """
     names = sorted(set(known))
-    nearest = difflib.get_close_matches(given, names, n=shown, cutoff=0.5)
+    longer = [name for name in names if name.startswith(given)]
+    close = difflib.get_close_matches(given, names, n=shown, cutoff=0.5)
+    nearest = longer + [name for name in close if name not in longer]
     ordered = nearest + [name for name in names if name not in nearest]
     rest = f", and {len(ordered) - shown} more" if len(ordered) > shown else ""
     return InputError(f"There is no {kind} '{given}'; there is {', '.join(ordered[:shown]) or 'none'}{rest}.")
+
+
+_UNWRITABLE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "it is on a read-only file system",
+    errno.EACCES: "this user may not write there",
+    errno.EPERM: "this user may not write there",
+}
+
+
+def unwritable(error: OSError, folder: Path | str) -> InputError | None:
+    """A full disk or a read-only folder as one sentence; None if the error is something else."""
+    if error.errno not in _UNWRITABLE:
+        return None
+    reason = _UNWRITABLE[error.errno]
+    return InputError(f"Nothing can be written to {folder}: {reason}; hydra.run.dir=<folder> names another place.")
+
+
+@contextmanager
+def writing(folder: Path | str) -> Iterator[None]:
+    """Turn a full disk or a read-only folder into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        sentence = unwritable(error, folder)
+        if sentence is None:
+            raise
+        raise sentence from error

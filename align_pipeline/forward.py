@@ -206,18 +206,19 @@ def _scored_pass(lm: LanguageModel, batch: Batch, spans: Sequence[tuple[int, int
         logits = lm.model(input_ids=batch.tokens, use_cache=False).logits[0]
     chosen = torch.cat(
         [
-            logits[where].float().log_softmax(dim=-1).gather(1, target[:, None])[:, 0]
-            for where, target in zip(place_of.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS), strict=True)
+            logits[place_of[at : at + _LOGIT_ROWS]]
+            .float()
+            .log_softmax(dim=-1)
+            .gather(1, targets[at : at + _LOGIT_ROWS, None])
+            for at in range(0, len(targets), _LOGIT_ROWS)
         ]
     )
-    sums = [part.sum().item() for part in chosen.double().cpu().split([len(tokens) for _, _, tokens in spans])]
-    if not all(map(_finite, sums)):
+    sums = torch.zeros(len(spans), dtype=torch.float64)
+    owner = torch.tensor([index for index, (_, _, tokens) in enumerate(spans) for _ in tokens])
+    sums.index_add_(0, owner, chosen[:, 0].double().cpu())
+    if not torch.isfinite(sums).all():
         raise InputError(f"{lm.name} gives a log-likelihood that is not a finite number; try model.dtype=float32.")
-    return sums
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
+    return sums.tolist()
 
 
 def _check_finite(states: Tensor, model: str, layers: Sequence[int], names: Sequence[str]) -> None:

@@ -139,9 +139,7 @@ def wrap(
     positions = getattr(text_config, "max_position_embeddings", None)  # None: ALiBi and the like have no bound
     if max_length is not None and positions is not None and max_length > positions:
         raise InputError(f"model.max_length={max_length} is more than the {positions} positions of {name}.")
-    return LanguageModel(
-        name, model, tokenizer, decoder_layers(model), max_length or positions or 2**31 - 1, too_long
-    )
+    return LanguageModel(name, model, tokenizer, decoder_layers(model), max_length or positions or 2**31 - 1, too_long)
 
 
 def decoder_layers(model: Any) -> Sequence[nn.Module]:
@@ -218,14 +216,14 @@ def _one_sentence(config: ModelConfig) -> Iterator[None]:
     except SafetensorError as error:
         raise InputError(f"The weights of {path} are not valid safetensors: {error}.") from error
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        known = {
+        known: dict[type[BaseException] | tuple[type[BaseException], ...], str] = {
             hub.GatedRepoError: f"{path} is gated on the hub: accept its licence at huggingface.co/{path} and log in "
             "with `hf auth login` (or set HF_TOKEN).",
             hub.RevisionNotFoundError: f"{path} has no revision '{config.revision}' on the hub.",
             hub.RepositoryNotFoundError: f"{path} is not on the hub, or is private: check model.path, and log in with "
             "`hf auth login` (or set HF_TOKEN) if it needs a token.",
             (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError): f"{path} is not in the local hub "
-            "cache and the hub cannot be reached; point model.path at a folder that holds the model, or use model=tiny.",
+            "cache and the hub cannot be reached; point model.path at a folder with the model, or use model=tiny.",
         }
         for cause in _causes(error):
             for kinds, sentence in known.items():

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from align_pipeline import console, summary, tracking
 from align_pipeline.config import Config
 from align_pipeline.data import Source
-from align_pipeline.errors import InputError
+from align_pipeline.errors import InputError, writing
 from align_pipeline.evaluate import confidence, predict, prediction
 from align_pipeline.metrics import Metric
 from align_pipeline.model import LanguageModel, load
 from align_pipeline.plots import layer_curves as draw
-from align_pipeline.records import Item, Prediction, Table, table, write_text, writing
+from align_pipeline.records import Item, Prediction, Table, table, write_text
 from align_pipeline.similarity import EnglishStates, Extraction, english_states, similarities
 from align_pipeline.tasks import ChoiceTask, ItemSet, Pair
 
@@ -94,6 +94,7 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         "model": config.model.name,
         "languages": rows,
         "data": summary.provenance(task, source, pairs),
+        "num_layers": lm.num_layers,
         "truncated_texts": lm.truncated,
         "tokens": {"extraction": extracted, "scoring": lm.tokens_run - extracted},
         "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},

@@ -7,7 +7,6 @@ is paired with (``eng_Latn``, or XCOPA's ``translation-sw``), and English rows c
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from align_pipeline.errors import InputError
+from align_pipeline.errors import writing
 
 ENGLISH = "eng_Latn"
 
@@ -153,23 +152,3 @@ def write_text(path: Path, text: str) -> None:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(folder: Path | str) -> Iterator[None]:
-    """Turn a full disk or a read-only folder into one sentence."""
-    reasons = {
-        errno.ENOSPC: "the disk is full",
-        errno.EDQUOT: "the disk quota is used up",
-        errno.EROFS: "it is on a read-only file system",
-        errno.EACCES: "this user may not write there",
-        errno.EPERM: "this user may not write there",
-    }
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in reasons:
-            raise
-        raise InputError(
-            f"Nothing can be written to {folder}: {reasons[error.errno]}; hydra.run.dir=<folder> names another place."
-        ) from error

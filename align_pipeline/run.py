@@ -9,15 +9,13 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from align_pipeline.config import CONF, Config, from_hydra, one_sentence, register
-from align_pipeline.errors import InputError
+from align_pipeline.config import CONF, from_hydra, one_sentence, register
 
 log = logging.getLogger(__name__)
 register()

@@ -40,7 +40,7 @@ class Extraction:
 
 @dataclass(frozen=True)
 class OptionCosines:
-    """Cosines among an item's options, each [layers, items, n, n] in float32: `cross` E_i with X_j, and within E and X."""
+    """Cosines among an item's options, each [layers, items, n, n] in float32: E_i with X_j, within E, within X."""
 
     cross: Tensor
     english: Tensor

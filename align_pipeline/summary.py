@@ -26,7 +26,7 @@ def layer_curves(alignment: pd.DataFrame) -> list[Curve]:
     keys = ["language", "metric", "pooling"]
     shares = alignment.groupby([*keys, "layer"], sort=False)["value"].mean().reset_index()
     return [
-        Curve(metric, language, group["layer"].tolist(), group["value"].tolist())
+        Curve(str(metric), str(language), group["layer"].tolist(), group["value"].tolist())
         for (language, metric, _), group in shares.groupby(keys, sort=False)
     ]
 
@@ -50,7 +50,7 @@ def languages(
 
 
 def reduced(curve: Curve, num_layers: int) -> dict[str, Any]:
-    """A curve's max, where it is, and its mean, over layers 0..L-1; L, after the final norm, only if it stands alone."""
+    """A curve's max, where it is, and its mean, over layers 0..L-1 (L, after the final norm, if it is alone)."""
     inner = [(k, v) for k, v in zip(curve.layers, curve.values, strict=True) if k < num_layers]
     inner = inner or list(zip(curve.layers, curve.values, strict=True))
     best, value = max(inner, key=lambda point: (point[1], -point[0]))
@@ -75,16 +75,18 @@ def _accuracies(pair: Pair, predictions: pd.DataFrame) -> dict[str, Any]:
     own, english = side(pair.language), side(pair.english)
     ids = list(pair.ids)
     right, english_right = own["correct"].loc[ids].to_numpy(), english["correct"].loc[ids].to_numpy()
+    correct = own["correct"].to_numpy()
     values = (
-        own["correct"].mean(),
-        own["correct"].sem() if len(own) > 1 else 0.0,  # as lm-evaluation-harness: sample standard deviation
-        own["correct_norm"].mean(),
-        english["correct"].mean(),
-        english["correct_norm"].mean(),
+        float(correct.mean()),
+        # As lm-evaluation-harness: from the sample standard deviation.
+        float(correct.std(ddof=1) / math.sqrt(len(correct))) if len(correct) > 1 else 0.0,
+        float(own["correct_norm"].to_numpy().mean()),
+        float(english["correct"].to_numpy().mean()),
+        float(english["correct_norm"].to_numpy().mean()),
         int((english_right & right).sum()),
         int((english_right & (1 - right)).sum()),
     )
-    return {key: value if isinstance(value, int) else float(value) for key, value in zip(keys, values, strict=True)}
+    return dict(zip(keys, values, strict=True))
 
 
 def flat(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -56,7 +56,8 @@ def track(
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    name = "_".join(tags[:2] + ([tags[2]] if len(tags) == 3 else [f"{len(tags) - 2}_languages"]))
+    task, model, *languages = tags
+    name = "_".join([task, model, languages[0] if len(languages) == 1 else f"{len(languages)}_languages"])
     try:
         run = wandb.init(
             project=config.project,

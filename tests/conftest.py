@@ -128,3 +128,26 @@ def belebele_rows(language: str, count: int = 8) -> Rows:
         }
         for index in range(count)
     ]
+
+
+def compose(*overrides: str) -> Any:
+    """The typed config of a command line."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from align_pipeline.config import CONF, from_hydra, register
+
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return from_hydra(hydra_compose("config", overrides=list(overrides)), overrides, multirun=False)
+
+
+def run_job(folder: Path, *overrides: str) -> Any:
+    """Run a job in this process, W&B off unless asked for; returns its summary's content."""
+    from align_pipeline.pipeline import run
+
+    folder.mkdir(parents=True, exist_ok=True)
+    given = overrides if any(o.startswith("wandb.mode") for o in overrides) else ("wandb.mode=disabled", *overrides)
+    summary = run(compose(*given), folder, {"overrides": list(overrides)})
+    assert summary is not None
+    return summary.content

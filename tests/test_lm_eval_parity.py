@@ -15,7 +15,7 @@ from align_pipeline.data import Source
 from align_pipeline.evaluate import predict, prediction
 from align_pipeline.model import wrap
 from align_pipeline.records import Prediction
-from align_pipeline.tasks import Belebele, ChoiceTask, XStoryCloze, Xcopa
+from align_pipeline.tasks import Belebele, ChoiceTask, Xcopa, XStoryCloze
 
 LIMIT = 12
 KINDS = {"belebele": Belebele, "xcopa": Xcopa, "xstorycloze": XStoryCloze}

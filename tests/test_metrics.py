@@ -113,9 +113,7 @@ def test_mexa_is_the_double_loop_however_it_streams(pair: tuple[Vectors, Vectors
 def test_most_random_cases_are_decided() -> None:
     """The properties above skip what float32 cannot decide; that must be the exception."""
     generator = np.random.default_rng(0)
-    margins = [
-        dali(blocks(*generator.integers(-2, 3, (2, 3, 4)).astype(float))[0]).item() for _ in range(300)
-    ]
+    margins = [dali(blocks(*generator.integers(-2, 3, (2, 3, 4)).astype(float))[0]).item() for _ in range(300)]
     assert np.mean([decided(margin) for margin in margins]) > 0.8
 
 

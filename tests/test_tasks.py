@@ -14,7 +14,7 @@ from conftest import REPOSITORY, Rows, belebele_rows, write_hub
 from align_pipeline.config import Language
 from align_pipeline.data import Source
 from align_pipeline.errors import InputError
-from align_pipeline.tasks import Belebele, ChoiceTask, Pair, XStoryCloze, Xcopa
+from align_pipeline.tasks import Belebele, ChoiceTask, Pair, Xcopa, XStoryCloze
 
 KINDS = {"belebele": Belebele, "xcopa": Xcopa, "xstorycloze": XStoryCloze}
 SWAHILI = Language(

@@ -150,7 +150,8 @@ class ChoiceTask(ABC):
             if language.flores in named:
                 has = sorted(present) if present is not None else ["its languages in conf/lang/set/" + self.name]
                 raise InputError(
-                    f"{self.name} has no {language.name} ({language.flores}) in data={source.name}; it has {_some(has)}."
+                    f"{self.name} has no {language.name} ({language.flores}) in data={source.name}; "
+                    f"it has {_some(has)}."
                 )
         if lacking and kept:
             log.info("Left out, not in %s (data=%s): %s.", self.name, source.name, _some([x.flores for x in lacking]))
@@ -256,7 +257,9 @@ def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
     for reason, number in left_out.items():
         log.warning("%s: %d items left out of the pairing, %s.", language.language, number, reason)
     asked_otherwise = sum(own[i].category != other[i].category for i in alike)
-    if asked_otherwise:  # XCOPA's Quechua, paired with Swahili's English, asks 37 effects as causes; the study keeps them
+    if (
+        asked_otherwise
+    ):  # XCOPA's Quechua, paired with Swahili's English, asks 37 effects as causes; the study keeps them
         log.warning("%s: %d items ask something else than in English; kept.", language.language, asked_otherwise)
     return Pair(language, english, tuple(alike), left_out)
 
