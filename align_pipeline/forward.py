@@ -1,40 +1,36 @@
 """The engine: token sequences in; pooled hidden states of every layer, or log-likelihoods of continuations, out.
 
-Sequences are sorted by length and packed into right-padded batches by a token budget. With causal attention what
-stands right of a token cannot reach it, so right padding needs no mask. Sequences that are equal run once: equal texts
-then have bit-equal vectors, and an exact tie stays one.
+What sequences share at their beginning is computed once (`align_pipeline.tree`): an item's options share its passage
+and question, two questions a passage, all items their few-shot examples. Rows of trees run in right-padded batches
+under a token budget, with a mask that lets each token see its own ancestors alone. Beginnings that are too long to
+repeat in every row are held in a KV cache. Equal sequences are one leaf: equal texts have bit-equal vectors.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from align_pipeline.errors import InputError
 from align_pipeline.model import LanguageModel, Tokens
+from align_pipeline.tree import Step, Tree, chains, steps, trees, trie
+
+log = logging.getLogger(__name__)
 
 Advance = Callable[[int], None]
 """Called after each batch with the number of texts it finished."""
 
 POOLINGS = ("last", "weighted")
+STEP_TOKENS = 1024
+"""Most tokens of trees behind one trunk in a pass, roughly."""
 _LOGIT_ROWS = 256  # rows of the vocabulary that are float32 at once
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Right-padded sequences and their lengths.
-
-    Attributes:
-        tokens: [B, T] int64.
-        lengths: [B] int64.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
 
 
 def hidden_states(
@@ -54,7 +50,7 @@ def hidden_states(
         names: what to call each group in an error.
         layers: which of Hugging Face's ``hidden_states``, 0 to L; L comes after the final norm.
         poolings: ``last`` (the final token's state) and/or ``weighted`` (sum_t t*h_t / sum_t t, t = 1..T; MEXA).
-        batch_tokens: most tokens in a forward pass, padding included; one longer group runs alone.
+        batch_tokens: most tokens in a forward pass, padding included; one longer row runs alone.
         advance: told how many texts each batch finished.
 
     Yields:
@@ -64,19 +60,29 @@ def hidden_states(
     Raises:
         InputError: a hidden state is NaN or infinite; names model, layer and group.
     """
-    lengths = [[len(text) for text in group] for group in groups]
-    for chosen in _packed([max(n) for n in lengths], [len(n) for n in lengths], batch_tokens):
-        texts = [tuple(text) for index in chosen for text in groups[index]]
-        row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        with torch.inference_mode():
-            pooled = _pooled_pass(lm, _batch(lm, list(row_of)), layers, poolings)
-        rows = torch.tensor([row_of[text] for text in texts], device=lm.device)
-        shape = (len(layers), len(chosen), len(texts) // len(chosen), -1)
-        states = {pooling: value[:, rows].reshape(shape) for pooling, value in pooled.items()}
-        for value in states.values():
-            _check_finite(value, lm.name, layers, [names[index] for index in chosen])
+    size = len(groups[0])
+    texts = [text for group in groups for text in group]
+    rows = trees(trie(texts)) if shares(lm, texts) else chains(texts)
+    for units in _packed(_units(rows, size), batch_tokens):
+        members: list[int] = []
+        parts: dict[str, list[Tensor]] = {pooling: [] for pooling in poolings}
+        for passed in _passes([row for unit in units for row in unit], batch_tokens):
+            layout = _lay_out(lm, passed)
+            with torch.inference_mode():
+                pooled = _pooled_pass(lm, layout, layers, poolings)
+            members += layout.members
+            for pooling, value in pooled.items():
+                parts[pooling].append(value)
+        place = {member: position for position, member in enumerate(members)}
+        chosen = sorted({member // size for member in members})
+        order = torch.tensor([place[group * size + k] for group in chosen for k in range(size)], device=lm.device)
+        states = {}
+        for pooling, values in parts.items():
+            value = torch.cat(values, dim=1)[:, order]
+            _check_finite(value, lm.name, layers, [names[group] for group in chosen for _ in range(size)])
+            states[pooling] = value.reshape(len(layers), len(chosen), size, -1)
         yield chosen, states
-        advance(len(texts))
+        advance(len(order))
 
 
 def loglikelihoods(
@@ -92,54 +98,228 @@ def loglikelihoods(
         requests: (context, continuation) as token ids; the context has at least one token.
         batch_tokens: most tokens in a forward pass, padding included.
         advance: told how many requests each batch finished.
+
+    Raises:
+        InputError: a log-likelihood is not finite.
     """
+    if not all(context for context, _ in requests):
+        raise ValueError("a context needs at least one token to predict from")
     # The last token predicts nothing that is asked for: options of one token share their whole input.
-    wanted: dict[tuple[int, ...], list[int]] = {}
-    for index, (context, continuation) in enumerate(requests):
-        if not context:
-            raise ValueError("a context needs at least one token to predict from")
-        wanted.setdefault(tuple([*context, *continuation][:-1] if continuation else context), []).append(index)
-    sequences = list(wanted)
+    sequences = [[*context, *continuation[:-1]] for context, continuation in requests]
+    needs = [len(context) - 1 for context, _ in requests]
     results = [0.0] * len(requests)
-    for chosen in _packed([len(s) for s in sequences], [1] * len(sequences), batch_tokens):
-        members = [(row, index) for row, which in enumerate(chosen) for index in wanted[sequences[which]]]
-        spans = [(row, len(requests[index][0]), requests[index][1]) for row, index in members]
+    loose: list[Tree] = []
+    cache = Trunk(lm)
+
+    def score(layout: Layout, behind: int) -> None:
+        spans = [
+            (layout.row_of[m], layout.path(m)[needs[m] - behind :], requests[m][1]) for m in layout.members
+        ]
         with torch.inference_mode():
-            sums = _scored_pass(lm, _batch(lm, [sequences[which] for which in chosen]), spans)
-        for (_, index), value in zip(members, sums, strict=True):
-            results[index] = value
-        advance(len(members))
+            for member, value in zip(layout.members, _scored_pass(lm, layout, spans, cache), strict=True):
+                results[member] = value
+        advance(len(layout.members))
+
+    planned = steps(trie(sequences, needs), STEP_TOKENS) if shares(lm, sequences) else [Step((), tuple(chains(sequences)))]
+    for step in planned:
+        if not step.trunk:
+            loose.extend(step.trees)
+            continue
+        cache.hold(step.trunk)
+        score(_lay_out(lm, [_beside(step.trees)], behind=len(step.trunk)), len(step.trunk))
+    cache.hold(())
+    for units in _packed([[tree] for tree in loose], batch_tokens):
+        score(_lay_out(lm, [tree for unit in units for tree in unit]), 0)
     return results
+
+
+def shares(lm: LanguageModel, sequences: Iterable[Tokens]) -> bool:
+    """Whether trees may be used: the model obeys a tree's mask and positions, and no window cuts a sequence short."""
+    if lm.obeys_trees is None:
+        lm.obeys_trees = _probe(lm)
+        if not lm.obeys_trees:
+            log.info("%s cannot share beginnings between texts: plain batches.", lm.name)
+    if lm.obeys_trees and lm.window is not None and max(map(len, sequences)) > lm.window:
+        log.info("Texts are longer than the attention window of %s (%d): plain batches.", lm.name, lm.window)
+        return False
+    return lm.obeys_trees
+
+
+def _probe(lm: LanguageModel) -> bool:
+    """Run two short sequences as a tree and each by itself: models differ in what they make of a mask."""
+    one = [(7 * k) % 50 + 2 for k in range(12)]
+    two = one[:6] + [(5 * k) % 40 + 3 for k in range(8)]
+    layers = [lm.num_layers]
+    count = lm.tokens_run
+    try:
+        with torch.inference_mode():
+            (tree,) = trees(trie([one, two]))
+            layout = _lay_out(lm, [tree])
+            shared = _pooled_pass(lm, layout, layers, ["last"])["last"][0].float()
+            shared = shared[[layout.members.index(0), layout.members.index(1)]]
+            plain = torch.cat(
+                [_pooled_pass(lm, _lay_out(lm, chains([s])), layers, ["last"])["last"][0].float() for s in (one, two)]
+            )
+            cache = Trunk(lm)
+            cache.hold(tuple(one[:5]))
+            behind = _lay_out(lm, chains([one[5:]], depth=5), behind=5)
+            cached = _pooled_pass(lm, behind, layers, ["last"], cache)["last"][0].float()
+    except Exception:  # whatever a model raises when it is handed a mask or a cache that it does not know
+        return False
+    finally:
+        lm.tokens_run = count
+    tolerance = 1e-3 if lm.model.dtype == torch.float32 else 0.1
+    errors = (shared - plain).norm() / plain.norm(), (cached - plain[:1]).norm() / plain[:1].norm()
+    return all(bool(torch.isfinite(error)) and error.item() < tolerance for error in errors)
 
 
 # ---- batches
 
 
-def _packed(lengths: Sequence[int], sizes: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of what runs together: longest first, so that a batch pads little and memory peaks at once."""
-    batch: list[int] = []
+def _units(rows: Sequence[Tree], size: int) -> list[list[Tree]]:
+    """Rows that hold parts of one group stay together."""
+    parent = list(range(len(rows)))
+
+    def find(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = index = parent[parent[index]]
+        return index
+
+    first: dict[int, int] = {}
+    for index, row in enumerate(rows):
+        for group in {member // size for member in row.ends}:
+            parent[find(index)] = find(first.setdefault(group, index))
+    units: dict[int, list[Tree]] = {}
+    for index, row in enumerate(rows):
+        units.setdefault(find(index), []).append(row)
+    return list(units.values())
+
+
+def _packed(units: Sequence[Sequence[Tree]], batch_tokens: int) -> Iterator[list[Sequence[Tree]]]:
+    """Units that run together: longest rows first, so that a batch pads little and memory peaks at once."""
+    batch: list[Sequence[Tree]] = []
     longest = rows = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and (rows + sizes[index]) * longest > batch_tokens:
+    lengths = [max(len(row.tokens) for row in unit) for unit in units]
+    for index in sorted(range(len(units)), key=lambda i: (-lengths[i], i)):
+        if batch and (rows + len(units[index])) * longest > batch_tokens:
             yield batch
             batch, longest, rows = [], 0, 0
-        batch.append(index)
-        longest, rows = max(longest, lengths[index]), rows + sizes[index]
+        batch.append(units[index])
+        longest, rows = max(longest, lengths[index]), rows + len(units[index])
     if batch:
         yield batch
 
 
-def _batch(lm: LanguageModel, sequences: Sequence[Sequence[int]]) -> Batch:
-    """The sequences, padded on the right, on the model's device; counted as run."""
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    tokens = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.long)  # any id will do: nothing attends to it
-    for row, sequence in enumerate(sequences):
-        tokens[row, : len(sequence)] = torch.tensor(sequence)
-    lm.tokens_run += int(lengths.sum())
-    return Batch(tokens.to(lm.device), lengths.to(lm.device))
+def _passes(rows: Sequence[Tree], batch_tokens: int) -> Iterator[list[Tree]]:
+    """A batch's rows by forward pass: one, unless a single unit is over the budget."""
+    for batch in _packed([[row] for row in rows], batch_tokens):
+        yield [row for unit in batch for row in unit]
+
+
+def _beside(parts: Sequence[Tree]) -> Tree:
+    """Trees side by side in one row: none sees another."""
+    tokens, positions, segments, ends, offset = [], [], [], {}, 0
+    for part in parts:
+        tokens.append(part.tokens)
+        positions.append(part.positions)
+        segments += [(s + offset, e + offset, p + offset if p >= 0 else -1) for s, e, p in part.segments]
+        ends |= {member: end + offset for member, end in part.ends.items()}
+        offset += len(part.tokens)
+    return Tree(np.concatenate(tokens), np.concatenate(positions), tuple(segments), ends)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows as the model takes them.
+
+    Attributes:
+        rows: the trees.
+        members: their sequences, in the order of the results.
+        row_of: row of each sequence.
+        tokens: [B, T] int64, padded on the right with any id: nothing sees the padding.
+        positions: [B, T] int64; None for plain causal rows.
+        mask: [B, 1, T, P + T] in the model's dtype, 0 where a token sees another (P cached ones first), else the
+            lowest number; None for plain causal rows.
+        sees: bool [B, T, T] on the CPU; None for plain causal rows.
+    """
+
+    rows: tuple[Tree, ...]
+    members: list[int]
+    row_of: dict[int, int]
+    tokens: Tensor
+    positions: Tensor | None
+    mask: Tensor | None
+    sees: Tensor | None
+
+    def path(self, member: int) -> list[int]:
+        """Row indices of a sequence's tokens in this layout."""
+        row = self.rows[self.row_of[member]]
+        return list(range(row.ends[member] + 1)) if self.sees is None else row.path(member)
+
+
+def _lay_out(lm: LanguageModel, rows: Sequence[Tree], behind: int = 0) -> Layout:
+    """Pad the rows; count their tokens as run. `behind` tokens are in the cache."""
+    width = max(len(row.tokens) for row in rows)
+    tokens = torch.zeros(len(rows), width, dtype=torch.long)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row.tokens)] = torch.from_numpy(row.tokens)
+        lm.tokens_run += len(row.tokens)
+    members = [member for row in rows for member in row.ends]
+    row_of = {member: index for index, row in enumerate(rows) for member in row.ends}
+    tokens = tokens.to(lm.device)
+    if not behind and all(row.is_chain for row in rows):
+        return Layout(tuple(rows), members, row_of, tokens, None, None, None)
+    positions = torch.zeros(len(rows), width, dtype=torch.long)
+    sees = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)  # padding sees itself: no row of the mask is empty
+    for index, row in enumerate(rows):
+        n = len(row.tokens)
+        positions[index, :n] = torch.from_numpy(row.positions)
+        sees[index, :n, :n] = torch.from_numpy(row.sees())
+    dtype = lm.model.dtype
+    mask = torch.zeros(len(rows), 1, width, behind + width, dtype=dtype, device=lm.device)
+    mask[:, 0, :, behind:].masked_fill_(~sees.to(lm.device), torch.finfo(dtype).min)
+    return Layout(tuple(rows), members, row_of, tokens, positions.to(lm.device), mask, sees)
 
 
 # ---- passes
+
+
+class Trunk:
+    """The shared beginning that is in the KV cache, one row of it."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self.lm = lm
+        self.tokens: tuple[int, ...] = ()
+        self.cache: Any = None
+
+    def hold(self, tokens: tuple[int, ...]) -> None:
+        """Make the cache hold exactly these tokens; what it already shares with them is kept."""
+        common = next((k for k, (a, b) in enumerate(zip(self.tokens, tokens)) if a != b), None)  # noqa: B905
+        common = min(len(self.tokens), len(tokens)) if common is None else common
+        if not tokens or not common:
+            self.cache = None
+        elif common < len(self.tokens):
+            self.cache.crop(common - len(self.tokens))
+        self.tokens = tokens[:common] if self.cache is not None else ()
+        rest = tokens[len(self.tokens) :]
+        if not rest:
+            return
+        layout = _lay_out(self.lm, chains([rest], len(self.tokens)), behind=len(self.tokens))
+        with torch.inference_mode():
+            self.lm.decoder(**self.inputs(layout))
+        self.tokens = tokens
+
+    def inputs(self, layout: Layout) -> dict[str, Any]:
+        """What the model is called with: rows behind the cached tokens, or by themselves."""
+        from transformers import DynamicCache
+
+        if self.cache is None:
+            self.cache = DynamicCache(config=self.lm.model.config)
+        return _inputs(layout) | {"past_key_values": self.cache, "use_cache": True}
+
+    def forget(self, layout: Layout) -> None:
+        """Drop what a pass over `layout` added."""
+        self.cache.crop(-layout.tokens.shape[1])
 
 
 @contextlib.contextmanager
@@ -152,58 +332,104 @@ def _hooked(handles: Sequence[torch.utils.hooks.RemovableHandle]) -> Iterator[No
             handle.remove()
 
 
-def _pooled_pass(lm: LanguageModel, batch: Batch, layers: Sequence[int], poolings: Sequence[str]) -> dict[str, Tensor]:
-    """One forward pass: pooling -> [layers, B, D]. What block k reads is hidden_states[k]; it is pooled right there."""
+def _inputs(layout: Layout) -> dict[str, Any]:
+    if layout.mask is None:  # causal attention: what stands right of a token cannot reach it, so padding needs no mask
+        return {"input_ids": layout.tokens, "use_cache": False}
+    return {
+        "input_ids": layout.tokens,
+        "attention_mask": layout.mask,
+        "position_ids": layout.positions,
+        "use_cache": False,
+    }
+
+
+@contextlib.contextmanager
+def _called_with(layout: Layout, trunk: Trunk | None) -> Iterator[dict[str, Any]]:
+    """The model's arguments for a pass, behind the trunk if it holds anything; the trunk is left as it was."""
+    if trunk is None or not trunk.tokens:
+        yield _inputs(layout)
+        return
+    try:
+        yield trunk.inputs(layout)
+    finally:
+        trunk.forget(layout)
+
+
+def _pooled_pass(
+    lm: LanguageModel, layout: Layout, layers: Sequence[int], poolings: Sequence[str], trunk: Trunk | None = None
+) -> dict[str, Tensor]:
+    """One forward pass: pooling -> [layers, members, D]. What block k reads is hidden_states[k]; it is pooled there."""
     kept: dict[int, dict[str, Tensor]] = {}
+    pool = _Pool(layout, poolings)
 
     def keep(layer: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            kept[layer] = _pool(args[0] if args else kwargs["hidden_states"], batch.lengths, poolings)
+            kept[layer] = pool(args[0] if args else kwargs["hidden_states"])
 
         return hook
 
     inner = [k for k in layers if k < lm.num_layers]
-    with _hooked([lm.layers[k].register_forward_pre_hook(keep(k), with_kwargs=True) for k in inner]):
-        final = lm.decoder(input_ids=batch.tokens, use_cache=False).last_hidden_state
+    handles = [lm.layers[k].register_forward_pre_hook(keep(k), with_kwargs=True) for k in inner]
+    with _hooked(handles), _called_with(layout, trunk) as arguments:
+        final = lm.decoder(**arguments).last_hidden_state
     if lm.num_layers in layers:
-        kept[lm.num_layers] = _pool(final, batch.lengths, poolings)
+        kept[lm.num_layers] = pool(final)
     return {pooling: torch.stack([kept[k][pooling] for k in layers]) for pooling in poolings}
 
 
-def _pool(states: Tensor, lengths: Tensor, poolings: Sequence[str]) -> dict[str, Tensor]:
-    """[B, T, D] -> pooling -> [B, D]."""
-    pooled = {}
-    if "last" in poolings:
-        pooled["last"] = states[torch.arange(len(lengths), device=states.device), lengths - 1]
-    if "weighted" in poolings:
-        steps = torch.arange(1, states.shape[1] + 1, device=states.device)
-        weights = torch.where(steps <= lengths[:, None], steps, 0).float()
-        weights /= weights.sum(dim=1, keepdim=True)
-        pooled["weighted"] = torch.einsum("bt,btd->bd", weights, states.float())
-    return pooled
+class _Pool:
+    """[B, T, D] -> pooling -> [members, D], for one layout."""
+
+    def __init__(self, layout: Layout, poolings: Sequence[str]) -> None:
+        device = layout.tokens.device
+        ends = [layout.rows[layout.row_of[m]].ends[m] for m in layout.members]
+        self.row = torch.tensor([layout.row_of[m] for m in layout.members], device=device)
+        self.end = torch.tensor(ends, device=device)
+        self.poolings = poolings
+        if "weighted" in poolings:
+            width = layout.tokens.shape[1]
+            counts = torch.bincount(self.row.cpu(), minlength=len(layout.rows))
+            self.slot = torch.cat([torch.arange(int(n)) for n in counts]).to(device)
+            weights = torch.zeros(len(layout.rows), int(counts.max()), width)
+            steps = torch.arange(1, width + 1).expand(len(layout.rows), width)
+            if layout.sees is not None and layout.positions is not None:
+                seen, steps = layout.sees[self.row.cpu(), self.end.cpu()], layout.positions.cpu() + 1
+            else:
+                seen = torch.arange(width) <= torch.tensor(ends)[:, None]
+            weights[self.row.cpu(), self.slot.cpu()] = torch.where(seen, steps[self.row.cpu()], 0).float()
+            self.weights = (weights / weights.sum(-1, keepdim=True).clamp(min=1)).to(device)
+
+    def __call__(self, states: Tensor) -> dict[str, Tensor]:
+        pooled = {}
+        if "last" in self.poolings:
+            pooled["last"] = states[self.row, self.end]
+        if "weighted" in self.poolings:
+            pooled["weighted"] = (self.weights @ states.float())[self.row, self.slot]
+        return pooled
 
 
-def _scored_pass(lm: LanguageModel, batch: Batch, spans: Sequence[tuple[int, int, Tokens]]) -> list[float]:
-    """Summed log-probabilities of spans (row, start, tokens) in one forward pass.
+def _scored_pass(
+    lm: LanguageModel, layout: Layout, spans: Sequence[tuple[int, Sequence[int], Tokens]], trunk: Trunk
+) -> list[float]:
+    """Summed log-probabilities of spans (row, row indices that predict, tokens) in one forward pass.
 
     Logits are made only where a span needs them, by handing the output embeddings those positions alone; whatever the
     model does to logits afterwards (soft-capping, scaling) still happens.
     """
-    rows = torch.tensor([row for row, _, tokens in spans for _ in tokens], device=lm.device)
-    steps = torch.tensor(
-        [start - 1 + offset for _, start, tokens in spans for offset in range(len(tokens))], device=lm.device
-    )
+    rows = torch.tensor([row for row, _, tokens in spans for _ in tokens], device=lm.device, dtype=torch.long)
+    columns = [column for _, at, tokens in spans for column in at[: len(tokens)]]
     targets = torch.tensor([token for _, _, tokens in spans for token in tokens], device=lm.device)
-    if not len(targets):
+    if not columns:
         return [0.0] * len(spans)
     # Spans of one row often ask for the same position (four options after one prompt): its logits are made once.
-    places, place_of = torch.unique(torch.stack([rows, steps]), dim=1, return_inverse=True)
+    asked = torch.stack([rows, torch.tensor(columns, device=lm.device)])
+    places, place_of = torch.unique(asked, dim=1, return_inverse=True)
 
     def select(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         return (args[0][places[0], places[1]].unsqueeze(0),)
 
-    with _hooked([lm.head.register_forward_pre_hook(select)]):
-        logits = lm.model(input_ids=batch.tokens, use_cache=False).logits[0]
+    with _hooked([lm.head.register_forward_pre_hook(select)]), _called_with(layout, trunk) as arguments:
+        logits = lm.model(**arguments).logits[0]
     chosen = torch.cat(
         [
             logits[place_of[at : at + _LOGIT_ROWS]]
@@ -222,10 +448,10 @@ def _scored_pass(lm: LanguageModel, batch: Batch, spans: Sequence[tuple[int, int
 
 
 def _check_finite(states: Tensor, model: str, layers: Sequence[int], names: Sequence[str]) -> None:
-    bad = ~torch.isfinite(states).all(dim=-1).all(dim=-1)  # [layers, groups]
+    bad = ~torch.isfinite(states).all(dim=-1)  # [layers, members]
     if bad.any():
-        layer, group = torch.nonzero(bad)[0].tolist()
+        layer, member = torch.nonzero(bad)[0].tolist()
         raise InputError(
-            f"{model} has a hidden state that is not a finite number in layer {layers[layer]} for item {names[group]}; "
+            f"{model} has a hidden state that is not a finite number in layer {layers[layer]} for item {names[member]}; "
             "try model.dtype=float32 or bfloat16."
         )

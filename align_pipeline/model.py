@@ -35,6 +35,8 @@ class LanguageModel:
         name: short name, as in the tables.
         truncated: texts that lost tokens to ``model.too_long=truncate_left`` so far.
         tokens_run: tokens that went through the model so far, padding not counted.
+        window: tokens that a token sees at most, where some layer's attention slides; None if none does.
+        obeys_trees: whether the model takes rows of trees; None until `forward` has tried.
     """
 
     name: str
@@ -45,6 +47,8 @@ class LanguageModel:
     too_long: TooLong
     truncated: int = 0
     tokens_run: int = 0
+    window: int | None = None
+    obeys_trees: bool | None = None
 
     @property
     def num_layers(self) -> int:
@@ -139,7 +143,11 @@ def wrap(
     positions = getattr(text_config, "max_position_embeddings", None)  # None: ALiBi and the like have no bound
     if max_length is not None and positions is not None and max_length > positions:
         raise InputError(f"model.max_length={max_length} is more than the {positions} positions of {name}.")
-    return LanguageModel(name, model, tokenizer, decoder_layers(model), max_length or positions or 2**31 - 1, too_long)
+    window = getattr(text_config, "sliding_window", None)
+    if getattr(text_config, "use_sliding_window", True) is False:  # Qwen names a window that it does not use
+        window = None
+    limit = max_length or positions or 2**31 - 1
+    return LanguageModel(name, model, tokenizer, decoder_layers(model), limit, too_long, window=window)
 
 
 def decoder_layers(model: Any) -> Sequence[nn.Module]:

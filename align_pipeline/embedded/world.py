@@ -1,0 +1,435 @@
+"""What can be the case in the world, which of it is kept for testing, and how items are drawn from it.
+
+Everything here is a meaning: concepts and names, no words. `Passage`, `Choice` and `Story` are items of the three tasks
+before any language; their methods give their texts in one.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations
+from typing import Literal, TypeVar
+
+from align_pipeline.embedded.grammar import CODES, MEN, NAMES, WOMEN, Language, Phrase, language
+
+Portion = Literal["test", "dev", "train"]
+Events = tuple[str, str]
+Drawn = TypeVar("Drawn")
+
+FACTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    # kind: (semantic category, the lexicon's list of values, frames)
+    "place": ("place", "rooms", ("is", "now")),
+    "travel": ("travel", "destinations", ("went", "wants")),
+    "possession": ("possession", "objects", ("bought", "found", "sold")),
+    "food": ("food", "foods", ("eats", "wants")),
+    "weekday": ("time", "weekdays", ("arrives", "leaves")),
+    "month": ("time", "months", ("arrives", "leaves")),
+    "cause": ("cause", "causes", ("woke", "frightened")),
+}
+EVENTS: dict[str, tuple[str, ...]] = {
+    "health": ("sleep", "hunger", "thirst", "fever"),
+    "weather": ("rain", "snow", "sun", "clouds"),
+    "accident": ("vase", "finger", "bicycle", "coffee"),
+    "possession": ("wallet", "key", "gift", "lottery"),
+    "travel": ("bus", "speed", "suitcase", "way"),
+    "feeling": ("joke", "snake", "race", "film"),
+    "home": ("dark", "fire", "bread"),
+}
+CATEGORY = {event: category for category, events in EVENTS.items() for event in events}
+TIMES = ("", "yesterday", "morning", "week", "saturday")
+SETTINGS = ("village", "city", "sea", "music")
+OTHERS = ("friend", "sibling", "house")
+LATER = ("visit", "home", "call", "park")
+
+
+@cache
+def portion(*meaning: str) -> Portion:
+    """Where a combination belongs: a fifth is only ever tested, a fifth kept for examples and development."""
+    bucket = zlib.crc32("|".join(meaning).encode()) % 5
+    return "test" if bucket == 0 else "dev" if bucket == 1 else "train"
+
+
+# ---- facts
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One value of one thing or person, such as (possession, bought, Anna, horse)."""
+
+    kind: str
+    frame: str
+    entity: str
+    value: str
+
+    @property
+    def portion(self) -> Portion:
+        """Verbs aside, a thing and its value belong to one portion."""
+        return portion(FACTS[self.kind][0], self.entity, self.value)
+
+    def words(self, lang: Language, form: str, switched: Language | None = None) -> str:
+        """As ``statement`` or ``question``, without capital and full stop; `switched`: with the value in its words."""
+        category, values, _ = FACTS[self.kind]
+        value = lang.noun(values, self.value)
+        if switched is not None:
+            value = replace(value, text=switched.noun(values, self.value).text)
+        slots = {"V": value}
+        if self.kind == "place":
+            slots["E"] = lang.noun("things", self.entity)
+        else:
+            slots["S"] = lang.person(self.entity)
+        return lang.fill(lang.lexicon["facts"][category][self.frame][form], slots)
+
+    def statement(self, lang: Language, switched: Language | None = None) -> str:
+        """The fact as a sentence; `switched`: with the value in the words of that language."""
+        return lang.statement(self.words(lang, "statement", switched))
+
+    def question(self, lang: Language) -> str:
+        """The question that its value answers."""
+        return lang.question(self.words(lang, "question"))
+
+    def answer(self, lang: Language) -> str:
+        """Its value, as the answer to the question."""
+        return lang.noun(FACTS[self.kind][1], self.value).text
+
+
+@cache
+def entities(kind: str) -> tuple[str, ...]:
+    """Who or what facts of a kind are about."""
+    return tuple(language("eng").lexicon["nouns"]["things"]) if kind == "place" else NAMES
+
+
+@cache
+def values(kind: str) -> tuple[str, ...]:
+    """What facts of a kind say of it."""
+    return tuple(language("eng").lexicon["nouns"][FACTS[kind][1]])
+
+
+def facts(rng: random.Random, kind: str, chosen: Sequence[str], where: Portion) -> list[Fact] | None:
+    """One fact of a portion for each of the chosen values, about different entities; None if luck runs out."""
+    found: list[Fact] = []
+    for value in chosen:
+        free = [
+            fact
+            for entity in entities(kind)
+            if entity not in {f.entity for f in found} and entity != value
+            for fact in [Fact(kind, rng.choice(FACTS[kind][2]), entity, value)]
+            if fact.portion == where
+        ]
+        if not free:
+            return None
+        found.append(rng.choice(free))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Four facts of a kind, and a question about one of them with the four values as options."""
+
+    facts: tuple[Fact, ...]
+    asked: int
+    options: tuple[int, ...]
+
+    @property
+    def category(self) -> str:
+        """What the question is about."""
+        return FACTS[self.facts[0].kind][0]
+
+    @property
+    def gold(self) -> int:
+        """Index of the right option."""
+        return self.options.index(self.asked)
+
+    def text(self, lang: Language) -> str:
+        """The passage."""
+        return " ".join(fact.statement(lang) for fact in self.facts)
+
+    def question(self, lang: Language) -> str:
+        """The question."""
+        return self.facts[self.asked].question(lang)
+
+    def answers(self, lang: Language) -> list[str]:
+        """The four options."""
+        return [self.facts[index].answer(lang) for index in self.options]
+
+
+def passage_pairs(rng: random.Random, kind: str, where: Portion) -> list[Passage]:
+    """Four questions over two passages that share their four values: each value is right exactly once.
+
+    Nothing about the options alone can therefore tell the answer, nor can the place in the passage: each of the four
+    is asked for once.
+    """
+    while True:
+        chosen = rng.sample(values(kind), 4)
+        both = [facts(rng, kind, chosen, where) for _ in range(2)]
+        if both[0] and both[1] and not set(both[0]) & set(both[1]):
+            break
+    asked_first = rng.sample(range(4), 2)
+    found = []
+    order = rng.sample(range(4), 4)
+    for passage_facts, asked in zip(both, (asked_first, [i for i in range(4) if i not in asked_first]), strict=True):
+        assert passage_facts is not None
+        # `chosen[order[p]]` stands at place p; the second passage asks for the other two values, at the other places.
+        placed = tuple(passage_facts[i] for i in order)
+        found += [Passage(placed, place, tuple(rng.sample(range(4), 4))) for place in asked]
+    return found
+
+
+def with_gold(rng: random.Random, passage: Passage, gold: int) -> Passage:
+    """The passage with its options in an order that puts the right one at `gold`."""
+    rest = [index for index in range(4) if index != passage.asked]
+    rng.shuffle(rest)
+    return Passage(passage.facts, passage.asked, (*rest[:gold], passage.asked, *rest[gold:]))
+
+
+# ---- events
+
+
+def clause(lang: Language, event: str, side: str, name: str, time: str = "", named: bool = True) -> str:
+    """The ``cause`` or ``effect`` of an event as it happened to someone, without capital and full stop."""
+    when = lang.noun("times", time) if time else Phrase("")
+    who = lang.person(name) if named else lang.pronoun(name)
+    return lang.fill(lang.lexicon["events"][event][side], {"S": who, "T": when})
+
+
+def distinct(first: str, second: str) -> bool:
+    """Whether two events can be options of one item: unlike in kind, and ending in different words in all languages."""
+    if CATEGORY[first] == CATEGORY[second] or {first, second} in AMBIGUOUS:
+        return False
+    return all(
+        clause(language(code), first, side, name, named=False).split()[-1]
+        != clause(language(code), second, side, name, named=False).split()[-1]
+        for code in CODES
+        for side in ("cause", "effect")
+        for name in ("Anna", "Omar")
+    )
+
+
+# Either cause could bring about either effect.
+AMBIGUOUS: tuple[set[str], ...] = (
+    {"key", "way"},
+    {"wallet", "way"},
+    {"wallet", "bread"},
+    {"wallet", "speed"},
+    {"bus", "suitcase"},
+    {"sleep", "bus"},
+    {"sleep", "suitcase"},
+    {"hunger", "bread"},
+    {"rain", "clouds"},
+    {"film", "finger"},
+    {"film", "bicycle"},
+    {"film", "wallet"},
+    {"finger", "fever"},
+    {"bicycle", "fever"},
+    {"fire", "way"},
+    {"snake", "fire"},
+    {"bus", "way"},
+    {"race", "gift"},
+    {"race", "sun"},
+    {"race", "sleep"},
+    {"race", "thirst"},
+    {"sun", "thirst"},
+    {"fever", "sleep"},
+    {"fever", "snow"},
+    {"fever", "sun"},
+    {"snow", "clouds"},
+    {"bus", "rain"},
+    {"suitcase", "rain"},
+    {"suitcase", "sleep"},
+    {"suitcase", "sun"},
+    {"suitcase", "bicycle"},
+    {"suitcase", "finger"},
+    {"bicycle", "finger"},
+    {"fire", "finger"},
+    {"coffee", "rain"},
+    {"way", "finger"},
+    {"way", "bicycle"},
+    {"way", "sleep"},
+    {"key", "sleep"},
+    {"gift", "lottery"},
+    {"bus", "vase"},
+    {"bus", "speed"},
+    {"rain", "snow"},
+    {"gift", "way"},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A premise and its two possible causes or effects."""
+
+    asked: Literal["cause", "effect"]
+    premise: str
+    name: str
+    time: str
+    options: Events
+
+    @property
+    def category(self) -> str:
+        """What the premise is about."""
+        return CATEGORY[self.premise]
+
+    @property
+    def gold(self) -> int:
+        """Index of the right option."""
+        return self.options.index(self.premise)
+
+    @property
+    def portion(self) -> Portion:
+        """What happens to whom belongs to one portion."""
+        return portion(self.premise, self.name)
+
+    def text(self, lang: Language) -> str:
+        """The premise."""
+        given = "effect" if self.asked == "cause" else "cause"
+        return lang.statement(clause(lang, self.premise, given, self.name, self.time))
+
+    def answers(self, lang: Language) -> list[str]:
+        """The two options."""
+        return [lang.statement(clause(lang, e, self.asked, self.name, named=False)) for e in self.options]
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Four sentences, in the third of which something happens, and two endings."""
+
+    event: str
+    name: str
+    friend: str
+    time: str
+    setting: str
+    other: str
+    later: str
+    options: Events
+
+    @property
+    def category(self) -> str:
+        """What happens."""
+        return CATEGORY[self.event]
+
+    @property
+    def gold(self) -> int:
+        """Index of the right ending."""
+        return self.options.index(self.event)
+
+    @property
+    def portion(self) -> Portion:
+        """What happens to whom belongs to one portion."""
+        return portion(self.event, self.name)
+
+    def sentences(self, lang: Language) -> list[str]:
+        """The story."""
+        who = {"S": lang.person(self.name), "F": lang.person(self.friend)}
+        story = lang.lexicon["story"]
+        words = [
+            lang.fill(story["setting"][self.setting], who),
+            lang.fill(story["other"][self.other], who),
+            clause(lang, self.event, "cause", self.name, self.time),
+            lang.fill(story["later"][self.later], who),
+        ]
+        return [lang.statement(w) for w in words]
+
+    def answers(self, lang: Language) -> list[str]:
+        """The two endings."""
+        return [lang.statement(clause(lang, e, "effect", self.name)) for e in self.options]
+
+
+def event_pairs() -> list[Events]:
+    """All pairs of events that can be options of one item."""
+    return [(a, b) for a, b in combinations(CATEGORY, 2) if distinct(a, b)]
+
+
+def someone(rng: random.Random, where: Portion, *events: str) -> str | None:
+    """A name that all these events of a portion can happen to; None if there is none."""
+    names = [name for name in NAMES if all(portion(event, name) == where for event in events)]
+    return rng.choice(names) if names else None
+
+
+def choices(rng: random.Random, pair: Events, asked: Literal["cause", "effect"], where: Portion) -> list[Choice]:
+    """Two items with the same two options in the same order, each right once; none if luck runs out."""
+    name = someone(rng, where, *pair)
+    options = pair if rng.random() < 0.5 else (pair[1], pair[0])
+    return [Choice(asked, event, name, rng.choice(TIMES), options) for event in pair] if name else []
+
+
+def stories(rng: random.Random, pair: Events, where: Portion) -> list[Story]:
+    """Two stories with the same two endings in the same order, each right once; none if luck runs out."""
+    name = someone(rng, where, *pair)
+    options = pair if rng.random() < 0.5 else (pair[1], pair[0])
+    return [story(rng, event, name, options) for event in pair] if name else []
+
+
+def story(rng: random.Random, event: str, name: str, options: Events) -> Story:
+    """A story around an event; the friend's gender is the other one, so that no language has two forms of "they"."""
+    return Story(
+        event=event,
+        name=name,
+        friend=rng.choice(MEN if name in WOMEN else WOMEN),
+        time=rng.choice(TIMES),
+        setting=rng.choice(SETTINGS),
+        other=rng.choice(OTHERS),
+        later=rng.choice(LATER),
+        options=options,
+    )
+
+
+# ---- sentences
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Two things that are the case, joined by ``and`` or ``but``."""
+
+    joined: Literal["and", "but"]
+    parts: tuple[Fact | tuple[str, str, str], Fact | tuple[str, str, str]]
+
+    @property
+    def category(self) -> str:
+        """What its first part is about."""
+        first = self.parts[0]
+        return FACTS[first.kind][0] if isinstance(first, Fact) else CATEGORY[first[0]]
+
+    def text(self, lang: Language) -> str:
+        """The sentence."""
+        first, second = (
+            part.words(lang, "statement") if isinstance(part, Fact) else clause(lang, part[0], "cause", part[1], part[2])
+            for part in self.parts
+        )
+        return lang.statement(f"{first}{lang.connector(self.joined)} {second}")
+
+
+def sentence(rng: random.Random, where: Portion) -> Sentence:
+    """A sentence of which both parts belong to a portion."""
+
+    def part() -> Fact | tuple[str, str, str]:
+        if rng.random() < 0.4:
+            event = rng.choice(tuple(CATEGORY))
+            name = someone(rng, where, event)
+            assert name is not None
+            return event, name, rng.choice(TIMES)
+        while True:
+            kind = rng.choice(tuple(FACTS))
+            found = facts(rng, kind, [rng.choice(values(kind))], where)
+            if found:
+                return found[0]
+
+    def about(p: Fact | tuple[str, str, str]) -> str:
+        return p.entity if isinstance(p, Fact) else p[1]
+
+    first, second = part(), part()
+    while about(second) == about(first):
+        second = part()
+    return Sentence(rng.choice(("and", "but")), (first, second))
+
+
+def distinctly(draw: Callable[[], Drawn], key: Callable[[Drawn], object], count: int) -> Iterator[Drawn]:
+    """`count` draws with different keys."""
+    seen: set[object] = set()
+    while len(seen) < count:
+        drawn = draw()
+        if key(drawn) not in seen:
+            seen.add(key(drawn))
+            yield drawn

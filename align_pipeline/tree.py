@@ -1,0 +1,281 @@
+"""Sequences that begin alike, laid out so that what they share is computed once.
+
+Sequences become the leaves of a trie. A `Tree` is a part of it written into one row, parents before children: each
+token sees its own ancestors alone and stands at its depth, so it is computed exactly as in each sequence by itself.
+
+    P Q A        P
+    P Q B   ->   ├── Q ── A, B      row: P Q A B R C
+    P R C        └── R ── C
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = Sequence[int]
+
+ROW_TOKENS = 512
+"""Trees are cut so that rows stay about this long: attention's cost grows with the square of a row."""
+CUT_COST = 0.05
+"""A tree is cut where what must then be computed again is at most this share of it."""
+TRUNK_TOKENS = 64
+"""Shared beginnings of at least this length that do not fit one row are kept as a KV cache."""
+
+
+@dataclass
+class Node:
+    """A run of tokens that the sequences below it share.
+
+    Attributes:
+        depth: tokens above it.
+        edge: its own tokens.
+        children: what follows, at least two unless a sequence ends here.
+        members: sequences that end with this run.
+        size: tokens in it and below.
+        first_need: the earliest position that any sequence below needs a result from.
+    """
+
+    depth: int
+    edge: list[int]
+    children: list[Node] = field(default_factory=list)
+    members: list[int] = field(default_factory=list)
+    size: int = 0
+    first_need: int = 0
+
+    @property
+    def end(self) -> int:
+        """Tokens from the beginning of the sequences to the end of this run."""
+        return self.depth + len(self.edge)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Part of the trie in one row.
+
+    Attributes:
+        tokens: [T].
+        positions: [T], each token's place in its sequence, from 0.
+        segments: (start, end, parent) of each run: its span in the row and the row index of the token before it, -1
+            where the row (or the trunk before it) begins.
+        ends: sequence -> row index of its last token.
+    """
+
+    tokens: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    segments: tuple[tuple[int, int, int], ...]
+    ends: dict[int, int]
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each token follows the one to its left: plain causal attention will do."""
+        return all(parent == start - 1 for start, _, parent in self.segments)
+
+    def sees(self) -> NDArray[np.bool_]:
+        """[T, T]: whether token t (row) is computed from token s (column), itself included."""
+        seen = np.zeros((len(self.tokens), len(self.tokens)), dtype=np.bool_)
+        for start, end, parent in self.segments:
+            if parent >= 0:
+                seen[start:end] = seen[parent]
+            seen[start:end, start:end] = np.tri(end - start, dtype=np.bool_)
+        return seen
+
+    def path(self, member: int) -> list[int]:
+        """Row indices of a sequence's tokens, as far as they are in this row, in order."""
+        starts = {start: (start, end, parent) for start, end, parent in self.segments}
+        order = sorted(starts)
+        spans: list[range] = []
+        at = self.ends[member]
+        while at >= 0:
+            start = order[int(np.searchsorted(order, at, side="right")) - 1]
+            spans.append(range(start, at + 1))
+            at = starts[start][2]
+        return [index for span in reversed(spans) for index in span]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Trees to run after a shared beginning.
+
+    Attributes:
+        trunk: tokens to hold in a KV cache before the trees; () for none.
+        trees: each sees the trunk and itself.
+    """
+
+    trunk: tuple[int, ...]
+    trees: tuple[Tree, ...]
+
+
+def trie(sequences: Sequence[Tokens], needs: Sequence[int] | None = None) -> Node:
+    """The sequences' trie; equal sequences end at one node.
+
+    Args:
+        sequences: each of at least one token.
+        needs: per sequence, the first position a result is needed from; default its last.
+    """
+    firsts = [len(s) - 1 for s in sequences] if needs is None else list(needs)
+    order = sorted(range(len(sequences)), key=lambda i: list(sequences[i]))
+    root = Node(0, [])
+    path = [root]  # nodes from the root to the last sequence's end
+    last: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+    for index in order:
+        own = np.asarray(sequences[index], dtype=np.int64)
+        common = _common(last, own)
+        while path[-1].depth >= common and len(path) > 1:
+            path.pop()
+        node = path[-1]
+        if node.end > common:  # the last sequence ran on inside this run: split it
+            cut = common - node.depth
+            rest = Node(common, node.edge[cut:], node.children, node.members)
+            node.edge, node.children, node.members = node.edge[:cut], [rest], []
+        if len(own) > common:
+            leaf = Node(common, own[common:].tolist())
+            node.children.append(leaf)
+            path.append(leaf)
+            node = leaf
+        node.members.append(index)
+        last = own
+    _measure(root, firsts)
+    return root
+
+
+def _common(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n
+
+
+def _measure(root: Node, firsts: Sequence[int]) -> None:
+    """Fill in `size` and `first_need`, bottom up; without recursion, as tries can be as deep as sequences are many."""
+    order = [root]
+    for node in order:
+        order.extend(node.children)
+    for node in reversed(order):
+        node.size = len(node.edge) + sum(child.size for child in node.children)
+        below = [child.first_need for child in node.children] + [firsts[m] for m in node.members]
+        node.first_need = min(below, default=0)
+
+
+def chains(sequences: Sequence[Tokens], depth: int = 0) -> list[Tree]:
+    """Every different sequence as a row of its own, `depth` tokens into it: nothing is shared but whole sequences."""
+    members: dict[tuple[int, ...], list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        members.setdefault(tuple(sequence), []).append(index)
+    return [
+        Tree(
+            np.asarray(tokens, dtype=np.int64),
+            np.arange(depth, depth + len(tokens)),
+            ((0, len(tokens), -1),),
+            dict.fromkeys(owners, len(tokens) - 1),
+        )
+        for tokens, owners in members.items()
+    ]
+
+
+def trees(root: Node, row_tokens: int = ROW_TOKENS) -> list[Tree]:
+    """The trie as rows, each a subtree with what stands above it repeated."""
+    return [_lay([(above, node)], 0) for above, node in _cut(root, [], row_tokens)]
+
+
+def _cut(node: Node, above: list[int], row_tokens: int) -> Iterator[tuple[list[int], Node]]:
+    """Subtrees that become rows, with the tokens above them."""
+    stack = [(above, node)]
+    while stack:
+        prefix, current = stack.pop()
+        parts = len(current.children) + bool(current.members)
+        repeated = (len(prefix) + len(current.edge)) * (parts - 1)
+        total = len(prefix) + current.size
+        if parts > 1 and (repeated <= CUT_COST * total or (total > 4 * row_tokens and repeated < 0.5 * total)):
+            whole = prefix + current.edge
+            stack.extend((whole, child) for child in reversed(current.children))
+            if current.members:
+                yield prefix, Node(current.depth, current.edge, [], current.members, len(current.edge))
+        elif parts == 1 and not current.members:  # nothing but one child below: the same row
+            stack.append((prefix + current.edge, current.children[0]))
+        else:
+            yield prefix, current
+
+
+def steps(root: Node, row_tokens: int) -> Iterator[Step]:
+    """The trie as trees behind cached trunks: a beginning that more sequences share than fit a row is computed once.
+
+    Trunks follow one another depth first, so that each begins with what is still in the cache.
+    """
+    yield from _steps(root, [], 0, row_tokens)
+
+
+def _steps(node: Node, above: list[int], trunk: int, row_tokens: int) -> Iterator[Step]:
+    """Steps of a subtree.
+
+    Args:
+        node: the subtree.
+        above: all tokens above it.
+        trunk: how many of those are in the cache.
+        row_tokens: most tokens of trees in one step, roughly.
+    """
+    prefix, total = above[trunk:], len(above) - trunk + node.size
+    whole = above + node.edge
+    if total <= row_tokens or not node.children:
+        yield Step(tuple(above[:trunk]), (_lay([(prefix, node)], trunk),))
+        return
+    # Nothing that a result is needed from may vanish into the cache.
+    reach = min(len(whole), node.first_need)
+    if reach - trunk >= TRUNK_TOKENS:
+        trunk = reach
+    held = Node(node.depth, node.edge, [], node.members, len(node.edge)) if node.members else None
+    small: list[tuple[list[int], Node]] = [] if held is None else [(above[trunk:], held)]
+    large = []
+    for child in node.children:
+        fits = len(whole) - trunk + child.size <= row_tokens
+        (small if fits else large).append((whole[trunk:], child))
+    yield from _filled(whole[:trunk], small, trunk, row_tokens)
+    for _, child in large:
+        yield from _steps(child, whole, trunk, row_tokens)
+
+
+def _filled(
+    trunk: list[int], parts: Sequence[tuple[list[int], Node]], depth: int, row_tokens: int
+) -> Iterator[Step]:
+    """Subtrees, in order, in steps of about `row_tokens`."""
+    waiting: list[Tree] = []
+    used = 0
+    for prefix, node in parts:
+        skipped = max(depth - node.depth, 0)  # a member that ends inside the trunk's reach keeps its last tokens
+        tree = _lay([(prefix, Node(node.depth + skipped, node.edge[skipped:], node.children, node.members))], depth)
+        if waiting and used + len(tree.tokens) > row_tokens:
+            yield Step(tuple(trunk), tuple(waiting))
+            waiting, used = [], 0
+        waiting.append(tree)
+        used += len(tree.tokens)
+    if waiting:
+        yield Step(tuple(trunk), tuple(waiting))
+
+
+def _lay(parts: Sequence[tuple[list[int], Node]], depth: int) -> Tree:
+    """Write subtrees into a row, each after the tokens above it; `depth` tokens stand before the row."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    segments: list[tuple[int, int, int]] = []
+    ends: dict[int, int] = {}
+
+    def write(run: Sequence[int], at: int, parent: int) -> int:
+        """Returns the row index of the run's last token."""
+        if not run:
+            return parent
+        start = len(tokens)
+        tokens.extend(run)
+        positions.extend(range(at, at + len(run)))
+        segments.append((start, len(tokens), parent))
+        return len(tokens) - 1
+
+    for prefix, node in parts:
+        stack = [(node, write(prefix, depth, -1), depth + len(prefix))]
+        while stack:
+            current, parent, at = stack.pop()
+            last = write(current.edge, at, parent)
+            ends.update(dict.fromkeys(current.members, last))
+            stack.extend((child, last, at + len(current.edge)) for child in reversed(current.children))
+    return Tree(np.array(tokens, dtype=np.int64), np.array(positions, dtype=np.int64), tuple(segments), ends)
