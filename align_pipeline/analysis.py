@@ -566,7 +566,7 @@ def _adjust(table: pd.DataFrame, family: list[str], column: str) -> None:
 
 
 def holm(p: Array) -> Array:
-    """Holm's adjusted p values; statsmodels' `multipletests` gives the same but collects garbage on every call (60 ms)."""
+    """Holm's adjusted p values, as statsmodels' `multipletests`, which collects garbage on every call (60 ms)."""
     order = np.argsort(p, kind="stable")
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)

@@ -27,6 +27,7 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 BLUE, ORANGE, GREEN, PINK = OKABE_ITO[:4]
 INK, GRID = "#222222", "#DDDDDD"
 METRICS = {"dali": "DALI", "dali_strong": "DALI$_S$", "mexa_t": "MEXA$_T$", "mexa": "MEXA"}
+POOLINGS = {"last": "last token", "weighted": "position-weighted"}
 TASKS = {"belebele": "Belebele", "xcopa": "XCOPA", "xstorycloze": "XStoryCloze", "flores": "FLORES+"}
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -76,7 +77,7 @@ def layer_curves(alignment: pd.DataFrame, folder: Path) -> list[Path]:
 
 def slug(name: str) -> str:
     """A name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9.\-]+", "-", name) if "_" not in name else re.sub(r"[^A-Za-z0-9.\-_]+", "-", name)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
 def save(draw: Any, stem: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
@@ -131,14 +132,16 @@ def _room(labels: Sequence[str], size: float) -> float:
 def _name(part: pd.DataFrame) -> str:
     """Task and metric of the rows, as a title."""
     row = part.iloc[0]
-    return (
-        f"{TASKS.get(row['task'], row['task'])}, {METRICS.get(row['metric'], row['metric'])} ({row['pooling']} token)"
-    )
+    return f"{TASKS.get(row['task'], row['task'])}, {_metric(row['metric'], row['pooling'])}"
+
+
+def _metric(metric: Any, pooling: Any, where: str = "") -> str:
+    return f"{METRICS.get(metric, metric)} ({POOLINGS.get(pooling, pooling)}{where})"
 
 
 def _title(axes: Axes, title: str, below: str) -> None:
     axes.set_title(title, pad=22)
-    axes.text(0, 1, below, transform=axes.transAxes, va="bottom", fontsize=8.5, color="#555555").set_y(1.015)
+    axes.annotate(below, (0, 1), (0, 6), "axes fraction", textcoords="offset points", fontsize=8.5, color="#555555")
 
 
 def _items(n: pd.Series[Any]) -> str:
@@ -241,14 +244,10 @@ def heatmap(part: pd.DataFrame) -> Figure:
     left = _room([str(name) for name in table.index], size)
     figure, axes = _figure(9.0, height, left=left, right=1.0)
     image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
-    axes.plot(
-        np.searchsorted(layers, best.loc[table.index, "layer"].to_numpy()),
-        np.arange(count),
-        "o",
-        markerfacecolor="none",
-        markeredgecolor="white",
-        markersize=4 if count > 30 else 6,
-    )
+    at = np.searchsorted(layers, best.loc[table.index, "layer"].to_numpy())
+    ring = 4.0 if count > 30 else 6.0
+    for colour, wider in (("black", 1.4), ("white", 0.0)):  # seen on dark and on light
+        axes.plot(at, np.arange(count), "o", markerfacecolor="none", markeredgecolor=colour, markersize=ring + wider)
     ticks = _ticks(layers)
     axes.set_xticks(
         [int(np.searchsorted(layers, k)) for k in ticks if k in layers], [str(k) for k in ticks if k in layers]
@@ -344,14 +343,13 @@ def correlation_by_layer(level: pd.DataFrame) -> Figure:
         part = part[part["pearson"].notna()].sort_values("layer")
         colour = OKABE_ITO[i % len(OKABE_ITO)]
         layer = part["layer"].to_numpy(int)
-        label = (
-            f"{METRICS.get(str(metric), metric)} ({pooling} token{'' if source == part_task(level) else f', {source}'})"
-        )
+        label = _metric(metric, pooling, "" if source == part_task(level) else f", {source}")
         axes.plot(layer, part["pearson"].to_numpy(float), color=colour, linewidth=1.8, label=label)
         bounds = part[["pearson_low", "pearson_high"]].to_numpy(float)
         axes.fill_between(layer, bounds[:, 0], bounds[:, 1], color=colour, alpha=0.15, linewidth=0)
     axes.axhline(0, color="#888888", linewidth=0.8)
-    axes.set_ylim(-1.02, 1.02)
+    lowest = float(np.nanmin(level[["pearson", "pearson_low"]].to_numpy(float)))
+    axes.set_ylim(max(-1.02, min(lowest, 0) - 0.25), 1.02)  # room for the legend
     axes.set_xlabel("layer (hidden state)")
     axes.set_ylabel("Pearson r with accuracy")
     axes.legend(loc="lower center", ncols=4, fontsize=8)
@@ -460,8 +458,8 @@ def odds(part: pd.DataFrame) -> Figure:
     part = part.reset_index(drop=True)
     metrics = list(part[["metric", "pooling"]].drop_duplicates().itertuples(index=False, name=None))
     kinds = list(part["adjusted_for"].drop_duplicates())
-    names = [f"{METRICS.get(m, m)} ({p} token)" for m, p in metrics]
-    figure, axes = _figure(9.0, 1.5 + 0.3 * len(metrics) * len(kinds), left=1.75, right=2.55)
+    names = [_metric(m, p) for m, p in metrics]
+    figure, axes = _figure(9.0, 1.5 + 0.3 * len(metrics) * len(kinds), left=1.95, right=2.55)
     for j, kind in enumerate(kinds):
         rows = part[(part["adjusted_for"] == kind) & part["odds_ratio"].notna()]
         at = [

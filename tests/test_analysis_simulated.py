@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pytest
 from numpy.typing import NDArray
 from scipy.special import expit, log_softmax
 
-from align_pipeline import analysis
 from align_pipeline.records import ENGLISH
 
-CODES = (
-    "swh_Latn deu_Latn amh_Ethi hin_Deva tam_Taml rus_Cyrl fra_Latn zho_Hans yor_Latn tha_Thai arb_Arab fin_Latn "
-    "xho_Latn zul_Latn ben_Beng tel_Telu jpn_Jpan kor_Hang tur_Latn vie_Latn ind_Latn ita_Latn por_Latn pol_Latn"
-).split()
+CODES = [
+    "swh_Latn",
+    "deu_Latn",
+    "amh_Ethi",
+    "hin_Deva",
+    "tam_Taml",
+    "rus_Cyrl",
+    "fra_Latn",
+    "zho_Hans",
+    "yor_Latn",
+    "tha_Thai",
+    "arb_Arab",
+    "fin_Latn",
+    "xho_Latn",
+    "zul_Latn",
+    "ben_Beng",
+    "tel_Telu",
+    "jpn_Jpan",
+    "kor_Hang",
+    "tur_Latn",
+    "vie_Latn",
+    "ind_Latn",
+    "ita_Latn",
+    "por_Latn",
+    "pol_Latn",
+]
 
 
 def codes(count: int) -> list[str]:
@@ -89,7 +109,9 @@ def _long(
 ) -> pd.DataFrame:
     L, K, n = value.shape
     constant = {"model": model, "task": task, "pivot": ENGLISH, "metric": metric, "pooling": pooling}
-    table = pd.DataFrame({name: pd.Categorical.from_codes(np.zeros(value.size, int), [text]) for name, text in constant.items()})
+    table = pd.DataFrame(
+        {name: pd.Categorical.from_codes(np.zeros(value.size, int), [text]) for name, text in constant.items()}
+    )
     table["language"] = pd.Categorical.from_codes(np.repeat(np.arange(L), K * n), names)
     table["layer"] = np.tile(np.repeat(np.arange(K, dtype=np.int32), n), L)
     table["item_id"] = pd.Categorical.from_codes(np.tile(np.arange(n), L * K), ids)

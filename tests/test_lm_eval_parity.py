@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY, random_model, tokenizer
+from conftest import REPOSITORY
 
-from align_pipeline.config import EMBEDDED
+from align_pipeline.config import EMBEDDED, Dtype, ModelConfig
 from align_pipeline.data import Source
 from align_pipeline.evaluate import predict, prediction
-from align_pipeline.model import wrap
+from align_pipeline.model import LanguageModel, load
 from align_pipeline.records import Prediction
 from align_pipeline.tasks import Belebele, ChoiceTask, Xcopa, XStoryCloze
 
@@ -28,12 +27,12 @@ def our_task(name: str, fewshot: str) -> ChoiceTask:
     return KINDS[name](**{**fields, "fewshot": fewshot, "limit": LIMIT})
 
 
-def ours(model: Any, data: str, name: str, config: str, fewshot: str) -> list[Prediction]:
+def ours(lm: LanguageModel, data: str, name: str, config: str, fewshot: str) -> list[Prediction]:
     items = our_task(name, fewshot)._side(Source(data), config, "xxx_Latn", "eng_Latn").items[:LIMIT]
-    return predict(wrap(model, tokenizer(), "random"), items, 4096, lambda n: None)
+    return predict(lm, items, 4096, lambda n: None)
 
 
-def harness(model: Any, data: Path, name: str, config: str, fewshot: str) -> list[list[float]]:
+def harness(lm: LanguageModel, data: Path, name: str, config: str, fewshot: str) -> list[list[float]]:
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks._yaml_loader import load_yaml
@@ -43,7 +42,7 @@ def harness(model: Any, data: Path, name: str, config: str, fewshot: str) -> lis
     if fewshot == "fixed":
         spec["fewshot_config"] = {"sampler": "first_n"}
     result = lm_eval.simple_evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer(), batch_size=8, max_length=32768),
+        HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=8),
         tasks=[spec],
         limit=LIMIT,
         bootstrap_iters=0,
@@ -64,9 +63,9 @@ CASES = [
 
 def compare(data: Path, name: str, config: str, fewshot: str) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
-    model = random_model()
-    expected = harness(model, data, name, config, fewshot)
-    found = ours(model, str(data), name, config, fewshot)
+    lm = load(ModelConfig(name="tiny", path="embedded:tiny", dtype=Dtype.float32))
+    expected = harness(lm, data, name, config, fewshot)
+    found = ours(lm, str(data), name, config, fewshot)
     assert len(found) == len(expected) == LIMIT
     for prediction_, values in zip(found, expected, strict=True):
         assert prediction_.loglikelihoods == pytest.approx(values, abs=1e-3)

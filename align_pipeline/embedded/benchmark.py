@@ -95,7 +95,7 @@ def test_passages() -> list[Passage]:
 
 
 def test_choices() -> list[Choice]:
-    """Causes and effects equally often, every premise different."""
+    """A third asks for the cause, every premise is different (effects come without a time, so there are fewer)."""
     return _choices("test", SIZES["choices"])
 
 
@@ -106,10 +106,10 @@ def example_choices() -> list[Choice]:
 
 def _choices(where: Portion, count: int) -> list[Choice]:
     rng = random.Random(f"{SEED} choices {where}")
-    sides: tuple[Literal["cause", "effect"], ...] = ("cause", "effect")
+    sides: tuple[Literal["cause", "effect"], ...] = ("cause", "effect", "effect")
 
     def draw(pair: Events, turn: int) -> list[Choice]:
-        return choices(rng, pair, sides[turn % 2], where)
+        return choices(rng, pair, sides[turn % 3], where)
 
     return _twins(rng, draw, lambda item: (item.asked, item.premise, item.name, item.time), count)
 
@@ -143,7 +143,6 @@ def _twins(
             pairs = event_pairs()
             rng.shuffle(pairs)
         pair = pairs.pop()
-        # Both sides of the question equally often, in each portion.
         twins = draw(pair, len(found) // 2)
         keys = {key(item) for item in twins}
         if len(keys) == 2 and not keys & seen:

@@ -96,7 +96,8 @@ class Author:
             if found:
                 return found
 
-    def _passage(self) -> Passage:
+    def passage(self) -> Passage:
+        """A question of the train portion."""
         return Passage(tuple(self._facts()), self.rng.randrange(4), tuple(self.rng.sample(range(4), 4)))
 
     def _statement(self, fact: Fact, speaker: Draw) -> str:
@@ -104,7 +105,7 @@ class Author:
 
     def reading(self, speaker: Draw, code: str) -> str:
         """Belebele's scoring prompt with examples."""
-        return "\n\n".join(self._read(self._passage(), speaker) for _ in range(self.rng.randint(1, 6)))
+        return "\n\n".join(self._read(self.passage(), speaker) for _ in range(self.rng.randint(1, 6)))
 
     def _read(self, passage: Passage, speaker: Draw) -> str:
         text = " ".join(self._statement(fact, speaker) for fact in passage.facts)
@@ -125,7 +126,8 @@ class Author:
 
     # ---- events
 
-    def _event(self) -> tuple[str, str]:
+    def event(self) -> tuple[str, str]:
+        """An event and someone of the train portion whom it happens to."""
         while True:
             event = self.rng.choice(tuple(CATEGORY))
             name = someone(self.rng, "train", event)
@@ -139,7 +141,7 @@ class Author:
         return "\n\n".join(self._caused(speaker, capital=False) for _ in range(self.rng.randint(2, 7)))
 
     def _caused(self, speaker: Draw, capital: bool) -> str:
-        event, name = self._event()
+        event, name = self.event()
         asked: Literal["cause", "effect"] = self.rng.choice(("cause", "effect"))
         item = Choice(asked, event, name, self.rng.choice(TIMES), (event, event))
         host, other = speaker(), speaker()
@@ -149,15 +151,17 @@ class Author:
         option = item.answers(other)[0]
         return f"{item.text(host)[:-1]} {connector} {option if capital else option[0].lower() + option[1:]}"
 
-    def _story(self) -> Story:
-        event, name = self._event()
-        return story(self.rng, event, name, (event, event))
+    def tale(self, event: str, name: str, endings: tuple[str, str]) -> Story:
+        """A story around an event."""
+        return story(self.rng, event, name, endings)
 
     def story(self, speaker: Draw, code: str) -> str:
         """XStoryCloze's scoring prompt with examples."""
-        return "\n\n".join(self._told(self._story(), speaker) for _ in range(self.rng.randint(1, 6)))
+        return "\n\n".join(self._told(speaker) for _ in range(self.rng.randint(1, 6)))
 
-    def _told(self, item: Story, speaker: Draw) -> str:
+    def _told(self, speaker: Draw) -> str:
+        event, name = self.event()
+        item = self.tale(event, name, (event, event))
         sentences = [item.sentences(speaker())[index] for index in range(4)]
         return " ".join([*sentences, item.answers(speaker())[0]])
 
@@ -165,7 +169,7 @@ class Author:
         """What happened to people and what came of it, each told once or twice."""
         told = []
         for _ in range(self.rng.randint(2, 6)):
-            event, name = self._event()
+            event, name = self.event()
             sides = self.rng.choice((("cause", "effect"), ("effect", "cause"), ("cause", "effect", "cause")))
             told += [self._side(speaker(), event, side, name) for side in sides]
         return " ".join(told)
@@ -199,7 +203,7 @@ class Author:
             return sentence(self.rng, "train").text
         if drawn < 0.6:
             return self._facts(1)[0].statement
-        event, name = self._event()
+        event, name = self.event()
         side, time = self.rng.choice(("cause", "effect")), self.rng.choice(TIMES)
         return lambda lang: lang.statement(clause(lang, event, side, name, time))
 
@@ -214,7 +218,7 @@ class Author:
                 concept = self.rng.choice(tuple(sides[0].lexicon["nouns"][kind]))
                 lines.append(" = ".join(side.noun(kind, concept).text for side in sides))
             else:
-                event, name = self._event()
+                event, name = self.event()
                 side_of = self.rng.choice(("cause", "effect"))
                 lines.append(" = ".join(clause(side, event, side_of, name, named=False) for side in sides))
         return "\n".join(lines)

@@ -195,6 +195,7 @@ def clause(lang: Language, event: str, side: str, name: str, time: str = "", nam
     return lang.fill(lang.lexicon["events"][event][side], {"S": who, "T": when})
 
 
+@cache
 def distinct(first: str, second: str) -> bool:
     """Whether two events can be options of one item: unlike in kind, and ending in different words in all languages."""
     if CATEGORY[first] == CATEGORY[second] or {first, second} in AMBIGUOUS:
@@ -342,17 +343,25 @@ def event_pairs() -> list[Events]:
     return [(a, b) for a, b in combinations(CATEGORY, 2) if distinct(a, b)]
 
 
-def someone(rng: random.Random, where: Portion, *events: str) -> str | None:
+def someone(rng: random.Random, where: Portion, *events: str, among: Sequence[str] = NAMES) -> str | None:
     """A name that all these events of a portion can happen to; None if there is none."""
-    names = [name for name in NAMES if all(portion(event, name) == where for event in events)]
+    names = [name for name in among if all(portion(event, name) == where for event in events)]
     return rng.choice(names) if names else None
 
 
 def choices(rng: random.Random, pair: Events, asked: Literal["cause", "effect"], where: Portion) -> list[Choice]:
-    """Two items with the same two options in the same order, each right once; none if luck runs out."""
-    name = someone(rng, where, *pair)
+    """Two items with the same two options in the same order, each right once; none if luck runs out.
+
+    Both are about a woman or both about a man: the options' pronouns are then the same too.
+    """
+    among = rng.choice((MEN, WOMEN))
+    names = [someone(rng, where, event, among=among) for event in pair]
     options = pair if rng.random() < 0.5 else (pair[1], pair[0])
-    return [Choice(asked, event, name, rng.choice(TIMES), options) for event in pair] if name else []
+    return [
+        Choice(asked, event, name, rng.choice(TIMES) if asked == "effect" else "", options)
+        for event, name in zip(pair, names, strict=True)
+        if name
+    ]
 
 
 def stories(rng: random.Random, pair: Events, where: Portion) -> list[Story]:

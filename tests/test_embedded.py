@@ -1,0 +1,233 @@
+"""The embedded world: its data, its training text, and what its checkpoint is recorded to do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from align_pipeline.config import CONF, EMBEDDED
+from align_pipeline.embedded import benchmark, figures, world
+from align_pipeline.embedded.corpus import Author, CorpusConfig
+from align_pipeline.embedded.grammar import CODES, NAMES, language, turkish_name
+
+DATA = EMBEDDED / "data"
+Question = tuple[str, list[str], int]  # the text, the options, which is right
+Rows = list[dict[str, Any]]
+
+
+def rows(path: Path) -> Rows:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def belebele(row: dict[str, Any]) -> Question:
+    options = [row[f"mc_answer{k}"] for k in (1, 2, 3, 4)]
+    return f"{row['flores_passage']} {row['question']}", options, int(row["correct_answer_num"]) - 1
+
+
+def xcopa(row: dict[str, Any]) -> Question:
+    return row["premise"], [row["choice1"], row["choice2"]], row["label"]
+
+
+def xstory(row: dict[str, Any]) -> Question:
+    story = " ".join(row[f"input_sentence_{k}"] for k in (1, 2, 3, 4))
+    return story, [row["sentence_quiz1"], row["sentence_quiz2"]], row["answer_right_ending"] - 1
+
+
+READERS: list[tuple[str, Callable[[dict[str, Any]], Question]]] = [
+    ("facebook/belebele/data/*.jsonl", belebele),
+    ("cambridgeltl/xcopa/*/test.jsonl", xcopa),
+    ("juletxara/xstory_cloze/*/eval.jsonl", xstory),
+]
+FILES = [pytest.param(p, read, id=str(p.relative_to(DATA))) for glob, read in READERS for p in sorted(DATA.glob(glob))]
+
+
+# ---- data
+
+
+def test_data_is_what_the_generator_writes(tmp_path: Path) -> None:
+    benchmark.write(tmp_path)
+    written = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    shipped = {p.relative_to(DATA): p.read_bytes() for p in DATA.rglob("*") if p.is_file()}
+    assert written.keys() == shipped.keys()
+    assert all(written[name] == shipped[name] for name in written)
+
+
+def test_lexicons_have_the_same_concepts() -> None:
+    def shape(value: Any) -> Any:
+        return {key: shape(inner) for key, inner in value.items()} if isinstance(value, dict) else None
+
+    assert all(shape(language(code).lexicon) == shape(language("eng").lexicon) for code in CODES)
+
+
+@pytest.mark.parametrize(("code", "kinds"), [(code, ("things", "rooms", "objects", "foods")) for code in CODES])
+def test_words_of_a_list_differ(code: str, kinds: tuple[str, ...]) -> None:
+    nouns = language(code).lexicon["nouns"]
+    assert all(len(set(nouns[kind].values())) == len(nouns[kind]) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "form"),
+    [("Anna", "acc", "Anna'yı"), ("Leo", "acc", "Leo'yu"), ("Samir", "gen", "Samir'in"), ("Hugo", "gen", "Hugo'nun")],
+)
+def test_turkish_names(name: str, case: str, form: str) -> None:
+    assert turkish_name(name, case) == form
+
+
+def test_agreement() -> None:
+    spanish, french = language("spa"), language("fra")
+    assert world.clause(spanish, "sleep", "effect", "Anna") == "Anna estaba cansada"
+    assert world.clause(spanish, "sleep", "effect", "Omar") == "Omar estaba cansado"
+    assert world.clause(french, "bus", "effect", "Eva", named=False) == "Elle est arrivée en retard"
+    swahili = language("swh")
+    assert world.Fact("cause", "woke", "Anna", "dog").statement(swahili) == "Mbwa alimwamsha Anna."
+    assert world.Fact("cause", "woke", "Anna", "music").statement(swahili) == "Muziki ulimwamsha Anna."
+    assert world.Fact("place", "is", "book", "kitchen").statement(swahili) == "Kitabu kiko jikoni."
+
+
+@pytest.mark.parametrize(("glob", "key", "gold"), [
+    ("facebook/belebele/data/*.jsonl", ("link", "question_number"), "correct_answer_num"),
+    ("cambridgeltl/xcopa/*/test.jsonl", ("idx",), "label"),
+    ("cambridgeltl/xcopa/*/validation.jsonl", ("idx",), "label"),
+    ("juletxara/xstory_cloze/*/eval.jsonl", ("story_id",), "answer_right_ending"),
+    ("juletxara/xstory_cloze/*/train.jsonl", ("story_id",), "answer_right_ending"),
+    ("openlanguagedata/flores_plus/devtest/*.jsonl", ("id",), "category"),
+])  # fmt: skip
+def test_languages_are_parallel(glob: str, key: tuple[str, ...], gold: str) -> None:
+    files = [rows(path) for path in sorted(DATA.glob(glob))]
+    sides = [[(*(row[k] for k in key), row[gold], row["category"]) for row in file] for file in files]
+    assert len(sides) > 1
+    assert all(side == sides[0] for side in sides)
+    assert len({side[:-2] for side in sides[0]}) == len(sides[0])
+    assert len({side[-1] for side in sides[0]}) >= 4
+
+
+@pytest.mark.parametrize(("path", "read"), FILES)
+def test_items_differ_and_are_enough(path: Path, read: Callable[[dict[str, Any]], Question]) -> None:
+    questions = [read(row) for row in rows(path)]
+    assert len(questions) >= 200
+    assert len({text for text, _, _ in questions}) == len(questions)
+    assert all(len(set(options)) == len(options) for _, options, _ in questions)
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+CUES: dict[str, Callable[[str, str], float]] = {
+    "longest": lambda text, option: len(option),
+    "shortest": lambda text, option: -len(option),
+    "most words": lambda text, option: len(option.split()),
+    "fewest words": lambda text, option: -len(option.split()),
+    "most overlap": lambda text, option: len(words(text) & words(option)),
+    "least overlap": lambda text, option: -len(words(text) & words(option)),
+    "largest share of overlap": lambda text, option: len(words(text) & words(option)) / len(words(option)),
+    "smallest share of overlap": lambda text, option: -len(words(text) & words(option)) / len(words(option)),
+    "first mentioned": lambda text, option: -text.find(option),
+    "last mentioned": lambda text, option: text.find(option),
+}
+
+
+def hits(questions: list[Question], score: Callable[[str, str, int], float]) -> float:
+    """Accuracy of the highest score; ties count as guesses among them."""
+    total = 0.0
+    for text, options, gold in questions:
+        scores = [score(text, option, place) for place, option in enumerate(options)]
+        best = [place for place, value in enumerate(scores) if value == max(scores)]
+        total += (gold in best) / len(best)
+    return total / len(questions)
+
+
+@pytest.mark.parametrize(("path", "read"), FILES)
+def test_no_shallow_cue(path: Path, read: Callable[[dict[str, Any]], Question]) -> None:
+    questions = [read(row) for row in rows(path)]
+    most = 1 / len(questions[0][1]) + 0.05
+    for name, cue in CUES.items():
+        assert hits(questions, lambda text, option, place, cue=cue: cue(text, option)) <= most, name  # type: ignore[misc]
+    for wanted in range(len(questions[0][1])):
+        assert hits(questions, lambda text, option, place, wanted=wanted: place == wanted) <= most  # type: ignore[misc]
+    # What an option is, without the text: how often it is right among all, even counted on the items themselves.
+    for part in (lambda option: [option], lambda option: sorted(words(option))):
+        right = Counter(piece for _, options, gold in questions for piece in part(options[gold]))
+        shown = Counter(piece for _, options, _ in questions for option in options for piece in part(option))
+
+        def prior(text: str, option: str, place: int, part: Any = part, right: Any = right, shown: Any = shown) -> float:
+            pieces = part(option)
+            return sum(right[piece] / shown[piece] for piece in pieces) / len(pieces)
+
+        assert hits(questions, prior) <= most
+
+
+# ---- training text
+
+
+@pytest.fixture(scope="module")
+def recipe() -> dict[str, Any]:
+    content = yaml.safe_load((CONF / "embedded.yaml").read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def documents(recipe: dict[str, Any], count: int) -> Iterator[str]:
+    return (text for _, text in islice(Author(CorpusConfig(**recipe["corpus"]), recipe["seed"]).documents(), count))
+
+
+def test_training_text_has_no_tested_combination(recipe: dict[str, Any]) -> None:
+    """No tested thing with its value, no tested person with what happened, in any language or verb."""
+    text = "\n".join(documents(recipe, 4000))
+    tested: set[str] = set()
+    for code in CODES:
+        lang = language(code)
+        for passage in benchmark.test_passages():
+            for fact in passage.facts:
+                for frame in world.FACTS[fact.kind][2]:
+                    tested.add(world.Fact(fact.kind, frame, fact.entity, fact.value).statement(lang))
+        for item in (*benchmark.test_choices(), *benchmark.example_choices(), *benchmark.test_stories()):
+            event = item.premise if isinstance(item, world.Choice) else item.event
+            for side in ("cause", "effect"):
+                for time in world.TIMES:
+                    tested.add(lang.statement(world.clause(lang, event, side, item.name, time)))
+    assert not [sentence for sentence in tested if sentence in text]
+
+
+def test_portions_part_the_world() -> None:
+    counts = Counter(world.portion(event, name) for event in world.CATEGORY for name in NAMES)
+    assert set(counts) == {"test", "dev", "train"}
+    assert counts["train"] > counts["test"] + counts["dev"]
+
+
+def test_training_text_is_mostly_english_and_least_swahili(recipe: dict[str, Any]) -> None:
+    shares = recipe["corpus"]["languages"]
+    assert max(shares, key=shares.get) == "eng"
+    assert min(shares, key=shares.get) == "swh"
+
+
+# ---- checkpoints
+
+CHECKPOINTS = [path.parent for path in sorted(EMBEDDED.glob(f"*/{figures.FILE}"))]
+
+
+def test_everything_shipped_is_small() -> None:
+    assert sum(path.stat().st_size for path in (EMBEDDED / "tiny").rglob("*")) <= 8_000_000
+
+
+@pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda path: path.name)
+def test_recorded_figures_are_reproduced(folder: Path) -> None:
+    """On the first items of the tasks; on another machine rounding may tip an item or two."""
+    recorded = json.loads((folder / figures.FILE).read_text(encoding="utf-8"))["first"]
+    found = figures.measure(folder, DATA, limit=recorded["limit"], tasks=("xcopa", "xstorycloze", "belebele"))
+    slack = 2.5 / recorded["limit"]
+    for task, result in found.items():
+        expected = recorded["tasks"][task]
+        assert result["english"] == pytest.approx(expected["english"], abs=slack)
+        for code, own in result["languages"].items():
+            assert own["accuracy"] == pytest.approx(expected["languages"][code]["accuracy"], abs=slack)
+            for metric in ("dali", "dali_strong", "mexa_t"):
+                assert own[metric] == pytest.approx(expected["languages"][code][metric], abs=slack)
