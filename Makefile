@@ -27,7 +27,7 @@ demo: $(VENV)/installed ## Run the main job on the embedded data and model
 	$(BIN)/python -m align_pipeline.run task=belebele lang=set/embedded
 
 test: $(VENV)/installed-dev ## Run the tests (offline, CPU)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/installed-dev ## Check style and format
 	$(BIN)/ruff check .

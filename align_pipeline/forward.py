@@ -30,6 +30,7 @@ Advance = Callable[[int], None]
 POOLINGS = ("last", "weighted")
 STEP_TOKENS = 1024
 """Most tokens of trees behind one trunk in a pass, roughly."""
+_MASK_CELLS = 2**26  # cells of the masks of one pass, unless a single row has more
 _LOGIT_ROWS = 256  # rows of the vocabulary that are float32 at once
 
 
@@ -112,24 +113,22 @@ def loglikelihoods(
     cache = Trunk(lm)
 
     def score(layout: Layout, behind: int) -> None:
-        spans = [
-            (layout.row_of[m], layout.path(m)[needs[m] - behind :], requests[m][1]) for m in layout.members
-        ]
+        spans = [(layout.row_of[m], layout.path(m)[needs[m] - behind :], requests[m][1]) for m in layout.members]
         with torch.inference_mode():
             for member, value in zip(layout.members, _scored_pass(lm, layout, spans, cache), strict=True):
                 results[member] = value
         advance(len(layout.members))
 
-    planned = steps(trie(sequences, needs), STEP_TOKENS) if shares(lm, sequences) else [Step((), tuple(chains(sequences)))]
-    for step in planned:
+    plain = [Step((), tuple(chains(sequences)))]
+    for step in steps(trie(sequences, needs), STEP_TOKENS) if shares(lm, sequences) else plain:
         if not step.trunk:
             loose.extend(step.trees)
             continue
         cache.hold(step.trunk)
         score(_lay_out(lm, [_beside(step.trees)], behind=len(step.trunk)), len(step.trunk))
     cache.hold(())
-    for units in _packed([[tree] for tree in loose], batch_tokens):
-        score(_lay_out(lm, [tree for unit in units for tree in unit]), 0)
+    for passed in _passes(loose, batch_tokens):
+        score(_lay_out(lm, passed), 0)
     return results
 
 
@@ -195,13 +194,16 @@ def _units(rows: Sequence[Tree], size: int) -> list[list[Tree]]:
     return list(units.values())
 
 
-def _packed(units: Sequence[Sequence[Tree]], batch_tokens: int) -> Iterator[list[Sequence[Tree]]]:
+def _packed(
+    units: Sequence[Sequence[Tree]], batch_tokens: int, mask_cells: float = float("inf")
+) -> Iterator[list[Sequence[Tree]]]:
     """Units that run together: longest rows first, so that a batch pads little and memory peaks at once."""
     batch: list[Sequence[Tree]] = []
     longest = rows = 0
     lengths = [max(len(row.tokens) for row in unit) for unit in units]
     for index in sorted(range(len(units)), key=lambda i: (-lengths[i], i)):
-        if batch and (rows + len(units[index])) * longest > batch_tokens:
+        tokens = (rows + len(units[index])) * longest
+        if batch and (tokens > batch_tokens or tokens * longest > mask_cells):
             yield batch
             batch, longest, rows = [], 0, 0
         batch.append(units[index])
@@ -211,14 +213,17 @@ def _packed(units: Sequence[Sequence[Tree]], batch_tokens: int) -> Iterator[list
 
 
 def _passes(rows: Sequence[Tree], batch_tokens: int) -> Iterator[list[Tree]]:
-    """A batch's rows by forward pass: one, unless a single unit is over the budget."""
-    for batch in _packed([[row] for row in rows], batch_tokens):
-        yield [row for unit in batch for row in unit]
+    """Rows by forward pass; plain causal rows apart from trees, whose mask is as large as the square of a row."""
+    for kind, mask_cells in ((True, float("inf")), (False, _MASK_CELLS)):
+        chosen = [[row] for row in rows if row.is_chain is kind]
+        for batch in _packed(chosen, batch_tokens, mask_cells):
+            yield [row for unit in batch for row in unit]
 
 
 def _beside(parts: Sequence[Tree]) -> Tree:
     """Trees side by side in one row: none sees another."""
-    tokens, positions, segments, ends, offset = [], [], [], {}, 0
+    tokens, positions, segments, offset = [], [], [], 0
+    ends: dict[int, int] = {}
     for part in parts:
         tokens.append(part.tokens)
         positions.append(part.positions)
@@ -270,7 +275,7 @@ def _lay_out(lm: LanguageModel, rows: Sequence[Tree], behind: int = 0) -> Layout
     if not behind and all(row.is_chain for row in rows):
         return Layout(tuple(rows), members, row_of, tokens, None, None, None)
     positions = torch.zeros(len(rows), width, dtype=torch.long)
-    sees = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)  # padding sees itself: no row of the mask is empty
+    sees = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)  # padding sees itself: no line is empty
     for index, row in enumerate(rows):
         n = len(row.tokens)
         positions[index, :n] = torch.from_numpy(row.positions)
@@ -452,6 +457,6 @@ def _check_finite(states: Tensor, model: str, layers: Sequence[int], names: Sequ
     if bad.any():
         layer, member = torch.nonzero(bad)[0].tolist()
         raise InputError(
-            f"{model} has a hidden state that is not a finite number in layer {layers[layer]} for item {names[member]}; "
-            "try model.dtype=float32 or bfloat16."
+            f"{model} has a hidden state that is not a finite number in layer {layers[layer]} for item "
+            f"{names[member]}; try model.dtype=float32 or bfloat16."
         )

@@ -227,18 +227,19 @@ def _steps(node: Node, above: list[int], trunk: int, row_tokens: int) -> Iterato
         trunk = reach
     held = Node(node.depth, node.edge, [], node.members, len(node.edge)) if node.members else None
     small: list[tuple[list[int], Node]] = [] if held is None else [(above[trunk:], held)]
-    large = []
+    large: list[Node] = []
     for child in node.children:
         fits = len(whole) - trunk + child.size <= row_tokens
-        (small if fits else large).append((whole[trunk:], child))
+        if fits:
+            small.append((whole[trunk:], child))
+        else:
+            large.append(child)
     yield from _filled(whole[:trunk], small, trunk, row_tokens)
-    for _, child in large:
+    for child in large:
         yield from _steps(child, whole, trunk, row_tokens)
 
 
-def _filled(
-    trunk: list[int], parts: Sequence[tuple[list[int], Node]], depth: int, row_tokens: int
-) -> Iterator[Step]:
+def _filled(trunk: list[int], parts: Sequence[tuple[list[int], Node]], depth: int, row_tokens: int) -> Iterator[Step]:
     """Subtrees, in order, in steps of about `row_tokens`."""
     waiting: list[Tree] = []
     used = 0

@@ -158,7 +158,9 @@ def test_no_shallow_cue(path: Path, read: Callable[[dict[str, Any]], Question]) 
         right = Counter(piece for _, options, gold in questions for piece in part(options[gold]))
         shown = Counter(piece for _, options, _ in questions for option in options for piece in part(option))
 
-        def prior(text: str, option: str, place: int, part: Any = part, right: Any = right, shown: Any = shown) -> float:
+        def prior(
+            text: str, option: str, place: int, part: Any = part, right: Any = right, shown: Any = shown
+        ) -> float:
             pieces = part(option)
             return sum(right[piece] / shown[piece] for piece in pieces) / len(pieces)
 

@@ -32,13 +32,15 @@ def ours(lm: LanguageModel, data: str, name: str, config: str, fewshot: str) -> 
     return predict(lm, items, 4096, lambda n: None)
 
 
-def harness(lm: LanguageModel, data: Path, name: str, config: str, fewshot: str) -> list[list[float]]:
+def harness(lm: LanguageModel, data: Path, cache: Path, name: str, config: str, fewshot: str) -> list[list[float]]:
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks._yaml_loader import load_yaml
 
     spec = load_yaml(Path(lm_eval.__file__).parent / "tasks" / name / FILES[name].format(config))
-    spec |= {"dataset_path": str(data / spec["dataset_path"]), "num_fewshot": 5}
+    # datasets' own cache would serve another copy of the data set under the same name.
+    spec |= {"dataset_path": str(data / spec["dataset_path"]), "dataset_kwargs": {"cache_dir": str(cache)}}
+    spec["num_fewshot"] = 5
     if fewshot == "fixed":
         spec["fewshot_config"] = {"sampler": "first_n"}
     result = lm_eval.simple_evaluate(
@@ -61,10 +63,10 @@ CASES = [
 ]
 
 
-def compare(data: Path, name: str, config: str, fewshot: str) -> None:
+def compare(data: Path, cache: Path, name: str, config: str, fewshot: str) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     lm = load(ModelConfig(name="tiny", path="embedded:tiny", dtype=Dtype.float32))
-    expected = harness(lm, data, name, config, fewshot)
+    expected = harness(lm, data, cache, name, config, fewshot)
     found = ours(lm, str(data), name, config, fewshot)
     assert len(found) == len(expected) == LIMIT
     for prediction_, values in zip(found, expected, strict=True):
@@ -73,10 +75,14 @@ def compare(data: Path, name: str, config: str, fewshot: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "config", "fewshot"), CASES)
-def test_loglikelihoods_equal_the_harness_on_embedded_data(name: str, config: str, fewshot: str) -> None:
-    compare(EMBEDDED / "data", name, config, fewshot)
+def test_loglikelihoods_equal_the_harness_on_embedded_data(
+    tmp_path: Path, name: str, config: str, fewshot: str
+) -> None:
+    compare(EMBEDDED / "data", tmp_path, name, config, fewshot)
 
 
 @pytest.mark.parametrize(("name", "config", "fewshot"), CASES)
-def test_loglikelihoods_equal_the_harness_on_real_data(shared_data: Path, name: str, config: str, fewshot: str) -> None:
-    compare(shared_data, name, config, fewshot)
+def test_loglikelihoods_equal_the_harness_on_real_data(
+    shared_data: Path, tmp_path: Path, name: str, config: str, fewshot: str
+) -> None:
+    compare(shared_data, tmp_path, name, config, fewshot)

@@ -1,9 +1,10 @@
 """A second checkpoint: the first one, trained on with an explicit alignment term at a middle layer.
 
-Parallel texts of the train portion, written as METHOD's DALI texts, are run in English and in another language; the
-term asks that an option's last-token state at that layer be closer to its translation than to the other options
-(cross entropy over the cosines of an item, both ways), and a premise's weighted state closer to its translation than
-to other premises. The language-modelling loss goes on beside it.
+Parallel texts of the train portion, written as METHOD's alignment texts, are run in English and in another language.
+The term asks that an option's last-token state at that layer be closer to its translation than to the other options
+(cross entropy over the cosines of an item, both ways), and that a premise's weighted state, and the last-token state
+that an answer is read from, be closer to their translations than to other items' (likewise over the items of a step).
+The language-modelling loss goes on beside it.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ def premise(item: Parallel, lang: Language) -> str:
     return item.text(lang) if isinstance(item, Choice) else " ".join(item.sentences(lang))
 
 
+def context(item: Parallel, lang: Language) -> str:
+    """What the options follow."""
+    start = premise(item, lang)
+    return f"{start[:-1]} {lang.connector(item.asked)}" if isinstance(item, Choice) else start
+
+
 def options(item: Parallel, lang: Language) -> list[str]:
     """What METHOD embeds for DALI, one text per option."""
-    start = premise(item, lang)
-    if isinstance(item, Choice):
-        start = f"{start[:-1]} {lang.connector(item.asked)}"
-    return [f"{start} {answer}" for answer in item.answers(lang)]
+    return [f"{context(item, lang)} {answer}" for answer in item.answers(lang)]
 
 
 class Parallels:
@@ -47,8 +51,9 @@ class Parallels:
         """`count` items of one task, which the language must have."""
         kinds = ("passage", "choice", "story") if code in CHOICE_CODES else ("passage", "story")
         kind = self.rng.choice(kinds)
-        if kind == "passage":
-            return [self.author.passage() for _ in range(count)]
+        if kind == "passage":  # in twos that differ in the question only
+            drawn = [self.author.passage() for _ in range(count // 2)]
+            return [Passage(p.facts, asked, p.options) for p in drawn for asked in (p.asked, (p.asked + 1) % 4)]
         return [self._choice() if kind == "choice" else self._story() for _ in range(2 * count)]
 
     def _events(self) -> tuple[str, str, str]:
@@ -86,16 +91,17 @@ def pooled(model: Any, tokenizer: Any, texts: Sequence[str], layer: int) -> tupl
 def term(model: Any, tokenizer: Any, items: Sequence[Parallel], code: str, layer: int, temperature: float) -> Tensor:
     """The alignment term of some parallel items in English and in another language."""
     sides = [language("eng"), language(code)]
-    grouped = [[[*options(item, lang), premise(item, lang)] for item in items] for lang in sides]
+    grouped = [[[*options(item, lang), premise(item, lang), context(item, lang)] for item in items] for lang in sides]
     n = len(grouped[0][0])
     texts = [text for side in grouped for group in side for text in group]
-    last, weighted = pooled(model, tokenizer, texts, layer)
     last, weighted = (
-        torch.nn.functional.normalize(states.reshape(2, len(items), n, -1), dim=-1) for states in (last, weighted)
+        torch.nn.functional.normalize(states.reshape(2, len(items), n, -1), dim=-1)
+        for states in pooled(model, tokenizer, texts, layer)
     )
-    cross = torch.einsum("and,amd->anm", last[0, :, :-1], last[1, :, :-1]) / temperature
-    premises = weighted[0, :, -1] @ weighted[1, :, -1].T / temperature
-    return _both_ways(cross) + _global(cross) + 0.5 * _both_ways(premises[None])
+    cross = torch.einsum("and,amd->anm", last[0, :, :-2], last[1, :, :-2]) / temperature
+    premises = weighted[0, :, -2] @ weighted[1, :, -2].T / temperature
+    contexts = last[0, :, -1] @ last[1, :, -1].T / temperature
+    return _both_ways(cross) + _global(cross) + 0.5 * _both_ways(torch.stack([premises, contexts]))
 
 
 def _both_ways(scores: Tensor) -> Tensor:

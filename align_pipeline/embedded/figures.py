@@ -47,7 +47,11 @@ def _task(task: str, folder: Path, data: Path, limit: int | None) -> dict[str, A
                 for metric in sorted(alignment.metric.unique())
             },
         }
-    return {"items": int(english.item_id.nunique()), "english": round(float(english.correct.mean()), 4), "languages": languages}
+    return {
+        "items": int(english.item_id.nunique()),
+        "english": round(float(english.correct.mean()), 4),
+        "languages": languages,
+    }
 
 
 def run_pipeline(task: str, folder: Path, data: Path, out: Path, limit: int | None) -> None:

@@ -6,9 +6,11 @@ three quarters of an hour on two CPU cores; a GPU is used if there is one.
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ import torch
 from omegaconf import OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from align_pipeline.embedded import benchmark
+from align_pipeline.config import CONF
+from align_pipeline.embedded import benchmark, figures
+from align_pipeline.embedded.alignment import Parallels, term
 from align_pipeline.embedded.corpus import Author, CorpusConfig
 
 HERE = Path(__file__).parent
-CONFIGS = (HERE.parents[1] / "conf" / "embedded.yaml", HERE.parent / "conf" / "embedded.yaml")
+FIRST = 24  # items of the quick check
 BOS, EOS = "<s>", "</s>"
 # Words keep their punctuation: the last token of a sentence then says something, as it does in SentencePiece models
 # with large vocabularies. White space stands before a word, so prompts and continuations part at token boundaries.
@@ -29,8 +33,7 @@ WORDS = r" ?\S+|\s+"
 
 def settings(overrides: list[str]) -> dict[str, Any]:
     """The recipe's config with command-line overrides."""
-    path = next(path for path in CONFIGS if path.is_file())
-    merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
+    merged = OmegaConf.merge(OmegaConf.load(CONF / "embedded.yaml"), OmegaConf.from_dotlist(overrides))
     return dict(OmegaConf.to_container(merged, resolve=True))  # type: ignore[arg-type]
 
 
@@ -41,7 +44,10 @@ def build_tokenizer(corpus: CorpusConfig, seed: int, vocabulary: int, documents:
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(WORDS), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -80,7 +86,7 @@ def build_model(shape: dict[str, Any], vocabulary: int) -> Any:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update of a matrix is made orthogonal (Jordan et al. 2024): about twice AdamW's progress a token."""
+    """Momentum whose update of a matrix is made orthogonal (Jordan et al. 2024): more progress a token than AdamW."""
 
     def __init__(self, parameters: list[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
@@ -108,7 +114,8 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     for _ in range(5):
         square = x @ x.T
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x.T if wide else x
+    found: torch.Tensor = x.T if wide else x
+    return found
 
 
 def optimizers(model: Any, options: dict[str, Any]) -> list[torch.optim.Optimizer]:
@@ -143,56 +150,83 @@ def weighted_loss(logits: torch.Tensor, batch: torch.Tensor, letters: torch.Tens
     return (losses * weights).sum() / weights.sum()
 
 
-def train(config: dict[str, Any], model: Any, tokenizer: Any, state: Path | None = None) -> dict[str, float]:
-    """Next-token prediction over the corpus.
+@dataclass(frozen=True)
+class Run:
+    """One training run.
 
-    Args:
-        config: the recipe's config.
-        model: trained in place.
-        tokenizer: of the model.
+    Attributes:
+        name: what its progress bar says.
+        corpus: what its text is made of.
+        options: the config's ``training`` or ``alignment``.
+        seed: of the text.
+        extra: a further term of the loss, from the step's number; None for next-token prediction alone.
         state: file to keep the state of a long run in, and to go on from if it exists.
     """
+
+    name: str
+    corpus: CorpusConfig
+    options: dict[str, Any]
+    seed: int
+    extra: Callable[[int], torch.Tensor] | None = None
+    state: Path | None = None
+
+    @property
+    def steps(self) -> int:
+        """How often the weights change."""
+        return int(self.options["tokens"] // (self.options["length"] * self.options["batch"]))
+
+
+def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
+    """Train a model in place; returns the last loss (a running mean), tokens and seconds."""
     from accelerate import Accelerator
 
-    options = config["training"]
-    accelerator = Accelerator()
-    steps = options["tokens"] // (options["length"] * options["batch"])
+    accelerator, options = Accelerator(), run.options
     model = accelerator.prepare(model)
     both = [accelerator.prepare(optimizer) for optimizer in optimizers(model, options)]
     full = [group["lr"] for optimizer in both for group in optimizer.param_groups]
     letters = torch.tensor(tokenizer("Answer: A B C D", add_special_tokens=False)["input_ids"]).to(accelerator.device)
     if len(letters) != 5:
         raise ValueError("the tokenizer splits an answering letter; train it on more documents")
-    corpus = sequences(CorpusConfig(**config["corpus"]), config["seed"], tokenizer, options["length"])
-    first = _resume(state, model, both) if state and state.is_file() else 0
+    text = sequences(run.corpus, run.seed, tokenizer, options["length"])
+    first = _resume(run.state, model, both) if run.state and run.state.is_file() else 0
     for _ in range(first * options["batch"]):
-        next(corpus)
+        next(text)
     mean, started = 0.0, time.monotonic()
     model.train()
+    for step, report in _progress(run.name, first, run.steps):
+        for group, lr in zip((g for o in both for g in o.param_groups), full, strict=True):
+            group["lr"] = lr * rate(step, run.steps, options)
+        batch = torch.stack([next(text) for _ in range(options["batch"])]).to(accelerator.device)
+        logits = model(input_ids=batch, use_cache=False).logits
+        loss = weighted_loss(logits, batch, letters, options["letter_weight"])
+        mean += (loss.item() - mean) * (0.02 if step > first else 1.0)
+        accelerator.backward(loss if run.extra is None else loss + run.extra(step))
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in both:
+            optimizer.step()
+            optimizer.zero_grad()
+        report(mean)
+        if run.state and step % 50 == 49:
+            _keep(run.state, model, both, step + 1)
+    accelerator.unwrap_model(model).eval()
+    tokens = run.steps * options["length"] * options["batch"]
+    return {"loss": round(mean, 4), "tokens": tokens, "seconds": round(time.monotonic() - started)}
+
+
+def _progress(name: str, first: int, steps: int) -> Iterator[tuple[int, Callable[[float], None]]]:
+    """The steps, each with a function that takes the loss; a bar on a terminal, now and then a line elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, refresh_per_second=1) as progress:
-        bar = progress.add_task("training", total=steps, completed=first)
+        bar = progress.add_task(name, total=steps, completed=first)
+
+        def report(loss: float) -> None:
+            progress.update(bar, advance=1, description=f"{name}, loss {loss:.3f}")
+            done = int(progress.tasks[bar].completed)
+            if not sys.stdout.isatty() and done % 25 == 0:
+                print(f"{name}: step {done} of {steps}, loss {loss:.3f}", flush=True)
+
         for step in range(first, steps):
-            groups = [group for optimizer in both for group in optimizer.param_groups]
-            for group, lr in zip(groups, full, strict=True):
-                group["lr"] = lr * rate(step, steps, options)
-            batch = torch.stack([next(corpus) for _ in range(options["batch"])]).to(accelerator.device)
-            loss = weighted_loss(
-                model(input_ids=batch, use_cache=False).logits, batch, letters, options["letter_weight"]
-            )
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in both:
-                optimizer.step()
-                optimizer.zero_grad()
-            mean += (loss.item() - mean) * (0.02 if step > first else 1.0)
-            progress.update(bar, advance=1, description=f"training, loss {mean:.3f}")
-            if not sys.stdout.isatty() and step % 25 == 0:
-                print(f"step {step}/{steps} loss {mean:.3f} {time.monotonic() - started:.0f} s", flush=True)
-            if state and step % 50 == 49:
-                _keep(state, model, both, step + 1)
-    accelerator.unwrap_model(model).eval()
-    return {"loss": mean, "tokens": steps * options["length"] * options["batch"]}
+            yield step, report
 
 
 def _keep(state: Path, model: Any, both: list[Any], step: int) -> None:
@@ -209,27 +243,56 @@ def _resume(state: Path, model: Any, both: list[Any]) -> int:
     return int(kept["step"])
 
 
+def alignment_term(config: dict[str, Any], model: Any, tokenizer: Any) -> Callable[[int], torch.Tensor]:
+    """The term that `alignment` adds to the loss, over fresh parallel items at each step."""
+    options = config["alignment"]
+    author = Author(CorpusConfig(**config["corpus"]), config["seed"] + 2000)
+    parallels = Parallels(author, config["seed"])
+    codes, shares = zip(*options["languages"].items(), strict=True)
+
+    def extra(step: int) -> torch.Tensor:
+        code = parallels.rng.choices(codes, shares)[0]
+        items = parallels.items(code, options["items"])
+        found = term(model, tokenizer, items, code, options["layer"], options["temperature"])
+        return found * float(options["weight"])
+
+    return extra
+
+
 def save(folder: Path, model: Any, tokenizer: Any) -> None:
-    """The checkpoint in half precision, with its tokenizer."""
-    model.to("cpu", torch.float16).save_pretrained(folder)
+    """The checkpoint in half precision, with its tokenizer; `model` itself stays as it is."""
+    copy.deepcopy(model).to("cpu", torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def record(folder: Path, data: Path, made: dict[str, Any]) -> None:
+    """Measure a checkpoint on the benchmark, and on its first items for a quick check, and write it down."""
+    first = {"limit": FIRST, "tasks": figures.measure(folder, data, limit=FIRST)}
+    found = figures.measure(folder, data)
+    figures.write(folder, {"made": made, "tasks": found, "first": first})
+    print(f"{folder.name}\n{figures.show(found)}", flush=True)
 
 
 def main(arguments: list[str]) -> None:
     """Rebuild everything."""
     config = settings(arguments)
-    out = Path(config.get("out") or HERE)
+    out = Path(config.get("out") or HERE).resolve()
+    state = Path(config["state"]) if config.get("state") else None
     torch.set_num_threads(config["training"]["threads"])
     torch.manual_seed(config["seed"])
-    started = time.monotonic()
     benchmark.write(out / "data")
     corpus = CorpusConfig(**config["corpus"])
     tokenizer = build_tokenizer(corpus, config["seed"], **config["tokenizer"])
     model = build_model(config["model"], len(tokenizer))
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens in the vocabulary", flush=True)
-    found = train(config, model, tokenizer, Path(config["state"]) if config.get("state") else None)
+    made = train(Run("tiny", corpus, config["training"], config["seed"], state=state), model, tokenizer)
     save(out / "tiny", model, tokenizer)
-    print(found, f"{time.monotonic() - started:.0f} s")
+    record(out / "tiny", out / "data", {"seed": config["seed"], **made})
+    options = config["alignment"]
+    extra = alignment_term(config, model, tokenizer)
+    made = train(Run("tiny_aligned", corpus, options, config["seed"] + 1000, extra), model, tokenizer)
+    save(out / "tiny_aligned", model, tokenizer)
+    record(out / "tiny_aligned", out / "data", {"seed": config["seed"], **made})
 
 
 if __name__ == "__main__":

@@ -404,7 +404,9 @@ class Sentence:
     def text(self, lang: Language) -> str:
         """The sentence."""
         first, second = (
-            part.words(lang, "statement") if isinstance(part, Fact) else clause(lang, part[0], "cause", part[1], part[2])
+            part.words(lang, "statement")
+            if isinstance(part, Fact)
+            else clause(lang, part[0], "cause", part[1], part[2])
             for part in self.parts
         )
         return lang.statement(f"{first}{lang.connector(self.joined)} {second}")
