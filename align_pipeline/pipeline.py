@@ -26,6 +26,7 @@ from align_pipeline.model import LanguageModel, load
 from align_pipeline.plots import layer_curves as draw
 from align_pipeline.records import Item, Prediction, Table, table, write_text
 from align_pipeline.similarity import EnglishStates, Extraction, english_states, similarities
+from align_pipeline.sweep import NOTHING
 from align_pipeline.tasks import ChoiceTask, ItemSet, Pair
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     named = {config.languages[code].flores for code in config.named if code in config.languages}
     languages = task.supported(config.languages.values(), source, named)
     if not languages:
-        log.warning("%s has none of the selected languages in data=%s: nothing to do.", task.name, source.name)
+        sentence = f"{task.name} has none of the selected languages in data={source.name}: nothing to do."
+        log.warning(sentence)
+        write_text(folder / NOTHING, sentence + "\n")
         return None
     log.info("Data: %s from %s. Model: %s (%s).", task.dataset, source.name, config.model.name, config.model.path)
 

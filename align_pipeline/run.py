@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from align_pipeline import sweep
 from align_pipeline.config import CONF, from_hydra, one_sentence, register
 
 log = logging.getLogger(__name__)
@@ -31,9 +32,16 @@ def job(composed: DictConfig) -> float | None:
         config.wandb.group = Path(hydra_config.sweep.dir).name
     settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     assert isinstance(settings, dict)
-    from align_pipeline.pipeline import run
+    folder = Path(hydra_config.runtime.output_dir)
+    try:
+        from align_pipeline.pipeline import run
 
-    summary = run(config, Path(hydra_config.runtime.output_dir), {str(key): value for key, value in settings.items()})
+        summary = run(config, folder, {str(key): value for key, value in settings.items()})
+    except Exception as error:
+        if not multirun:
+            raise
+        sweep.note_failure(error, folder)  # the other jobs go on
+        return None
     return None if summary is None else summary.mean_accuracy
 
 
@@ -42,7 +50,12 @@ def main() -> None:
     full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints a traceback and exits before we can explain
     try:
-        job()
+        try:
+            job()
+        finally:
+            failed = sweep.finish()
+        if failed:
+            sys.exit("\n".join([f"{len(failed)} jobs failed:", *failed]))
     except BrokenPipeError:  # --help | head
         sys.stderr.close()
     except Exception as error:

@@ -53,16 +53,40 @@ def track(
     """
     if config.mode is WandbMode.disabled:
         return
-    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
     task, model, *languages = tags
     name = "_".join([task, model, languages[0] if len(languages) == 1 else f"{len(languages)}_languages"])
+    run = _start(config, folder, name, tags, settings, "job")
+    with run:
+        run.define_metric("layer")
+        run.define_metric("alignment/*", step_metric="layer")
+        _log_curves(run, curves)
+        run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in plots})
+        run.summary.update(dict(summary))
+        artifact = wandb.Artifact(f"tables-{run.id}", type="tables")
+        for path in tables:
+            artifact.add_file(str(path))
+        run.log_artifact(artifact)
+
+
+def _start(
+    config: WandbConfig, folder: Path, name: str, tags: Sequence[str], settings: Mapping[str, Any], kind: str
+) -> Any:
+    """A run of W&B.
+
+    Raises:
+        InputError: W&B refuses.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
     try:
-        run = wandb.init(
+        return wandb.init(
             project=config.project,
             entity=config.entity,
             group=config.group,
+            job_type=kind,
             name=name,
             tags=[tag[:64] for tag in tags],
             config=dict(settings),
@@ -78,16 +102,6 @@ def track(
             f"W&B did not start ({' '.join(str(error).split()).rstrip('.')}); log in with `wandb login`, or use "
             "wandb.mode=offline or disabled. The tables are already in the output folder."
         ) from error
-    with run:
-        run.define_metric("layer")
-        run.define_metric("alignment/*", step_metric="layer")
-        _log_curves(run, curves)
-        run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in plots})
-        run.summary.update(dict(summary))
-        artifact = wandb.Artifact(f"tables-{run.id}", type="tables")
-        for path in tables:
-            artifact.add_file(str(path))
-        run.log_artifact(artifact)
 
 
 def _log_curves(run: Any, curves: Sequence[Curve]) -> None:
@@ -112,3 +126,29 @@ def _log_curves(run: Any, curves: Sequence[Curve]) -> None:
             xname="layer",
         )
         run.log({f"curves/{metric}": chart})
+
+
+def track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequence[str]) -> None:
+    """Log a sweep's report as a run of the sweep's group: correlations as a table, plots, all files as an artifact.
+
+    Args:
+        config: mode, project, entity and group.
+        folder: the sweep's folder.
+        report: the report's folder.
+        failed: a line for each failed job.
+    """
+    if config.mode is WandbMode.disabled:
+        return
+    import pandas as pd
+    import wandb
+
+    run = _start(config, folder, f"report_{folder.name}", ["report"], {"failed": list(failed)}, "report")
+    with run:
+        level = pd.read_csv(report / "language_level.csv")
+        chosen = level[level["reduce"].isin(["max", "mean"]) & (level["group"] == "all")]
+        run.log({"language_level": wandb.Table(dataframe=chosen.astype(object).where(chosen.notna(), None))})
+        run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted(report.rglob("*.png"))})
+        run.summary.update({"failed_jobs": len(failed)})
+        artifact = wandb.Artifact(f"report-{run.id}", type="report")
+        artifact.add_dir(str(report))
+        run.log_artifact(artifact)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 from numpy.typing import NDArray
 from scipy.special import expit, log_softmax
 
+from align_pipeline import analysis
 from align_pipeline.records import ENGLISH
 
 CODES = [
@@ -118,3 +120,114 @@ def _long(
     table["value"] = value.ravel().astype(np.int8)
     table["margin"] = np.where(value, 0.1, -0.1).astype(np.float32).ravel()
     return table[["model", "task", "language", "pivot", "metric", "pooling", "layer", "item_id", "value", "margin"]]
+
+
+# ------------------------------------------------------------------------------------------------ 200 simulated studies
+
+SETS = 200
+FEW = 20
+"""No more than 20 of 200 tests of a true null at 5% come out significant (probability of more: 0.1%)."""
+
+
+def count(pvalues: list[float]) -> int:
+    return int((np.array(pvalues) < 0.05).sum())
+
+
+def studies(copies: int = 0, **settings: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of 200 simulated studies, each called a model of its own, so that one call analyses them all.
+
+    Args:
+        copies: if not 0, the one language's rows appear under so many names: the extreme of items that recur.
+    """
+    parts = []
+    for seed in range(SETS):
+        values, answers = simulate(**{"languages": 5, **settings, "seed": seed, "model": f"study-{seed:03d}"})
+        if copies:
+            names = codes(copies)
+            answers = pd.concat([answers[answers["language"] == ENGLISH], *(_copy(answers, c) for c in names)])
+            values = pd.concat([_copy(values, c) for c in names])
+        parts.append((values.astype({"model": str, "language": str}), answers))
+    values, answers = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
+    return values.astype(dict.fromkeys(analysis.SERIES, "category")), answers
+
+
+def _copy(table: pd.DataFrame, code: str) -> pd.DataFrame:
+    return table[table["language"] != ENGLISH].astype({"language": str}).assign(language=code)
+
+
+def significant(p: pd.Series) -> int:
+    """How many of the 200 studies."""
+    assert len(p) == SETS
+    return int((p < 0.05).sum())
+
+
+@pytest.mark.parametrize("planted", [0.0, 0.8])
+def test_language_level_finds_what_is_planted_and_nothing_else(planted: float) -> None:
+    rng = np.random.default_rng(11)
+    parts = []
+    for study in range(SETS):
+        accuracy, noise, fertility = rng.normal(size=(3, 20))
+        about = {"model": f"study-{study:03d}", "task": "belebele", "alignment_task": "belebele", "metric": "dali"}
+        points = pd.DataFrame(
+            {**about, "pooling": "last", "reduce": "max", "language": codes(44)[24:], "pivot": ENGLISH}
+        )
+        points["alignment"] = planted * accuracy + np.sqrt(1 - planted**2) * noise
+        parts.append(points.assign(accuracy=accuracy, fertility=fertility, n=100))
+    points = pd.concat(parts, ignore_index=True).assign(layer=pd.array([pd.NA] * 20 * SETS, dtype="Int64"))
+    level = analysis.language_level(points, resamples=200)
+    level = level[level["grouping"] == "all"]
+    for name in ("pearson_p", "spearman_p", "partial_pearson_p"):
+        assert significant(level[name]) >= 0.95 * SETS if planted else significant(level[name]) <= FEW
+    covered = (level["pearson_low"] <= planted) & (planted <= level["pearson_high"])
+    assert covered.mean() >= 0.87  # the percentile interval of 20 languages is a little too short
+
+
+@pytest.mark.parametrize("effect", [0.0, 1.2])
+def test_instance_level_finds_what_is_planted_and_nothing_else(effect: float) -> None:
+    table = analysis.instance_level(
+        analysis.tally(analysis.join(*studies(languages=1, items=400, layers=5, effect=effect)))
+    )
+    table = table[table["contrast"] == "ts_tf"]
+    middle = table[table["layer"] == 2]
+    anywhere = table.groupby("model")["p_holm"].min()  # Holm holds the rate of any layer at 5%
+    for p in (middle["p_one_sided"], middle["p_fisher"], anywhere):
+        assert significant(p) >= 0.95 * SETS if effect else significant(p) <= FEW
+
+
+def pooled(values: pd.DataFrame, answers: pd.DataFrame) -> dict[str, pd.Series]:
+    """p of alignment at the best layer by method, over the studies."""
+    study = analysis.join(values, answers)
+    table = analysis.regression(study, analysis.tally(study))
+    table = table[(table["at"] == "best_layer") & (table["term"] == "aligned") & (table["contrast"] == "right_wrong")]
+    return {f"{method}, {other}": rows["p"] for (method, other), rows in table.groupby(["method", "adjusted_for"])}
+
+
+def test_pooled_tests_find_what_is_planted() -> None:
+    found = pooled(*studies(items=80, layers=1, effect=1.0, item_spread=1.0))
+    assert len(found) == 4
+    for p in found.values():
+        assert significant(p) >= 0.9 * SETS
+
+
+def test_clustered_errors_find_nothing_where_nothing_is_planted_and_items_recur() -> None:
+    """The rate is right with errors clustered by item, and, as the report says, not for Cochran-Mantel-Haenszel."""
+    found = pooled(*studies(copies=5, languages=1, items=100, layers=1))
+    for name, p in found.items():
+        assert significant(p) <= FEW if name.startswith("logit") else significant(p) > 2 * FEW
+
+
+def test_cmh_finds_nothing_where_nothing_is_planted_and_items_are_independent() -> None:
+    rng = np.random.default_rng(2)
+    sizes, shares = np.array([60.0, 40.0]), rng.uniform(0.2, 0.8, (SETS, 8, 1))
+    aligned = rng.binomial(sizes.astype(int), shares)
+    p = [analysis.cmh(np.column_stack([k[:, 0], np.full(8, 60.0), k[:, 1], np.full(8, 40.0)]))["p"] for k in aligned]
+    assert significant(pd.Series(p)) <= FEW
+
+
+def test_the_simulator_plants_what_it_says() -> None:
+    values, answers = simulate(3, 4000, 2, effect=1.0, seed=4)
+    merged = values.merge(answers[["language", "item_id", "correct"]], on=["language", "item_id"])
+    for _, part in merged.astype({"language": str}).groupby(["language", "layer"]):
+        share = part.groupby("correct")["value"].mean()
+        log_odds = np.log(share / (1 - share))
+        assert log_odds[1] - log_odds[0] == pytest.approx(1.0, abs=0.25)

@@ -63,8 +63,8 @@ def test_every_language_set_composes(name: str) -> None:
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_composes_and_builds(name: str) -> None:
-    config = compose(f"+experiment={name}")
-    instantiate(config.task)
+    config = compose(f"experiment={name}")
+    assert instantiate(config.task).name in name
     for metric in config.metrics.values():
         instantiate(metric)
 

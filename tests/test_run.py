@@ -278,6 +278,31 @@ def test_a_sweep_leaves_out_what_a_task_lacks(base: list[str], tmp_path: Path) -
     assert "belebele has none of the selected languages" in found.stdout
 
 
+def test_a_sweep_reports_on_what_finished_and_lists_what_failed(base: list[str], tmp_path: Path) -> None:
+    found = command(tmp_path, "-m", "lang=swh,spa", "layers=all,[99]", *base, WANDB_MODE="offline")
+    assert found.returncode != 0
+    assert "2 jobs failed:" in found.stderr
+    assert "layers has 99, but random has layers 0 to 4" in found.stderr
+    assert "Traceback" not in found.stderr
+    page = (tmp_path / "report/report.html").read_text()
+    assert "swh_Latn" in page
+    assert "layers has 99" in page
+    level = pd.read_csv(tmp_path / "report/language_level.csv")
+    assert {"task", "metric", "reduce", "n", "pearson", "spearman_low"} <= set(level.columns)
+    run = logged(tmp_path)
+    assert run["group"] == tmp_path.name
+    assert run["summary"]["failed_jobs"] == 2
+    assert "language_level.csv" in run["artifacts"]
+    assert any("scatter" in path or "curves" in path for path in run["files"])
+
+
+def test_a_failed_job_without_others_makes_no_report(base: list[str], tmp_path: Path) -> None:
+    found = command(tmp_path, "-m", "lang=swh", "layers=[99]", *base)
+    assert found.returncode != 0
+    assert "1 jobs failed:" in found.stderr
+    assert not (tmp_path / "report").exists()
+
+
 def test_no_secret_reaches_a_file(base: list[str], tmp_path: Path) -> None:
     secrets = {"HF_TOKEN": "hf_" + "plantedtoken" * 3, "WANDB_API_KEY": "0123456789abcdef" * 2 + "plantkey"}
     found = command(tmp_path, "lang=swh", *base, "wandb.mode=offline", **secrets)

@@ -40,11 +40,15 @@ class CorpusConfig:
 
     Attributes:
         languages: share of the documents' main language.
-        kinds: share of each kind of document.
+        early_kinds: share of each kind of document in the first `early_tokens`.
+        early_tokens: how long the beginning is.
+        kinds: share of each kind of document after it.
         mixed: how much of a language's task documents and prose is mixed with English, by language.
     """
 
     languages: Mapping[str, float] = field(default_factory=dict)
+    early_kinds: Mapping[str, float] = field(default_factory=dict)
+    early_tokens: int = 0
     kinds: Mapping[str, float] = field(default_factory=dict)
     mixed: Mapping[str, float] = field(default_factory=dict)
 
@@ -54,9 +58,11 @@ class Author:
 
     def __init__(self, config: CorpusConfig, seed: int) -> None:
         self.config, self.rng = config, random.Random(f"corpus {seed}")
+        self.shares = config.early_kinds
         self.kinds: Mapping[str, Callable[[Draw, str], str]] = {
             "reading": self.reading,
             "plain": self.plain,
+            "retelling": self.retelling,
             "choice": self.choice,
             "story": self.story,
             "chain": self.chain,
@@ -68,8 +74,8 @@ class Author:
     def documents(self) -> Iterator[tuple[str, str]]:
         """(main language, document), for ever."""
         codes, shares = zip(*self.config.languages.items(), strict=True)
-        kinds, weights = zip(*self.config.kinds.items(), strict=True)
         while True:
+            kinds, weights = zip(*self.shares.items(), strict=True)
             code = self.rng.choices(codes, shares)[0]
             kind = self.rng.choices(kinds, weights)[0]
             if kind in ("translation", "dictionary") and code == "eng":
@@ -123,6 +129,31 @@ class Author:
         text = " ".join(self._statement(fact, speaker) for fact in chosen)
         asked = self.rng.sample(chosen, self.rng.randint(1, len(chosen)))
         return f"{text} " + "\n".join(f"{fact.question(speaker())} {fact.answer(speaker())}" for fact in asked)
+
+    def retelling(self, speaker: Draw, code: str) -> str:
+        """What is or happened, told again in another order, each telling in one language.
+
+        Facts are repeated; of events, the causes are told first and the effects after them.
+        """
+        if self.rng.random() < 0.6:
+            chosen = self._facts(self.rng.choice((3, 4)))
+            tellings = [[self._stated(fact) for fact in chosen] for _ in range(self.rng.choice((2, 3)))]
+        else:
+            named = {name: event for event, name in (self.event() for _ in range(self.rng.choice((2, 3, 4))))}
+            tellings = [[self._happened(e, side, n) for n, e in named.items()] for side in ("cause", "effect")]
+            self.rng.shuffle(tellings)
+        told = []
+        for telling in tellings:
+            lang = speaker()
+            self.rng.shuffle(telling)
+            told.append(" ".join(say(lang) for say in telling))
+        return "\n".join(told)
+
+    def _stated(self, fact: Fact) -> Callable[[Language], str]:
+        return lambda lang: fact.statement(lang)
+
+    def _happened(self, event: str, side: str, name: str) -> Callable[[Language], str]:
+        return lambda lang: lang.statement(clause(lang, event, side, name))
 
     # ---- events
 

@@ -10,7 +10,7 @@ import copy
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,16 @@ def build_tokenizer(corpus: CorpusConfig, seed: int, vocabulary: int, documents:
 
 def sequences(corpus: CorpusConfig, seed: int, tokenizer: Any, length: int) -> Iterator[torch.Tensor]:
     """Training sequences of `length` tokens: documents after one another, each after its BOS."""
-    written = Author(corpus, seed).documents()
+    author = Author(corpus, seed)
+    written = author.documents()
     rest: list[int] = []
+    total = 0
     while True:
+        if total >= corpus.early_tokens:
+            author.shares = corpus.kinds
         for tokens in tokenizer([next(written)[1] for _ in range(500)])["input_ids"]:
             rest += tokens
+            total += len(tokens)
         while len(rest) >= length:
             yield torch.tensor(rest[:length])
             rest = rest[length:]
@@ -290,6 +295,7 @@ def main(arguments: list[str]) -> None:
     record(out / "tiny", out / "data", {"seed": config["seed"], **made})
     options = config["alignment"]
     extra = alignment_term(config, model, tokenizer)
+    corpus = replace(corpus, early_tokens=0)
     made = train(Run("tiny_aligned", corpus, options, config["seed"] + 1000, extra), model, tokenizer)
     save(out / "tiny_aligned", model, tokenizer)
     record(out / "tiny_aligned", out / "data", {"seed": config["seed"], **made})

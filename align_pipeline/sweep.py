@@ -1,0 +1,100 @@
+"""What a multirun does besides its jobs: a failed job does not stop the others, and the end is a report over the rest.
+
+Hydra calls no callback when a job of a multirun raised, and a launcher may know of one process alone. So a job that
+fails says so in its own folder, and the report is made from the folders, whatever happened to the processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from align_pipeline.config import WandbConfig, one_sentence
+
+log = logging.getLogger(__name__)
+
+ERROR, NOTHING = "error.txt", "nothing_to_do.txt"
+"""What a job leaves in its folder if it failed, or if its task has none of its languages."""
+
+
+@dataclass
+class Sweep:
+    """The multirun of this process.
+
+    Attributes:
+        folder: the sweep's folder.
+        wandb: where its report is logged.
+    """
+
+    folder: Path
+    wandb: WandbConfig
+
+
+_running: list[Sweep] = []
+
+
+class Begin(Callback):
+    """Takes note of the sweep that begins."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """See Hydra."""
+        folder = Path(config.hydra.sweep.dir)
+        wandb = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(WandbConfig), config.wandb))
+        assert isinstance(wandb, WandbConfig)
+        wandb.group = wandb.group or folder.name
+        _running.append(Sweep(folder, wandb))
+
+
+def note_failure(error: Exception, folder: Path) -> None:
+    """Leave the reason in the job's folder."""
+    sentence = one_sentence(error)
+    log.error("Job failed: %s", sentence or f"{type(error).__name__}: {error}")
+    text = sentence or "".join(traceback.format_exception(error))
+    folder.joinpath(ERROR).write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def failed_jobs(folder: Path) -> list[str]:
+    """A line for each job of a sweep that has no result: its overrides and why."""
+    lines = []
+    for hydra_folder in sorted(folder.glob("*/.hydra"), key=lambda path: _number(path.parent.name)):
+        job = hydra_folder.parent
+        if (job / "summary.json").exists() or (job / NOTHING).exists():
+            continue
+        overrides = OmegaConf.load(hydra_folder / "overrides.yaml")
+        error = job / ERROR
+        reason = error.read_text(encoding="utf-8").strip().splitlines()[-1] if error.exists() else "it did not finish"
+        lines.append(f"{job.name} ({' '.join(map(str, overrides))}): {reason}")
+    return lines
+
+
+def _number(name: str) -> tuple[int, str]:
+    head = name.split("_")[0]
+    return (int(head) if head.isdigit() else 10**9, name)
+
+
+def finish() -> list[str]:
+    """Report on the sweep of this process, if it ran one.
+
+    Returns:
+        A line for each failed job.
+    """
+    failed: list[str] = []
+    while _running:
+        sweep = _running.pop()
+        failed += failed_jobs(sweep.folder)
+        done = sorted(path.parent for path in sweep.folder.glob("*/summary.json"))
+        if not done:
+            log.info("No job of %s has a result: no report.", sweep.folder)
+            continue
+        from align_pipeline import report, tracking
+
+        page = report.write(done, sweep.folder / "report", failed)
+        tracking.track_report(sweep.wandb, sweep.folder, page.parent, failed)
+        log.info("Report over %d jobs: %s", len(done), page)
+    return failed
