@@ -396,8 +396,9 @@ def memberships(codes: pd.Index[Any], languages: pd.DataFrame | None) -> Iterato
     classes = about["resource"].map(lambda c: "unknown" if pd.isna(c) else f"class {c}")
     for grouping, values in (("script", scripts), ("family", about["family"]), ("resource", classes)):
         names = values.astype(object).where(values.notna() & (values != ""), "unknown").astype(str).to_numpy()
-        for name in sorted(set(names)):
-            yield grouping, name, names == name
+        if set(names) != {"unknown"}:
+            for name in sorted(set(names)):
+                yield grouping, name, names == name
 
 
 def _correlations(

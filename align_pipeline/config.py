@@ -135,6 +135,8 @@ class Config:
     """Also measure task accuracy."""
     batch_tokens: int = 16384
     """Most tokens in one forward pass; a longer text runs alone."""
+    cache: str | None = "outputs/cache"
+    """Folder that keeps what forward passes gave, for later jobs; null keeps nothing."""
     seed: int = 0
     """Seed of whatever is drawn at random."""
     wandb: WandbConfig = field(default_factory=WandbConfig)

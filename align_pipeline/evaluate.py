@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
 
 from align_pipeline.forward import Advance, loglikelihoods
 from align_pipeline.model import LanguageModel, Tokens
@@ -19,16 +22,36 @@ def predict(lm: LanguageModel, items: Sequence[Item], batch_tokens: int, advance
     scored = [encode_options(lm, item) for item in items]
     requests = [request for item_requests in scored for request in item_requests]
     values = iter(loglikelihoods(lm, requests, batch_tokens, advance))
+    premises = lm.encode([item.premise for item in items])
     return [
         Prediction(
             item_id=item.id,
             gold=item.gold,
             loglikelihoods=tuple(next(values) for _ in item.continuations),
-            lengths=tuple(len(option.strip().encode()) for option in item.continuations),
+            lengths=_lengths(item),
             prompt_tokens=len(item_requests[0][0]),
+            item_tokens=len(premise),
         )
-        for item, item_requests in zip(items, scored, strict=True)
+        for item, item_requests, premise in zip(items, scored, premises, strict=True)
     ]
+
+
+def to_tensors(predictions: Sequence[Prediction]) -> dict[str, Tensor]:
+    """What a model gave, as named tensors for the cache; the rest of a `Prediction` is the item's."""
+    return {
+        "loglikelihoods": torch.tensor([p.loglikelihoods for p in predictions], dtype=torch.float64),
+        "tokens": torch.tensor([(p.prompt_tokens, p.item_tokens) for p in predictions]),
+    }
+
+
+def from_tensors(items: Sequence[Item], tensors: Mapping[str, Tensor]) -> list[Prediction]:
+    """The inverse of `to_tensors`, given the items."""
+    rows = zip(items, tensors["loglikelihoods"].tolist(), tensors["tokens"].tolist(), strict=True)
+    return [Prediction(i.id, i.gold, tuple(values), _lengths(i), *tokens) for i, values, tokens in rows]
+
+
+def _lengths(item: Item) -> tuple[int, ...]:
+    return tuple(len(option.strip().encode()) for option in item.continuations)
 
 
 def encode_options(lm: LanguageModel, item: Item) -> list[tuple[Tokens, Tokens]]:

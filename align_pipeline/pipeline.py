@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,23 +15,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from hydra.utils import instantiate
 from numpy.typing import NDArray
+from torch import Tensor
 
 from align_pipeline import console, summary, tracking
+from align_pipeline.cache import Cache, model_key
 from align_pipeline.config import Config
 from align_pipeline.data import Source
 from align_pipeline.errors import InputError, writing
-from align_pipeline.evaluate import confidence, predict, prediction
+from align_pipeline.evaluate import confidence, from_tensors, predict, prediction, to_tensors
 from align_pipeline.metrics import Metric
 from align_pipeline.model import LanguageModel, load
 from align_pipeline.plots import layer_curves as draw
 from align_pipeline.records import Item, Prediction, Table, table, write_text
-from align_pipeline.similarity import EnglishStates, Extraction, english_states, similarities
+from align_pipeline.similarity import EnglishStates, Similarities, english_states, similarities
 from align_pipeline.sweep import NOTHING
 from align_pipeline.tasks import ChoiceTask, ItemSet, Pair
 
 log = logging.getLogger(__name__)
+_TRUNCATED = "truncated"
 _PACKAGES = ("align_pipeline", "torch", "transformers", "datasets", "accelerate", "numpy", "pyarrow", "wandb")
 
 
@@ -76,12 +82,10 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     stages = console.Stages()
     with stages.stage("data", f"Read {task.name} in {len(languages)} languages and English"):
         pairs = task.pairs(languages, source)
-    with stages.stage("model", f"Loaded {config.model.name}"):
-        lm = load(config.model)
-    job = Job(config, task.name, metrics, lm, _layers(config.layers, lm), stages)
+    job = Job(config, task.name, metrics, stages, Cache(Path(config.cache) if config.cache else None))
     if metrics:
         job.write_alignment(pairs, folder)
-    extracted = lm.tokens_run
+    extracted = job.tokens_run
     if config.evaluate:
         job.write_predictions(pairs, folder)
     tables = [path for path in (folder / "alignment.parquet", folder / "predictions.parquet") if path.exists()]
@@ -90,16 +94,16 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         alignment = pd.read_parquet(folder / "alignment.parquet") if metrics else pd.DataFrame()
         predictions = pd.read_parquet(folder / "predictions.parquet") if config.evaluate else pd.DataFrame()
         curves = summary.layer_curves(alignment)
-        rows = summary.languages(pairs, curves, predictions, lm.num_layers)
+        rows = summary.languages(pairs, curves, predictions, job.num_layers)
         plots = draw(alignment, folder) if metrics else []
     content = {
         "task": task.name,
         "model": config.model.name,
         "languages": rows,
         "data": summary.provenance(task, source, pairs),
-        "num_layers": lm.num_layers,
-        "truncated_texts": lm.truncated,
-        "tokens": {"extraction": extracted, "scoring": lm.tokens_run - extracted},
+        "num_layers": job.num_layers or None,
+        "truncated_texts": job.truncated,
+        "tokens": {"extraction": extracted, "scoring": job.tokens_run - extracted},
         "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "config": settings,
     }
@@ -108,49 +112,96 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         tracking.track(config.wandb, folder, tags, settings, summary.flat(rows), curves, plots, tables)
     content["seconds"] = {name: round(value, 3) for name, value in stages.seconds.items()}
     write_text(folder / "summary.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    stages.console.print(summary.table(content, config, lm, folder))
+    stages.console.print(summary.table(content, config, folder))
     return Summary(content, folder)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
-    """A loaded model and what to do with it."""
+    """What to do with a model, which is loaded when the cache does not have the answer."""
 
     config: Config
     task: str
     metrics: Mapping[str, Metric]
-    lm: LanguageModel
-    layers: tuple[int, ...]
     stages: console.Stages
+    cache: Cache
+    num_layers: int = 0
+    truncated: int = 0
+
+    @functools.cached_property
+    def lm(self) -> LanguageModel:
+        """The model, loaded at first use."""
+        with self.stages.stage("model", f"Loaded {self.config.model.name}"):
+            return load(self.config.model)
+
+    @functools.cached_property
+    def model_key(self) -> Mapping[str, Any]:
+        """What the model's numbers depend on."""
+        key = model_key(self.config.model)
+        if key is None:  # not on this machine yet: loading it fetches it
+            key = model_key(self.config.model) if self.lm else None
+        assert key is not None
+        return key
+
+    @property
+    def tokens_run(self) -> int:
+        """Tokens that went through the model so far."""
+        return self.lm.tokens_run if "lm" in vars(self) else 0
+
+    def _get(self, kind: str, texts: str, what: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What a model makes of some texts, from the cache or from a forward pass; counts texts that lost tokens."""
+
+        def counted() -> dict[str, Tensor]:
+            before = self.lm.truncated
+            return compute() | {_TRUNCATED: torch.tensor([self.lm.truncated - before])}
+
+        tensors, found = self.cache.get({"kind": kind, **self.model_key, "texts": texts}, counted)
+        if found:
+            log.info("%s: in the cache", what)
+        self.truncated += int(tensors.pop(_TRUNCATED))
+        return tensors
 
     def write_alignment(self, pairs: Sequence[Pair], folder: Path) -> None:
         """Write ``alignment.parquet``."""
-        what = Extraction(
-            layers=self.layers,
-            poolings=tuple(sorted({metric.pooling for metric in self.metrics.values()})),
-            options=any(metric.needs == "options" for metric in self.metrics.values()),
-            premises=any(metric.needs == "premises" for metric in self.metrics.values()),
-        )
         english: dict[str, EnglishStates] = {}
-        budget = self.config.batch_tokens
+
+        def compute(pair: Pair) -> dict[str, Tensor]:
+            lm, budget, pivot = self.lm, self.config.batch_tokens, pair.english.pivot
+            self._layers(lm.num_layers)  # before the passes: a layer that does not exist fails at once
+            if pivot not in english:
+                english.clear()  # pairs come grouped by pivot or nearly so; states are large
+                with self._texts(f"Embedded English ({pivot})", pair.english.items) as advance:
+                    english[pivot] = english_states(lm, pair.english, budget, advance)
+            with self._texts(f"Embedded {pair.language.language}", pair.language.items) as advance:
+                return similarities(lm, pair, english[pivot], budget, advance).tensors()
+
         with table(folder, "alignment") as written:
             for pair in pairs:
-                pivot = pair.english.pivot
-                if pivot not in english:
-                    english.clear()  # pairs come grouped by pivot or nearly so; states are large
-                    with self._texts(f"Embedded English ({pivot})", pair.english.items, what) as advance:
-                        english[pivot] = english_states(self.lm, pair.english, what, budget, advance)
-                items = [item for item in pair.language.items if item.id in set(pair.ids)]
-                with self._texts(f"Embedded {pair.language.language}", items, what) as advance:
-                    found = similarities(self.lm, pair, english[pivot], what, budget, advance)
+                what = f"Embedded {pair.language.language}"
+                tensors = self._get("similarities", _alignment_texts(pair), what, functools.partial(compute, pair))
+                every = Similarities.from_tensors(tensors)
+                self.num_layers = len(next(iter(every.premises.values())).own) - 1
+                layers = self._layers(self.num_layers)
+                chosen = every.at(layers)
                 for name, metric in self.metrics.items():
-                    self._append(written, pair, name, metric.pooling, metric.margin(found).cpu().numpy())
+                    margin = metric.margin(chosen).cpu().numpy()
+                    self._append(written, pair, name, metric.pooling, layers, margin)
 
-    def _texts(self, what: str, items: Sequence[Item], extraction: Extraction) -> Any:
-        each = len(items[0].options) * extraction.options + extraction.premises
-        return self.stages.stage("extraction", what, len(items) * each)
+    def _layers(self, last: int) -> list[int]:
+        asked = self.config.layers
+        if asked == "all":
+            return list(range(last + 1))
+        outside = [k for k in asked if not 0 <= k <= last]
+        if outside:
+            raise InputError(f"layers has {outside[0]}, but {self.config.model.name} has layers 0 to {last}.")
+        return list(asked)
 
-    def _append(self, written: Table, pair: Pair, metric: str, pooling: str, margin: NDArray[np.float32]) -> None:
+    def _texts(self, what: str, items: Sequence[Item]) -> Any:
+        return self.stages.stage("extraction", what, len(items) * (len(items[0].options) + 1))
+
+    def _append(
+        self, written: Table, pair: Pair, metric: str, pooling: str, layers: Sequence[int], margin: NDArray[np.float32]
+    ) -> None:
         with writing(written.path.parent):
             written.append(
                 model=self.config.model.name,
@@ -159,8 +210,8 @@ class Job:
                 pivot=pair.english.pivot,
                 metric=metric,
                 pooling=pooling,
-                layer=np.repeat(np.array(self.layers, dtype=np.int32), len(pair.ids)),
-                item_id=np.tile(np.array(pair.ids, dtype=object), len(self.layers)),
+                layer=np.repeat(np.array(layers, dtype=np.int32), len(pair.ids)),
+                item_id=np.tile(np.array(pair.ids, dtype=object), len(layers)),
                 value=(margin > 0).astype(np.int8).ravel(),
                 margin=margin.ravel(),
             )
@@ -175,11 +226,27 @@ class Job:
                     if key in scored:
                         continue
                     scored.add(key)
-                    total = sum(len(item.continuations) for item in side.items)
-                    with self.stages.stage("scoring", f"Scored {side.language} ({side.pivot})", total) as advance:
-                        predictions = predict(self.lm, side.items, self.config.batch_tokens, advance)
+                    what = f"Scored {side.language} ({side.pivot})"
+                    tensors = self._get("predictions", _prompts(side), what, functools.partial(self._score, side, what))
                     with writing(folder):
-                        _append_predictions(written, self, side, predictions)
+                        _append_predictions(written, self, side, from_tensors(side.items, tensors))
+
+    def _score(self, side: ItemSet, what: str) -> dict[str, Tensor]:
+        lm, total = self.lm, sum(len(item.continuations) for item in side.items)
+        with self.stages.stage("scoring", what, total) as advance:
+            return to_tensors(predict(lm, side.items, self.config.batch_tokens, advance))
+
+
+def _alignment_texts(pair: Pair) -> str:
+    """Digest of all texts that the pair's similarities are of, in order."""
+    own, other = pair.language.by_id(), pair.english.by_id()
+    texts = [(own[i].options, own[i].premise, other[i].options, other[i].premise) for i in pair.ids]
+    return hashlib.sha256(repr(texts).encode()).hexdigest()
+
+
+def _prompts(side: ItemSet) -> str:
+    """Digest of all texts that the side's predictions are of, in order."""
+    return hashlib.sha256(repr([(i.prompt, i.continuations, i.premise) for i in side.items]).encode()).hexdigest()
 
 
 def _append_predictions(written: Table, job: Job, side: ItemSet, predictions: Sequence[Prediction]) -> None:
@@ -197,7 +264,7 @@ def _append_predictions(written: Table, job: Job, side: ItemSet, predictions: Se
         confidence=[confidence(p.loglikelihoods) for p in predictions],
         loglikelihoods=[list(p.loglikelihoods) for p in predictions],
         prompt_tokens=[p.prompt_tokens for p in predictions],
-        item_tokens=[len(tokens) for tokens in job.lm.encode([item.premise for item in side.items])],
+        item_tokens=[p.item_tokens for p in predictions],
         option_similarity=[option_similarity(item) for item in side.items],
         category=[item.category for item in side.items],
     )
@@ -217,13 +284,3 @@ def option_similarity(item: Item) -> float:
     sets = [trigrams(text) for text in item.options]
     pairs = [(a, b) for i, a in enumerate(sets) for b in sets[:i]]
     return max((len(a & b) / len(a | b) for a, b in pairs), default=0.0)
-
-
-def _layers(asked: Any, lm: LanguageModel) -> tuple[int, ...]:
-    every = tuple(range(lm.num_layers + 1))
-    if asked == "all":
-        return every
-    outside = [k for k in asked if k not in every]
-    if outside:
-        raise InputError(f"layers has {outside[0]}, but {lm.name} has layers 0 to {lm.num_layers}.")
-    return tuple(asked)

@@ -55,6 +55,7 @@ class Prediction:
         loglikelihoods: sum over each option's tokens of log p(token | all before it), in nats.
         lengths: each option's length in UTF-8 bytes, separating space left out; `acc_norm` divides by it.
         prompt_tokens: tokens before the options, few-shot examples included.
+        item_tokens: tokens of the premise, BOS included; X's over English's is the language's fertility.
     """
 
     item_id: str
@@ -62,6 +63,7 @@ class Prediction:
     loglikelihoods: tuple[float, ...]
     lengths: tuple[int, ...]
     prompt_tokens: int
+    item_tokens: int
 
 
 _TEXT, _INT, _FLOAT = pa.string(), pa.int32(), pa.float64()

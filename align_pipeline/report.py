@@ -121,7 +121,7 @@ def _dtype(f: pa.Field) -> Any:
 def _read(path: Path, fields: Sequence[pa.Field]) -> pa.Table:
     """One file, by name alone: folders called ``lang=swh`` are no partitions of it."""
     try:
-        texts = [f.name for f in fields if pa.types.is_string(f.type)]
+        texts = [f.name for f in fields if pa.types.is_string(f.type) and f.name in pq.read_schema(path).names]
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             have = set(file.schema_arrow.names)
             missing = [f.name for f in fields if f.name not in have | _OPTIONAL]

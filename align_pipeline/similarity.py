@@ -7,35 +7,18 @@ s_ij = cos(E_i, X_j) over the premises of all items.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from align_pipeline.forward import Advance, hidden_states
+from align_pipeline.forward import POOLINGS, Advance, hidden_states
 from align_pipeline.model import LanguageModel, Tokens
 from align_pipeline.records import Item
 from align_pipeline.tasks.choice import ItemSet, Pair
 
 _EXCLUDED = -float("inf")
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """What to take out of the forward passes.
-
-    Attributes:
-        layers: absolute layers, 0 to L.
-        poolings: ``last`` and/or ``weighted``.
-        options: whether options are embedded (DALI).
-        premises: whether premises are embedded (MEXA_T).
-    """
-
-    layers: tuple[int, ...]
-    poolings: tuple[str, ...]
-    options: bool
-    premises: bool
 
 
 @dataclass(frozen=True)
@@ -64,10 +47,35 @@ class PremiseCosines:
 
 @dataclass(frozen=True)
 class Similarities:
-    """All that the metrics need of one language, by pooling; item order is `Pair.ids`."""
+    """All that the metrics need of one language, by pooling, at all layers 0 to L; item order is `Pair.ids`."""
 
     options: dict[str, OptionCosines]
     premises: dict[str, PremiseCosines]
+
+    def at(self, layers: Sequence[int]) -> Similarities:
+        """These layers alone."""
+        return Similarities(
+            {p: OptionCosines(c.cross[layers], c.english[layers], c.language[layers]) for p, c in self.options.items()},
+            {p: PremiseCosines(c.own[layers], c.row[layers], c.column[layers]) for p, c in self.premises.items()},
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As named tensors, for the cache."""
+        options = {f"options.{p}.{name}": value for p, c in self.options.items() for name, value in vars(c).items()}
+        premises = {f"premises.{p}.{name}": value for p, c in self.premises.items() for name, value in vars(c).items()}
+        return options | premises
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Similarities:
+        """The inverse of `tensors`."""
+        parts: dict[str, dict[str, dict[str, Tensor]]] = {"options": {}, "premises": {}}
+        for key, value in tensors.items():
+            kind, pooling, name = key.split(".")
+            parts[kind].setdefault(pooling, {})[name] = value
+        return cls(
+            {pooling: OptionCosines(**found) for pooling, found in parts["options"].items()},
+            {pooling: PremiseCosines(**found) for pooling, found in parts["premises"].items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -85,14 +93,12 @@ class EnglishStates:
     states: dict[str, Tensor]
 
 
-def english_states(
-    lm: LanguageModel, english: ItemSet, what: Extraction, batch_tokens: int, advance: Advance
-) -> EnglishStates:
+def english_states(lm: LanguageModel, english: ItemSet, batch_tokens: int, advance: Advance) -> EnglishStates:
     """Run an English set through the model; see `forward.hidden_states` for the errors."""
-    tokens = text_tokens(lm, english.items, what)
+    tokens = text_tokens(lm, english.items)
     ids = [item.id for item in english.items]
     kept: dict[str, Tensor] = {}
-    for chosen, states in hidden_states(lm, tokens, ids, what.layers, what.poolings, batch_tokens, advance):
+    for chosen, states in hidden_states(lm, tokens, ids, _every(lm), POOLINGS, batch_tokens, advance):
         for pooling, value in states.items():
             if pooling not in kept:
                 kept[pooling] = value.new_empty(value.shape[0], len(ids), *value.shape[2:])
@@ -101,54 +107,52 @@ def english_states(
 
 
 def similarities(
-    lm: LanguageModel, pair: Pair, english: EnglishStates, what: Extraction, batch_tokens: int, advance: Advance
+    lm: LanguageModel, pair: Pair, english: EnglishStates, batch_tokens: int, advance: Advance
 ) -> Similarities:
-    """Run a language through the model and keep its cosines with English; `forward.hidden_states` has the errors."""
+    """Run a language through the model and keep its cosines with English; `forward.hidden_states` has the errors.
+
+    Options and premises, both poolings and all layers come out of one pass: a premise is where its options begin, so
+    it costs next to nothing, and any metric can then be had without another pass.
+    """
     by_id = pair.language.by_id()
     items = [by_id[item_id] for item_id in pair.ids]
     rows = [english.position[item_id] for item_id in pair.ids]
-    tokens = text_tokens(lm, items, what)
+    tokens = text_tokens(lm, items)
     english_tokens = [english.tokens[row] for row in rows]
-    n = len(items[0].options) if what.options else 0
+    n = len(items[0].options)
     device = lm.device
 
     twins_e, twins_x = (_option_twins(texts, n).to(device) for texts in (english_tokens, tokens))
-    blocks: dict[str, list[Tensor]] = {}
-    premises: dict[str, PremiseStream] = {}
-    if what.premises:
-        row_index = torch.tensor(rows, device=device)
-        groups_e, groups_x = (_equal([texts[-1] for texts in side]).to(device) for side in (english_tokens, tokens))
-        for pooling in what.poolings:
-            premises[pooling] = PremiseStream(english.states[pooling][:, row_index, -1], groups_e, groups_x)
-    for chosen, states in hidden_states(lm, tokens, pair.ids, what.layers, what.poolings, batch_tokens, advance):
+    groups_e, groups_x = (_equal([texts[-1] for texts in side]).to(device) for side in (english_tokens, tokens))
+    at = torch.tensor(rows, device=device)
+    premises = {p: PremiseStream(english.states[p][:, at, -1], groups_e, groups_x) for p in POOLINGS}
+    blocks: dict[str, dict[str, Tensor]] = {pooling: {} for pooling in POOLINGS}
+    for chosen, states in hidden_states(lm, tokens, pair.ids, _every(lm), POOLINGS, batch_tokens, advance):
         for pooling, value in states.items():
-            if what.options:
-                e = english.states[pooling][:, [rows[index] for index in chosen], :n]
-                cosines = option_cosines(e, value[:, :, :n], twins_e[chosen], twins_x[chosen])
-                for name in ("cross", "english", "language"):
-                    part: Tensor = getattr(cosines, name)
-                    whole = blocks.setdefault(f"{pooling} {name}", [])
-                    if not whole:
-                        whole.append(part.new_empty(len(what.layers), len(items), n, n))
-                    whole[0][:, chosen] = part
-            if what.premises:
-                premises[pooling].add(chosen, value[:, :, -1])
+            e = english.states[pooling][:, [rows[index] for index in chosen], :n]
+            found = option_cosines(e, value[:, :, :n], twins_e[chosen], twins_x[chosen])
+            for name, part in vars(found).items():
+                if name not in blocks[pooling]:
+                    blocks[pooling][name] = part.new_empty(part.shape[0], len(items), n, n)
+                blocks[pooling][name][:, chosen] = part
+            premises[pooling].add(chosen, value[:, :, -1])
     return Similarities(
-        options={
-            pooling: OptionCosines(*(blocks[f"{pooling} {name}"][0] for name in ("cross", "english", "language")))
-            for pooling in (what.poolings if what.options else ())
-        },
-        premises={pooling: stream.finish() for pooling, stream in premises.items()},
+        {pooling: OptionCosines(**found) for pooling, found in blocks.items()},
+        {pooling: stream.finish() for pooling, stream in premises.items()},
     )
 
 
-def text_tokens(lm: LanguageModel, items: Sequence[Item], what: Extraction) -> list[list[Tokens]]:
-    """Token ids of each item's texts: its options, then its premise, whichever are wanted.
+def _every(lm: LanguageModel) -> range:
+    return range(lm.num_layers + 1)
+
+
+def text_tokens(lm: LanguageModel, items: Sequence[Item]) -> list[list[Tokens]]:
+    """Token ids of each item's texts: its options, then its premise.
 
     Raises:
         InputError: a text is too long for the model; names the item.
     """
-    texts = [[*(item.options if what.options else ()), *([item.premise] if what.premises else ())] for item in items]
+    texts = [[*item.options, item.premise] for item in items]
     encoded = iter(lm.encode([text for group in texts for text in group]))
     return [
         [lm.limit(next(encoded), f"The text of item {item.id}") for _ in group]

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from align_pipeline.config import Config
 from align_pipeline.data import Source
-from align_pipeline.model import LanguageModel
 from align_pipeline.records import ENGLISH
 from align_pipeline.tasks import ChoiceTask, ItemSet, Pair
 from align_pipeline.tracking import Curve
@@ -122,14 +121,15 @@ def digest(side: ItemSet) -> str:
     return hashlib.sha256(repr(side.items).encode()).hexdigest()
 
 
-def table(content: Mapping[str, Any], config: Config, lm: LanguageModel, folder: Path) -> Table:
+def table(content: Mapping[str, Any], config: Config, folder: Path) -> Table:
     """The rows as a table a person reads."""
     rows = content["languages"]
     metrics = list(rows[0]["metrics"])
     title = f"{content['task']}: {content['model']} on data from {content['data']['source']}"
     caption = (
         f"Accuracy: {config.task['num_fewshot']}-shot. TS, TF: right in English and right, wrong in the language. "
-        f"Metrics: share of aligned items over layers 0 to {lm.num_layers - 1}. Tables and plots: {folder}"
+        "Metrics: share of aligned items, over the layers before the final norm. "
+        f"Tables and plots: {folder}"
     )
     made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     made.add_column("language")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +148,17 @@ def compose(*overrides: str) -> Any:
         return from_hydra(hydra_compose("config", overrides=list(overrides)), overrides, multirun=False)
 
 
+def _sets(default: str, overrides: Sequence[str]) -> bool:
+    return any(override.startswith(default.split("=")[0] + "=") for override in overrides)
+
+
 def run_job(folder: Path, *overrides: str) -> Any:
     """Run a job in this process, W&B off unless asked for; returns its summary's content."""
     from align_pipeline.pipeline import run
 
     folder.mkdir(parents=True, exist_ok=True)
-    given = overrides if any(o.startswith("wandb.mode") for o in overrides) else ("wandb.mode=disabled", *overrides)
+    given = [default for default in ("wandb.mode=disabled", "cache=null") if not _sets(default, overrides)]
+    given += overrides
     summary = run(compose(*given), folder, {"overrides": list(overrides)})
     assert summary is not None
     return summary.content

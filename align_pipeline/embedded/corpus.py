@@ -40,15 +40,11 @@ class CorpusConfig:
 
     Attributes:
         languages: share of the documents' main language.
-        early_kinds: share of each kind of document in the first `early_tokens`.
-        early_tokens: how long the beginning is.
-        kinds: share of each kind of document after it.
+        kinds: share of each kind of document.
         mixed: how much of a language's task documents and prose is mixed with English, by language.
     """
 
     languages: Mapping[str, float] = field(default_factory=dict)
-    early_kinds: Mapping[str, float] = field(default_factory=dict)
-    early_tokens: int = 0
     kinds: Mapping[str, float] = field(default_factory=dict)
     mixed: Mapping[str, float] = field(default_factory=dict)
 
@@ -58,7 +54,6 @@ class Author:
 
     def __init__(self, config: CorpusConfig, seed: int) -> None:
         self.config, self.rng = config, random.Random(f"corpus {seed}")
-        self.shares = config.early_kinds
         self.kinds: Mapping[str, Callable[[Draw, str], str]] = {
             "reading": self.reading,
             "plain": self.plain,
@@ -74,8 +69,8 @@ class Author:
     def documents(self) -> Iterator[tuple[str, str]]:
         """(main language, document), for ever."""
         codes, shares = zip(*self.config.languages.items(), strict=True)
+        kinds, weights = zip(*self.config.kinds.items(), strict=True)
         while True:
-            kinds, weights = zip(*self.shares.items(), strict=True)
             code = self.rng.choices(codes, shares)[0]
             kind = self.rng.choices(kinds, weights)[0]
             if kind in ("translation", "dictionary") and code == "eng":

@@ -10,7 +10,7 @@ import copy
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,11 @@ def build_tokenizer(corpus: CorpusConfig, seed: int, vocabulary: int, documents:
 
 def sequences(corpus: CorpusConfig, seed: int, tokenizer: Any, length: int) -> Iterator[torch.Tensor]:
     """Training sequences of `length` tokens: documents after one another, each after its BOS."""
-    author = Author(corpus, seed)
-    written = author.documents()
+    written = Author(corpus, seed).documents()
     rest: list[int] = []
-    total = 0
     while True:
-        if total >= corpus.early_tokens:
-            author.shares = corpus.kinds
         for tokens in tokenizer([next(written)[1] for _ in range(500)])["input_ids"]:
             rest += tokens
-            total += len(tokens)
         while len(rest) >= length:
             yield torch.tensor(rest[:length])
             rest = rest[length:]
@@ -90,48 +85,12 @@ def build_model(shape: dict[str, Any], vocabulary: int) -> Any:
     )
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update of a matrix is made orthogonal (Jordan et al. 2024): more progress a token than AdamW."""
-
-    def __init__(self, parameters: list[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update all matrices."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state.setdefault(p, {})
-                mean = state.setdefault("mean", torch.zeros_like(p))
-                mean.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonal(p.grad.lerp(mean, group["momentum"]))
-                p.mul_(1 - group["lr"] * 0.05)
-                p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
-
-
-def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """U V^T of a matrix U S V^T, nearly: five steps of a Newton-Schulz iteration."""
-    x = matrix / (matrix.norm() + 1e-7)
-    wide = x.shape[0] > x.shape[1]
-    x = x.T if wide else x
-    for _ in range(5):
-        square = x @ x.T
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    found: torch.Tensor = x.T if wide else x
-    return found
-
-
-def optimizers(model: Any, options: dict[str, Any]) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, Adam for embeddings and norms."""
-    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        Muon(matrices, lr=options["matrix_rate"]),
-        torch.optim.AdamW(rest, lr=options["learning_rate"], betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+def optimizer_of(model: Any, options: dict[str, Any]) -> torch.optim.Optimizer:
+    """AdamW; norms do not decay."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    norms = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": options["weight_decay"]}, {"params": norms, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=options["learning_rate"], betas=(0.9, 0.95))
 
 
 def rate(step: int, steps: int, options: dict[str, Any]) -> float:
@@ -187,32 +146,30 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
 
     accelerator, options = Accelerator(), run.options
     model = accelerator.prepare(model)
-    both = [accelerator.prepare(optimizer) for optimizer in optimizers(model, options)]
-    full = [group["lr"] for optimizer in both for group in optimizer.param_groups]
+    optimizer = accelerator.prepare(optimizer_of(model, options))
     letters = torch.tensor(tokenizer("Answer: A B C D", add_special_tokens=False)["input_ids"]).to(accelerator.device)
     if len(letters) != 5:
         raise ValueError("the tokenizer splits an answering letter; train it on more documents")
     text = sequences(run.corpus, run.seed, tokenizer, options["length"])
-    first = _resume(run.state, model, both) if run.state and run.state.is_file() else 0
+    first = _resume(run.state, model, optimizer) if run.state and run.state.is_file() else 0
     for _ in range(first * options["batch"]):
         next(text)
     mean, started = 0.0, time.monotonic()
     model.train()
     for step, report in _progress(run.name, first, run.steps):
-        for group, lr in zip((g for o in both for g in o.param_groups), full, strict=True):
-            group["lr"] = lr * rate(step, run.steps, options)
+        for group in optimizer.param_groups:
+            group["lr"] = options["learning_rate"] * rate(step, run.steps, options)
         batch = torch.stack([next(text) for _ in range(options["batch"])]).to(accelerator.device)
         logits = model(input_ids=batch, use_cache=False).logits
         loss = weighted_loss(logits, batch, letters, options["letter_weight"])
         mean += (loss.item() - mean) * (0.02 if step > first else 1.0)
         accelerator.backward(loss if run.extra is None else loss + run.extra(step))
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in both:
-            optimizer.step()
-            optimizer.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         report(mean)
         if run.state and step % 50 == 49:
-            _keep(run.state, model, both, step + 1)
+            _keep(run.state, model, optimizer, step + 1)
     accelerator.unwrap_model(model).eval()
     tokens = run.steps * options["length"] * options["batch"]
     return {"loss": round(mean, 4), "tokens": tokens, "seconds": round(time.monotonic() - started)}
@@ -234,17 +191,16 @@ def _progress(name: str, first: int, steps: int) -> Iterator[tuple[int, Callable
             yield step, report
 
 
-def _keep(state: Path, model: Any, both: list[Any], step: int) -> None:
+def _keep(state: Path, model: Any, optimizer: Any, step: int) -> None:
     partial = state.with_suffix(".partial")
-    torch.save({"model": model.state_dict(), "both": [o.state_dict() for o in both], "step": step}, partial)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
     partial.replace(state)
 
 
-def _resume(state: Path, model: Any, both: list[Any]) -> int:
+def _resume(state: Path, model: Any, optimizer: Any) -> int:
     kept = torch.load(state, weights_only=True)
     model.load_state_dict(kept["model"])
-    for optimizer, own in zip(both, kept["both"], strict=True):
-        optimizer.load_state_dict(own)
+    optimizer.load_state_dict(kept["optimizer"])
     return int(kept["step"])
 
 
@@ -295,7 +251,6 @@ def main(arguments: list[str]) -> None:
     record(out / "tiny", out / "data", {"seed": config["seed"], **made})
     options = config["alignment"]
     extra = alignment_term(config, model, tokenizer)
-    corpus = replace(corpus, early_tokens=0)
     made = train(Run("tiny_aligned", corpus, options, config["seed"] + 1000, extra), model, tokenizer)
     save(out / "tiny_aligned", model, tokenizer)
     record(out / "tiny_aligned", out / "data", {"seed": config["seed"], **made})
