@@ -274,8 +274,8 @@ def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]
 
     figure, axes = _figure(9.0, 6.4)
     x, y = part["alignment"].to_numpy(float), part["accuracy"].to_numpy(float)
-    own = classes.reindex(part["language"]).to_numpy(dtype=object)
-    for value in sorted({c for c in own if not pd.isna(c)}):
+    own = [None if pd.isna(c) else int(c) for c in classes.reindex(part["language"])]
+    for value in sorted({c for c in own if c is not None}):
         chosen = np.array([c == value for c in own])
         colour = colormaps["cividis"](1 - float(value) / 5 * 0.95)
         axes.plot(
@@ -288,7 +288,7 @@ def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]
             markeredgewidth=0.4,
             label=f"{value}",
         )
-    unknown = np.array([bool(pd.isna(c)) for c in own])
+    unknown = np.array([c is None for c in own])
     if unknown.any():
         axes.plot(x[unknown], y[unknown], "o", color="#BBBBBB", markersize=6, label="unknown")
     axes.margins(0.06, 0.07)

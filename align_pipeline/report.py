@@ -47,7 +47,7 @@ _OPTIONAL = {
     "option_similarity",
     "category",
 }
-_PUBLISHED_MODEL = re.compile(r"llama-?3\.1-8b(?!.*(instruct|chat))", re.IGNORECASE)
+_PUBLISHED_MODEL = re.compile(r"llama-?3\.1-8b(?!.*(?:instruct|chat))", re.IGNORECASE)
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -262,7 +262,7 @@ def against_published(study: analysis.Study, points: pd.DataFrame) -> pd.DataFra
     own = points[points["reduce"] != "layer"].drop(columns="task")
     own = own.rename(columns={"alignment_task": "task", "metric": "quantity", "alignment": "run", "n": "n_run"})
     both = pd.concat([accuracy[["model", *keys, "run", "n_run"]], own[["model", *keys, "run", "n_run"]]])
-    both = both[[bool(_PUBLISHED_MODEL.search(str(name))) for name in both["model"]]]
+    both = both[both["model"].astype(str).str.contains(_PUBLISHED_MODEL)]
     both = both.drop_duplicates(["model", *keys]).astype(dict.fromkeys(["model", *keys], object))
     figures = published().rename(columns={"value": "published", "n": "n_published"}).drop(columns="layer")
     found = both.merge(figures.astype(dict.fromkeys(keys, object)), on=keys)

@@ -203,7 +203,7 @@ def pooled(values: pd.DataFrame, answers: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def test_pooled_tests_find_what_is_planted() -> None:
-    found = pooled(*studies(items=80, layers=1, effect=1.2, item_spread=1.0))
+    found = pooled(*studies(languages=3, items=100, layers=1, effect=1.2, item_spread=1.0))
     assert len(found) == 4
     for p in found.values():
         assert significant(p) >= 0.9 * SETS
@@ -211,7 +211,7 @@ def test_pooled_tests_find_what_is_planted() -> None:
 
 def test_clustered_errors_find_nothing_where_nothing_is_planted_and_items_recur() -> None:
     """The rate is right with errors clustered by item, and, as the report says, not for Cochran-Mantel-Haenszel."""
-    found = pooled(*studies(copies=5, languages=1, items=100, layers=1))
+    found = pooled(*studies(copies=4, languages=1, items=100, layers=1))
     for name, p in found.items():
         assert significant(p) <= FEW if name.startswith("logit") else significant(p) > 2 * FEW
 

@@ -78,7 +78,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of six languages with two metrics, and one job that wrote nothing."""
     folder = tmp_path_factory.mktemp("runs")
     metrics = (("dali", "last"), ("mexa_t", "weighted"))
-    sweep(folder, *simulate(6, 60, 4, metrics, effect=0.8, level_effect=1.0, item_spread=0.5))
+    alignment, predictions = simulate(6, 60, 4, metrics, effect=0.8, level_effect=1.0, item_spread=0.5)
+    unknown = [
+        table.astype({"language": str}).replace({"language": {"tam_Taml": "qaa_Latn"}})
+        for table in (alignment, predictions)
+    ]
+    sweep(folder, *unknown)
     (folder / "lang=xxx" / ".cache").mkdir(parents=True)
     (folder / "lang=xxx" / ".cache" / "alignment.parquet").write_text("not for reading")
     return folder
@@ -126,10 +131,9 @@ def test_the_page_needs_nothing_else(written: Path) -> None:
 
 def test_order_overlap_and_repetition_of_folders_change_nothing(runs: Path, written: Path, tmp_path: Path) -> None:
     jobs = sorted(path for path in runs.iterdir() if path.name != "lang=xxx")
-    for i, order in enumerate([jobs[::-1], [*jobs[3:], *jobs, runs]]):
-        report.write(order, tmp_path / str(i))
-        for name in FILES:
-            assert (tmp_path / str(i) / f"{name}.csv").read_text() == (written / f"{name}.csv").read_text()
+    report.write([*jobs[:2:-1], *jobs, runs], tmp_path)
+    for name in FILES:
+        assert (tmp_path / f"{name}.csv").read_text() == (written / f"{name}.csv").read_text()
 
 
 def test_tables_of_other_hands_are_read(tmp_path: Path) -> None:
@@ -149,13 +153,12 @@ def test_tables_of_other_hands_are_read(tmp_path: Path) -> None:
 
 
 def test_several_models_and_tasks(tmp_path: Path) -> None:
-    for model in ("tiny", "org/big model"):
-        for task in ("belebele", "xcopa"):
-            save(tmp_path / f"{model[:3]}-{task}", *simulate(4, 30, 3, seed=2, model=model, task=task))
+    for model, task in (("tiny", "belebele"), ("org/big model", "xcopa")):
+        save(tmp_path / task, *simulate(4, 30, 3, seed=2, model=model, task=task))
     page = report.write([tmp_path], tmp_path / "out").read_text(encoding="utf-8")
-    assert len(re.findall("<h2", page)) == 4 + 1
+    assert len(re.findall("<h2", page)) == 2 + 1
     assert (tmp_path / "out" / "plots" / "curves_org-big-model_xcopa_dali_last.png").exists()
-    assert pd.read_csv(tmp_path / "out" / "language_level.csv").groupby(["model", "task"]).ngroups == 4
+    assert pd.read_csv(tmp_path / "out" / "language_level.csv").groupby(["model", "task"]).ngroups == 2
 
 
 @pytest.mark.parametrize("kind", ["alignment", "predictions", "one", "no English", "constant"])
@@ -398,7 +401,8 @@ PROBE = """<script>addEventListener("load", function () {
   out.images = images.length;
   var table = document.querySelector("table.sortable"), heads = Array.from(table.querySelectorAll("th"));
   var column = heads.findIndex(function (h) { return h.textContent === "Accuracy"; });
-  function values() { return Array.from(table.tBodies[0].rows).map(function (r) { return +r.cells[column].dataset.v; }); }
+  function value(row) { return +row.cells[column].dataset.v; }
+  function values() { return Array.from(table.tBodies[0].rows).map(value); }
   heads[column].click(); var up = values(); heads[column].click(); var down = values();
   out.up = up.every(function (v, i) { return !i || up[i - 1] <= v; });
   out.down = down.every(function (v, i) { return !i || down[i - 1] >= v; });

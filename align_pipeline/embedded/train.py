@@ -7,6 +7,7 @@ three quarters of an hour on two CPU cores; a GPU is used if there is one.
 from __future__ import annotations
 
 import copy
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -62,16 +63,29 @@ def build_tokenizer(corpus: CorpusConfig, seed: int, vocabulary: int, documents:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=BOS, eos_token=EOS)
 
 
-def sequences(corpus: CorpusConfig, seed: int, tokenizer: Any, length: int) -> Iterator[torch.Tensor]:
-    """Training sequences of `length` tokens: documents after one another, each after its BOS."""
-    written = Author(corpus, seed).documents()
-    rest: list[int] = []
+def batches(corpus: CorpusConfig, seed: int, tokenizer: Any, tokens: int) -> Iterator[torch.Tensor]:
+    """Batches of whole documents of about one length, [documents, longest], padded on the right with -1.
+
+    Documents do not share a sequence: names and things are few, and what another document says of them is only noise to
+    a model that has yet to learn to look things up.
+
+    Args:
+        corpus: what the text is made of.
+        seed: of the text.
+        tokenizer: of the model.
+        tokens: in a batch at most, padding included.
+    """
+    written, rng = Author(corpus, seed).documents(), random.Random(f"batches {seed}")
     while True:
-        for tokens in tokenizer([next(written)[1] for _ in range(500)])["input_ids"]:
-            rest += tokens
-        while len(rest) >= length:
-            yield torch.tensor(rest[:length])
-            rest = rest[length:]
+        encoded = sorted(tokenizer([next(written)[1] for _ in range(1000)])["input_ids"], key=len)
+        chunks: list[list[list[int]]] = [[]]
+        for document in encoded:
+            if chunks[-1] and (len(chunks[-1]) + 1) * len(document) > tokens:
+                chunks.append([])
+            chunks[-1].append(document)
+        rng.shuffle(chunks)
+        for chunk in chunks:
+            yield torch.nn.utils.rnn.pad_sequence([torch.tensor(d) for d in chunk], batch_first=True, padding_value=-1)
 
 
 def build_model(shape: dict[str, Any], vocabulary: int) -> Any:
@@ -104,13 +118,14 @@ def weighted_loss(logits: torch.Tensor, batch: torch.Tensor, letters: torch.Tens
 
     Args:
         logits: [B, T, V].
-        batch: [B, T] token ids.
+        batch: [B, T] token ids, -1 where there is none.
         letters: [5] token ids of ``Answer:`` and of the four letters after it.
         weight: of a letter; most other tokens of such a prompt are names and things that nothing can predict.
     """
-    losses = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
+    target = batch[:, 1:].flatten()
+    losses = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target, ignore_index=-1, reduction="none")
     answers = (batch[:, :-1] == letters[0]) & torch.isin(batch[:, 1:], letters[1:])
-    weights = torch.where(answers, weight, 1.0).flatten()
+    weights = torch.where(answers, weight, 1.0).flatten() * (target >= 0)
     return (losses * weights).sum() / weights.sum()
 
 
@@ -137,7 +152,7 @@ class Run:
     @property
     def steps(self) -> int:
         """How often the weights change."""
-        return int(self.options["tokens"] // (self.options["length"] * self.options["batch"]))
+        return int(self.options["tokens"] // self.options["batch"])
 
 
 def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
@@ -150,17 +165,18 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
     letters = torch.tensor(tokenizer("Answer: A B C D", add_special_tokens=False)["input_ids"]).to(accelerator.device)
     if len(letters) != 5:
         raise ValueError("the tokenizer splits an answering letter; train it on more documents")
-    text = sequences(run.corpus, run.seed, tokenizer, options["length"])
+    text = batches(run.corpus, run.seed, tokenizer, options["batch"])
     first = _resume(run.state, model, optimizer) if run.state and run.state.is_file() else 0
-    for _ in range(first * options["batch"]):
+    for _ in range(first):
         next(text)
-    mean, started = 0.0, time.monotonic()
+    mean, tokens, started = 0.0, 0, time.monotonic()
     model.train()
     for step, report in _progress(run.name, first, run.steps):
         for group in optimizer.param_groups:
             group["lr"] = options["learning_rate"] * rate(step, run.steps, options)
-        batch = torch.stack([next(text) for _ in range(options["batch"])]).to(accelerator.device)
-        logits = model(input_ids=batch, use_cache=False).logits
+        batch = next(text).to(accelerator.device)
+        tokens += int((batch >= 0).sum())
+        logits = model(input_ids=batch.clamp(min=0), use_cache=False).logits
         loss = weighted_loss(logits, batch, letters, options["letter_weight"])
         mean += (loss.item() - mean) * (0.02 if step > first else 1.0)
         accelerator.backward(loss if run.extra is None else loss + run.extra(step))
@@ -171,7 +187,6 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
         if run.state and step % 50 == 49:
             _keep(run.state, model, optimizer, step + 1)
     accelerator.unwrap_model(model).eval()
-    tokens = run.steps * options["length"] * options["batch"]
     return {"loss": round(mean, 4), "tokens": tokens, "seconds": round(time.monotonic() - started)}
 
 
