@@ -470,7 +470,7 @@ def _partial(numbers: dict[str, Array], x: Array, y: Array, control: Array) -> s
         rest[:, np.ptp(rest, axis=0) < 1e-9 * np.ptp(both, axis=0)] = 0  # nothing but rounding is left
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.ConstantInputWarning)
-            r = np.array([stats.pearsonr(column, rest[:, -1]).statistic for column in rest[:, :-1].T])
+            r = stats.pearsonr(rest[:, :-1].T, rest[:, -1][None], axis=1).statistic if len(x) else np.empty(0)
         with np.errstate(divide="ignore"):
             t = r * np.sqrt((n - 3) / (1 - r**2))
         numbers[f"partial_{name}"], numbers[f"partial_{name}_p"] = r, 2 * stats.t.sf(np.abs(t), n - 3)
@@ -480,23 +480,27 @@ def _partial(numbers: dict[str, Array], x: Array, y: Array, control: Array) -> s
 def _intervals(numbers: dict[str, Array], x: Array, y: Array, resamples: int, rng: np.random.Generator) -> None:
     """95% percentile bootstrap intervals, all rows of x on the same resampled languages."""
     drawn = rng.integers(len(y), size=(resamples, len(y)))
-    b, b_ranks = y[drawn], stats.rankdata(y[drawn], axis=-1)
     for name in ("pearson", "spearman"):
         ends = np.full((2, len(x)), np.nan)
+        other = _unit(y[drawn] if name == "pearson" else stats.rankdata(y[drawn], axis=-1))
         for i, row in enumerate(x):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", (stats.ConstantInputWarning))
-                warnings.simplefilter("ignore", (stats.NearConstantInputWarning))
-                a = row[drawn]
-                r = (
-                    stats.pearsonr(a, b, axis=-1).statistic
-                    if name == "pearson"
-                    else stats.pearsonr(stats.rankdata(a, axis=-1), b_ranks, axis=-1).statistic
-                )
+            a = row[drawn]
+            r = np.einsum("ij,ij->i", _unit(a if name == "pearson" else stats.rankdata(a, axis=-1)), other)
             r = r[~np.isnan(r)]
             if len(r) >= 0.95 * resamples:
-                ends[:, i] = np.percentile(r, [2.5, 97.5])
+                ends[:, i] = np.clip(np.percentile(r, [2.5, 97.5]), -1, 1)
         numbers[f"{name}_low"], numbers[f"{name}_high"] = ends
+
+
+def _unit(a: Array) -> Array:
+    """Rows centred and of length one, so that their products are correlations (`pearsonr` takes five times as long).
+
+    A row that does not vary is missing.
+    """
+    centred = a - a.mean(axis=1, keepdims=True)
+    length = np.sqrt(np.einsum("ij,ij->i", centred, centred))
+    unit: Array = centred / np.where(np.ptp(a, axis=1) > 0, length, np.nan)[:, None]
+    return unit
 
 
 # ------------------------------------------------------------------------------------------------- instance level
@@ -724,6 +728,9 @@ def _design(items: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str], str]:
     return pd.DataFrame(columns, index=items.index), units, note
 
 
+_NO_FIT = (ConvergenceWarning, PerfectSeparationWarning, RuntimeWarning)
+
+
 def _logit(
     y: Array, value: Array, design: pd.DataFrame, item: Array, language: Array, shown: list[str]
 ) -> list[dict[str, Any]]:
@@ -741,21 +748,14 @@ def _logit(
     if not reason:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error", (ConvergenceWarning))
-                warnings.simplefilter("error", (PerfectSeparationWarning))
-                warnings.simplefilter("error", RuntimeWarning)
+                for kind in _NO_FIT:
+                    warnings.simplefilter("error", kind)
                 fit = Logit(y, exog, check_rank=False).fit(
                     disp=0, maxiter=50, cov_type="cluster", cov_kwds={"groups": item}
                 )
             if not np.isfinite(fit.bse).all() or (fit.bse > 50).any():
                 reason = "the covariates separate right from wrong answers"
-        except (
-            PerfectSeparationError,
-            PerfectSeparationWarning,
-            ConvergenceWarning,
-            RuntimeWarning,
-            np.linalg.LinAlgError,
-        ):
+        except (*_NO_FIT, PerfectSeparationError, np.linalg.LinAlgError):
             reason = "the regression does not converge (the covariates separate right from wrong answers)"
     if reason:
         return [found | {"term": "aligned", "note": f"not defined, because {reason}"}]

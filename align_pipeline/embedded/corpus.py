@@ -40,11 +40,15 @@ class CorpusConfig:
 
     Attributes:
         languages: share of the documents' main language.
-        kinds: share of each kind of document.
+        early_kinds: share of each kind of document in the first `early_tokens`.
+        early_tokens: how long the beginning is.
+        kinds: share of each kind of document after it.
         mixed: how much of a language's task documents and prose is mixed with English, by language.
     """
 
     languages: Mapping[str, float] = field(default_factory=dict)
+    early_kinds: Mapping[str, float] = field(default_factory=dict)
+    early_tokens: int = 0
     kinds: Mapping[str, float] = field(default_factory=dict)
     mixed: Mapping[str, float] = field(default_factory=dict)
 
@@ -54,10 +58,12 @@ class Author:
 
     def __init__(self, config: CorpusConfig, seed: int) -> None:
         self.config, self.rng = config, random.Random(f"corpus {seed}")
+        self.shares = config.early_kinds
         self.kinds: Mapping[str, Callable[[Draw, str], str]] = {
             "reading": self.reading,
             "plain": self.plain,
             "retelling": self.retelling,
+            "recital": self.recital,
             "choice": self.choice,
             "story": self.story,
             "chain": self.chain,
@@ -69,8 +75,8 @@ class Author:
     def documents(self) -> Iterator[tuple[str, str]]:
         """(main language, document), for ever."""
         codes, shares = zip(*self.config.languages.items(), strict=True)
-        kinds, weights = zip(*self.config.kinds.items(), strict=True)
         while True:
+            kinds, weights = zip(*self.shares.items(), strict=True)
             code = self.rng.choices(codes, shares)[0]
             kind = self.rng.choices(kinds, weights)[0]
             if kind in ("translation", "dictionary") and code == "eng":
@@ -142,7 +148,16 @@ class Author:
             lang = speaker()
             self.rng.shuffle(telling)
             told.append(" ".join(say(lang) for say in telling))
-        return "\n".join(told)
+        return " ".join(told)
+
+    def recital(self, speaker: Draw, code: str) -> str:
+        """Facts told four to six times, each time in another order and each telling in one language."""
+        chosen = self._facts(self.rng.choice((2, 3, 4)))
+        told = []
+        for _ in range(self.rng.choice((4, 5, 6))):
+            lang = speaker()
+            told += [fact.statement(lang) for fact in self.rng.sample(chosen, len(chosen))]
+        return " ".join(told)
 
     def _stated(self, fact: Fact) -> Callable[[Language], str]:
         return lambda lang: fact.statement(lang)

@@ -10,8 +10,9 @@ import copy
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from align_pipeline.embedded.corpus import Author, CorpusConfig
 HERE = Path(__file__).parent
 FIRST = 24  # items of the quick check
 BOS, EOS = "<s>", "</s>"
-# Words keep their punctuation: the last token of a sentence then says something, as it does in SentencePiece models
-# with large vocabularies. White space stands before a word, so prompts and continuations part at token boundaries.
-WORDS = r" ?\S+|\s+"
+# A word is one piece with the space before it, and what is written after an apostrophe or as punctuation another: a
+# name or thing is then the same token wherever it stands, and prompts and continuations part at token boundaries.
+WORDS = r" ?\p{L}+|['’]\p{L}+| ?[^\s\p{L}]+|\s+"
 
 
 def settings(overrides: list[str]) -> dict[str, Any]:
@@ -75,8 +76,12 @@ def batches(corpus: CorpusConfig, seed: int, tokenizer: Any, tokens: int) -> Ite
         tokenizer: of the model.
         tokens: in a batch at most, padding included.
     """
-    written, rng = Author(corpus, seed).documents(), random.Random(f"batches {seed}")
+    author, rng = Author(corpus, seed), random.Random(f"batches {seed}")
+    written = author.documents()
+    yielded = 0
     while True:
+        if yielded >= corpus.early_tokens:
+            author.shares = corpus.kinds
         encoded = sorted(tokenizer([next(written)[1] for _ in range(1000)])["input_ids"], key=len)
         chunks: list[list[list[int]]] = [[]]
         for document in encoded:
@@ -84,6 +89,7 @@ def batches(corpus: CorpusConfig, seed: int, tokenizer: Any, tokens: int) -> Ite
                 chunks.append([])
             chunks[-1].append(document)
         rng.shuffle(chunks)
+        yielded += len(chunks) * tokens
         for chunk in chunks:
             yield torch.nn.utils.rnn.pad_sequence([torch.tensor(d) for d in chunk], batch_first=True, padding_value=-1)
 
@@ -113,20 +119,53 @@ def rate(step: int, steps: int, options: dict[str, Any]) -> float:
     return min(1.0, (step + 1) / up, (steps - step) / down)
 
 
-def weighted_loss(logits: torch.Tensor, batch: torch.Tensor, letters: torch.Tensor, weight: float) -> torch.Tensor:
-    """Next-token cross entropy in which a prompt's answering letter counts `weight` times.
+@dataclass(frozen=True)
+class Weights:
+    """How much each token counts in the loss: most cannot be predicted, and only hide what is there to be learnt.
+
+    Attributes:
+        letters: [5] token ids of the colon and of the four letters that answer after it.
+        common: ids of tokens that are everywhere.
+        letter: how much an answering letter counts.
+        recalled: how much a token counts that its document had before, if it is not a common one.
+    """
+
+    letters: torch.Tensor
+    common: torch.Tensor
+    letter: float
+    recalled: float
+
+    def of(self, batch: torch.Tensor) -> torch.Tensor:
+        """[B, T - 1]: the weights of the tokens that are predicted in a batch [B, T]."""
+        target = batch[:, 1:]
+        answers = (batch[:, :-1] == self.letters[0]) & torch.isin(target, self.letters[1:])
+        before = (batch[:, None, :] == batch[:, :, None]).tril(-1).any(dim=2)[:, 1:]
+        recalled = before & ~torch.isin(target, self.common)
+        weights = torch.where(answers, self.letter, torch.where(recalled, self.recalled, 1.0))
+        return torch.where(target >= 0, weights, 0.0)
+
+
+def weights_for(tokenizer: Any, corpus: CorpusConfig, seed: int, options: dict[str, Any]) -> Weights:
+    """The weights of a run; the common tokens are the hundred most frequent of some documents."""
+    written = Author(corpus, seed).documents()
+    counts = Counter(t for tokens in tokenizer([next(written)[1] for _ in range(2000)])["input_ids"] for t in tokens)
+    common = torch.tensor(sorted(token for token, _ in counts.most_common(100)))
+    letters = torch.tensor(tokenizer(": A B C D", add_special_tokens=False)["input_ids"])
+    return Weights(letters, common, options["letter_weight"], options["recall_weight"])
+
+
+def weighted_loss(logits: torch.Tensor, batch: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Next-token cross entropy.
 
     Args:
         logits: [B, T, V].
         batch: [B, T] token ids, -1 where there is none.
-        letters: [5] token ids of ``Answer:`` and of the four letters after it.
-        weight: of a letter; most other tokens of such a prompt are names and things that nothing can predict.
+        weights: [B, T - 1].
     """
-    target = batch[:, 1:].flatten()
-    losses = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target, ignore_index=-1, reduction="none")
-    answers = (batch[:, :-1] == letters[0]) & torch.isin(batch[:, 1:], letters[1:])
-    weights = torch.where(answers, weight, 1.0).flatten() * (target >= 0)
-    return (losses * weights).sum() / weights.sum()
+    losses = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten(), ignore_index=-1, reduction="none"
+    )
+    return (losses * weights.flatten()).sum() / weights.sum()
 
 
 @dataclass(frozen=True)
@@ -162,9 +201,8 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
     accelerator, options = Accelerator(), run.options
     model = accelerator.prepare(model)
     optimizer = accelerator.prepare(optimizer_of(model, options))
-    letters = torch.tensor(tokenizer("Answer: A B C D", add_special_tokens=False)["input_ids"]).to(accelerator.device)
-    if len(letters) != 5:
-        raise ValueError("the tokenizer splits an answering letter; train it on more documents")
+    weights = weights_for(tokenizer, run.corpus, run.seed, options)
+    plain = replace(weights, recalled=1.0)
     text = batches(run.corpus, run.seed, tokenizer, options["batch"])
     first = _resume(run.state, model, optimizer) if run.state and run.state.is_file() else 0
     for _ in range(first):
@@ -174,10 +212,13 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
     for step, report in _progress(run.name, first, run.steps):
         for group in optimizer.param_groups:
             group["lr"] = options["learning_rate"] * rate(step, run.steps, options)
-        batch = next(text).to(accelerator.device)
+        batch = next(text)
+        early = step * options["batch"] < run.corpus.early_tokens
+        weighted = (plain if early else weights).of(batch).to(accelerator.device)
+        batch = batch.to(accelerator.device)
         tokens += int((batch >= 0).sum())
         logits = model(input_ids=batch.clamp(min=0), use_cache=False).logits
-        loss = weighted_loss(logits, batch, letters, options["letter_weight"])
+        loss = weighted_loss(logits, batch, weighted)
         mean += (loss.item() - mean) * (0.02 if step > first else 1.0)
         accelerator.backward(loss if run.extra is None else loss + run.extra(step))
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
@@ -266,6 +307,7 @@ def main(arguments: list[str]) -> None:
     record(out / "tiny", out / "data", {"seed": config["seed"], **made})
     options = config["alignment"]
     extra = alignment_term(config, model, tokenizer)
+    corpus = replace(corpus, early_tokens=0)
     made = train(Run("tiny_aligned", corpus, options, config["seed"] + 1000, extra), model, tokenizer)
     save(out / "tiny_aligned", model, tokenizer)
     record(out / "tiny_aligned", out / "data", {"seed": config["seed"], **made})
