@@ -92,9 +92,12 @@ def finish() -> list[str]:
         if not done:
             log.info("No job of %s has a result: no report.", sweep.folder)
             continue
+        from threadpoolctl import threadpool_limits
+
         from align_pipeline import report, tracking
 
-        page = report.write(done, sweep.folder / "report", failed)
+        with threadpool_limits(limits=1, user_api="blas"):  # its many small regressions only wait for one another
+            page = report.write(done, sweep.folder / "report", failed)
         tracking.track_report(sweep.wandb, sweep.folder, page.parent, failed)
         log.info("Report over %d jobs: %s", len(done), page)
     return failed

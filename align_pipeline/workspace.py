@@ -1,0 +1,93 @@
+"""A Weights & Biases workspace with the panels that the study's questions need: `python -m align_pipeline.workspace`.
+
+    python -m align_pipeline.workspace entity=my-team project=align_pipeline
+
+It needs the extra `workspaces` and a W&B login. Building the workspace is tested offline; saving it needs W&B's server.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from align_pipeline.errors import InputError, unknown
+
+METRICS = ("dali", "dali_strong", "mexa_t")
+
+
+def workspace(entity: str, project: str, metrics: Sequence[str] = METRICS) -> Any:
+    """The workspace, not yet saved: curves by layer, alignment against accuracy, transfer, the sweeps' reports.
+
+    Args:
+        entity: W&B user or team.
+        project: W&B project, `wandb.project` of the runs.
+        metrics: alignment metrics that the runs have.
+
+    Raises:
+        InputError: wandb-workspaces is not installed.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as panels
+        import wandb_workspaces.workspaces as ws
+    except ImportError as error:
+        raise InputError(
+            "A workspace needs the package wandb-workspaces: pip install 'align_pipeline[workspaces]'."
+        ) from error
+    curves = [
+        panels.LinePlot(title=f"{metric}: aligned items by layer", x="layer", y=[f"alignment/{metric}"], range_y=(0, 1))
+        for metric in metrics
+    ]
+    languages = [
+        panels.LinePlot(
+            title=f"{metric}: jobs of several languages",
+            x="layer",
+            metric_regex=f"alignment/{metric}/.*",
+            range_y=(0, 1),
+        )
+        for metric in metrics
+    ]
+    against = [
+        panels.ScatterPlot(
+            title=f"Accuracy against {metric} (max over layers)",
+            x=panels.SummaryMetric(f"{metric}_max"),
+            y=panels.SummaryMetric("accuracy"),
+            regression=True,
+        )
+        for metric in metrics
+    ]
+    transfer = [
+        panels.BarPlot(title="TS: right in English and in the language", metrics=[panels.SummaryMetric("ts")]),
+        panels.BarPlot(title="TF: right in English, wrong in the language", metrics=[panels.SummaryMetric("tf")]),
+        panels.BarPlot(title="Accuracy", metrics=[panels.SummaryMetric("accuracy")]),
+    ]
+    drawn = [panels.MediaBrowser(title="Plots of jobs and reports", media_keys=["plots/*"])]
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name="align_pipeline",
+        sections=[
+            ws.Section(name="Alignment by layer", panels=[*curves, *languages], is_open=True),
+            ws.Section(name="Alignment against accuracy", panels=against, is_open=True),
+            ws.Section(name="Transfer", panels=transfer, is_open=True),
+            ws.Section(name="Plots", panels=drawn),
+        ],
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Save the workspace that ``entity=`` and ``project=`` name, and print where it is."""
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    for key in given:
+        if key not in ("entity", "project"):
+            raise unknown("argument", key, ["entity", "project"])
+    if "entity" not in given:
+        raise InputError("Say whose workspace it is: entity=<W&B user or team> project=<project>.")
+    print(workspace(given["entity"], given.get("project", "align_pipeline")).save().url)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"Error: {error}")

@@ -1,0 +1,27 @@
+"""The W&B workspace names what runs log; saving it needs W&B's server and is not tried here."""
+
+from __future__ import annotations
+
+import pytest
+
+from align_pipeline.errors import InputError
+from align_pipeline.workspace import main, workspace
+
+pytest.importorskip("wandb_workspaces", reason="the extra `workspaces` is not installed")
+
+
+def test_its_panels_read_what_jobs_log() -> None:
+    built = workspace("team", "study", ["dali"])
+    assert (built.entity, built.project) == ("team", "study")
+    assert [section.name for section in built.sections][:2] == ["Alignment by layer", "Alignment against accuracy"]
+    curve, several = built.sections[0].panels
+    assert (curve.x, curve.y) == ("layer", ["alignment/dali"]) or "alignment/dali" in str(curve.y)
+    assert several.metric_regex == "alignment/dali/.*"
+    assert "dali_max" in str(built.sections[1].panels[0].x)
+
+
+def test_it_must_be_told_whose() -> None:
+    with pytest.raises(InputError, match="entity=<W&B user or team>"):
+        main([])
+    with pytest.raises(InputError, match="There is no argument 'projet'; there is project, entity"):
+        main(["projet=x"])
