@@ -24,8 +24,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from align_pipeline.config import EMBEDDED, ModelConfig
+from align_pipeline.config import ModelConfig
 from align_pipeline.errors import writing
+from align_pipeline.model import check_folder, path_of
 
 log = logging.getLogger(__name__)
 
@@ -109,18 +110,21 @@ def model_key(config: ModelConfig) -> dict[str, Any] | None:
 
     A folder is known by its files' content (large weight files by header, size and time of change), a hub model by its
     commit.
+
+    Raises:
+        InputError: the folder is incomplete.
     """
-    folder = EMBEDDED / config.path.removeprefix("embedded:") if config.path.startswith("embedded:") else None
-    folder = folder or Path(config.path).expanduser()
-    if folder.is_dir():
-        identity = _folder_digest(folder)
+    path = path_of(config)
+    if isinstance(path, Path):
+        check_folder(path, config)
+        identity = _folder_digest(path)
     else:
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(config.path, "config.json", revision=config.revision)
+        cached = try_to_load_from_cache(path, "config.json", revision=config.revision)
         if not isinstance(cached, str):
             return None
-        identity = f"{config.path}@{Path(cached).parent.name}"  # snapshots/<commit>/config.json
+        identity = f"{path}@{Path(cached).parent.name}"  # snapshots/<commit>/config.json
     return {
         "model": identity,
         "dtype": config.dtype.value,

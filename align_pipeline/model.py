@@ -107,9 +107,9 @@ def load(config: ModelConfig) -> LanguageModel:
         InputError: it cannot be loaded; says why and what would work.
     """
     device = _device(config.device)
-    path = _path(config)
+    path = path_of(config)
     if isinstance(path, Path):
-        _check_folder(path, config)
+        check_folder(path, config)
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
@@ -177,7 +177,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _path(config: ModelConfig) -> Path | str:
+def path_of(config: ModelConfig) -> Path | str:
     """A folder, or a hub id as it stands."""
     if config.path.startswith("embedded:"):
         return EMBEDDED / config.path.removeprefix("embedded:")
@@ -186,8 +186,12 @@ def _path(config: ModelConfig) -> Path | str:
     return folder if folder.is_dir() or looks_local else config.path
 
 
-def _check_folder(folder: Path, config: ModelConfig) -> None:
-    """What transformers says in several lines, or too late, about an incomplete model folder."""
+def check_folder(folder: Path, config: ModelConfig) -> None:
+    """Refuse an incomplete model folder, of which transformers speaks in several lines, or too late.
+
+    Raises:
+        InputError: something is missing; says what.
+    """
     if not folder.is_dir():
         raise InputError(f"The model folder '{config.path}' does not exist; model.path takes a hub id or a folder.")
     if not (folder / "config.json").is_file():
