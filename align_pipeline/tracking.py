@@ -93,8 +93,15 @@ def _start(
             mode=config.mode.value,
             dir=str(folder),
             # Neither the machine nor the checkout is the experiment's business, and a git remote may hold a token.
+            # A cluster's node that eighty jobs start on takes its time: W&B's own 30 s are too few.
             settings=wandb.Settings(
-                console="off", disable_git=True, disable_code=True, x_disable_machine_info=True, x_disable_stats=True
+                console="off",
+                disable_git=True,
+                disable_code=True,
+                x_disable_machine_info=True,
+                x_disable_stats=True,
+                x_service_wait=300,
+                init_timeout=300,
             ),
         )
     except wandb.errors.Error as error:
