@@ -52,7 +52,7 @@ def test_two_equal_english_options_are_a_tie(shared_data: Path, tmp_path: Path) 
     ]
     assert twins == [401, 779]
     chosen = [*twins, *range(6)]
-    few = {code: {"test": [rows[index] for index in chosen]} for code, rows in sides.items()}
+    few = {code: {"test": [{**rows[index], "ds": ""} for index in chosen]} for code, rows in sides.items()}
     write_hub(tmp_path / "data", "facebook/belebele", few)
     run_job(tmp_path, "lang=swh", "metric=dali", "evaluate=false", f"data={tmp_path / 'data'}")
     found = pd.read_parquet(tmp_path / "alignment.parquet")
