@@ -133,8 +133,8 @@ class Config:
     """``all`` or a list of layers to report; 0 is the embedding output, L the output after the final norm."""
     evaluate: bool = True
     """Also measure task accuracy."""
-    batch_tokens: int = 16384
-    """Most tokens in one forward pass; a longer text runs alone."""
+    batch_tokens: int | None = None
+    """Most tokens in one forward pass, a longer text runs alone; null: as many as the device's memory has room for."""
     cache: str | None = "outputs/cache"
     """Folder that keeps what forward passes gave, for later jobs; null keeps nothing."""
     seed: int = 0
@@ -147,7 +147,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.languages:
             raise InputError("No language is selected; lang=swh or lang=set/xcopa selects some.")
-        if self.batch_tokens < 1:
+        if self.batch_tokens is not None and self.batch_tokens < 1:
             raise InputError(f"batch_tokens={self.batch_tokens} leaves no room for a token; use 1 or more.")
         if self.layers != "all":
             given = self.layers if isinstance(self.layers, list) else [self.layers]

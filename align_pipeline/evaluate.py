@@ -13,7 +13,7 @@ from align_pipeline.model import LanguageModel, Tokens
 from align_pipeline.records import Item, Prediction
 
 
-def predict(lm: LanguageModel, items: Sequence[Item], batch_tokens: int, advance: Advance) -> list[Prediction]:
+def predict(lm: LanguageModel, items: Sequence[Item], batch_tokens: int | None, advance: Advance) -> list[Prediction]:
     """Score every option of every item after its prompt.
 
     Raises:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,13 @@ Advance = Callable[[int], None]
 POOLINGS = ("last", "weighted")
 STEP_TOKENS = 1024
 """Most tokens of trees behind one trunk in a pass, roughly."""
+CPU_BATCH_TOKENS = 16384
+"""Tokens in a pass on a CPU, where more gain nothing."""
+_PROBE_TOKENS = 2048  # a pass of as many tells what a token takes of a GPU's memory
+_MOST_TOKENS = 2**17  # more tokens in a pass gain nothing on any device
+_MEMORY_SHARE = 0.6  # of a GPU's free memory; masks, logits and pooled states need the rest
 _MASK_CELLS = 2**26  # cells of the masks of one pass, unless a single row has more
+_TRUNK_STEP = 4096  # tokens of a cached beginning that are run at once
 _LOGIT_ROWS = 256  # rows of the vocabulary that are float32 at once
 
 
@@ -40,7 +47,7 @@ def hidden_states(
     names: Sequence[str],
     layers: Sequence[int],
     poolings: Sequence[str],
-    batch_tokens: int,
+    batch_tokens: int | None,
     advance: Advance = lambda texts: None,
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Pooled hidden states, batch by batch; only pooled ones are ever kept.
@@ -51,29 +58,34 @@ def hidden_states(
         names: what to call each group in an error.
         layers: which of Hugging Face's ``hidden_states``, 0 to L; L comes after the final norm.
         poolings: ``last`` (the final token's state) and/or ``weighted`` (sum_t t*h_t / sum_t t, t = 1..T; MEXA).
-        batch_tokens: most tokens in a forward pass, padding included; one longer row runs alone.
+        batch_tokens: most tokens in a forward pass, padding included; one longer row runs alone; None: `token_budget`.
         advance: told how many texts each batch finished.
 
     Yields:
-        Indices of the batch's groups, and by pooling a tensor [layers, groups in the batch, m, D]: ``last`` in the
-        model's dtype (exact), ``weighted`` in float32.
+        Indices of the batch's groups, and by pooling a tensor [layers, groups in the batch, m, D] in the model's
+        dtype; the weighted mean is taken in float32.
 
     Raises:
-        InputError: a hidden state is NaN or infinite; names model, layer and group.
+        InputError: a hidden state is NaN or infinite; names model, layer and group. Or one text alone is too long for
+            the device's memory.
     """
+    batch_tokens = token_budget(lm, batch_tokens)
     size = len(groups[0])
     texts = [text for group in groups for text in group]
     rows = trees(trie(texts)) if shares(lm, texts) else chains(texts)
     for units in _packed(_units(rows, size), batch_tokens):
         members: list[int] = []
         parts: dict[str, list[Tensor]] = {pooling: [] for pooling in poolings}
-        for passed in _passes([row for unit in units for row in unit], batch_tokens):
+
+        def pool(passed: list[Tree], members: list[int] = members, parts: dict[str, list[Tensor]] = parts) -> None:
             layout = _lay_out(lm, passed)
             with torch.inference_mode():
                 pooled = _pooled_pass(lm, layout, layers, poolings)
             members += layout.members
             for pooling, value in pooled.items():
                 parts[pooling].append(value)
+
+        _in_memory(lm, [row for unit in units for row in unit], batch_tokens, pool)
         place = {member: position for position, member in enumerate(members)}
         chosen = sorted({member // size for member in members})
         order = torch.tensor([place[group * size + k] for group in chosen for k in range(size)], device=lm.device)
@@ -89,7 +101,7 @@ def hidden_states(
 def loglikelihoods(
     lm: LanguageModel,
     requests: Sequence[tuple[Tokens, Tokens]],
-    batch_tokens: int,
+    batch_tokens: int | None,
     advance: Advance = lambda texts: None,
 ) -> list[float]:
     """log p(continuation | context) in nats, summed over the continuation's tokens; log-softmax in float32.
@@ -97,12 +109,13 @@ def loglikelihoods(
     Args:
         lm: the model.
         requests: (context, continuation) as token ids; the context has at least one token.
-        batch_tokens: most tokens in a forward pass, padding included.
+        batch_tokens: most tokens in a forward pass, padding included; None: `token_budget`.
         advance: told how many requests each batch finished.
 
     Raises:
-        InputError: a log-likelihood is not finite.
+        InputError: a log-likelihood is not finite, or one text alone is too long for the device's memory.
     """
+    batch_tokens = token_budget(lm, batch_tokens)
     if not all(context for context, _ in requests):
         raise ValueError("a context needs at least one token to predict from")
     # The last token predicts nothing that is asked for: options of one token share their whole input.
@@ -127,8 +140,7 @@ def loglikelihoods(
         cache.hold(step.trunk)
         score(_lay_out(lm, [_beside(step.trees)], behind=len(step.trunk)), len(step.trunk))
     cache.hold(())
-    for passed in _passes(loose, batch_tokens):
-        score(_lay_out(lm, passed), 0)
+    _in_memory(lm, loose, batch_tokens, lambda passed: score(_lay_out(lm, passed), 0))
     return results
 
 
@@ -220,6 +232,67 @@ def _passes(rows: Sequence[Tree], batch_tokens: int) -> Iterator[list[Tree]]:
             yield [row for unit in batch for row in unit]
 
 
+def token_budget(lm: LanguageModel, asked: int | None) -> int:
+    """Most tokens in a pass: what was asked for, or what the device's memory has room for, found once per model.
+
+    A pass that ran out of memory has since lowered it (`lm.fits`).
+    """
+    if asked is None and lm.fits is None:
+        lm.fits = CPU_BATCH_TOKENS if lm.device.type != "cuda" else _room(lm)
+    return min(limit for limit in (asked, lm.fits) if limit is not None)
+
+
+def _room(lm: LanguageModel) -> int:
+    """Tokens that fit a GPU's free memory, judged by what a pass over some takes."""
+    count = lm.tokens_run
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(lm.device)
+    before = torch.cuda.memory_allocated(lm.device)
+    torch.cuda.reset_peak_memory_stats(lm.device)
+    tokens = min(_PROBE_TOKENS, lm.max_length)
+    with torch.inference_mode():
+        _pooled_pass(lm, _lay_out(lm, chains([[0] * tokens])), range(lm.num_layers + 1), POOLINGS)
+    lm.tokens_run = count
+    taken = max(torch.cuda.max_memory_allocated(lm.device) - before, 1) / tokens
+    return max(tokens, min(_MOST_TOKENS, int(_MEMORY_SHARE * free / taken)))
+
+
+def _in_memory(lm: LanguageModel, rows: Sequence[Tree], batch_tokens: int, run: Callable[[list[Tree]], None]) -> None:
+    """Call `run` with the rows of each pass; what runs out of memory is run again in smaller passes.
+
+    The size that fits is remembered for the model; a tree that does not fit is run text by text. `run` must not have
+    kept anything when it fails.
+
+    Raises:
+        InputError: a single text does not fit.
+    """
+    waiting = deque(_passes(rows, token_budget(lm, batch_tokens)))
+    while waiting:
+        failed = False
+        try:
+            run(waiting[0])
+        except torch.OutOfMemoryError:
+            failed = True
+        if not failed:
+            waiting.popleft()
+            continue
+        # Outside the handler: the exception holds the failed pass's tensors.
+        if lm.device.type == "cuda":
+            torch.cuda.empty_cache()
+        rows = [row for passed in waiting for row in passed]
+        if len(waiting[0]) > 1:
+            lm.fits = len(waiting[0]) * max(len(row.tokens) for row in waiting[0]) // 2
+            log.info("Out of memory: at most %d tokens in a pass from now on.", lm.fits)
+        elif not rows[0].is_chain:
+            rows[:1] = rows[0].chains()
+        else:
+            raise InputError(
+                f"A text of {len(rows[0].tokens)} tokens does not fit the memory of {lm.device} beside {lm.name}; use "
+                "model.dtype=bfloat16, fewer examples (task.num_fewshot) or a device with more memory."
+            )
+        waiting = deque(_passes(rows, token_budget(lm, batch_tokens)))
+
+
 def _beside(parts: Sequence[Tree]) -> Tree:
     """Trees side by side in one row: none sees another."""
     tokens, positions, segments, offset = [], [], [], 0
@@ -306,12 +379,10 @@ class Trunk:
         elif common < len(self.tokens):
             self.cache.crop(common - len(self.tokens))
         self.tokens = tokens[:common] if self.cache is not None else ()
-        rest = tokens[len(self.tokens) :]
-        if not rest:
-            return
-        layout = _lay_out(self.lm, chains([rest], len(self.tokens)), behind=len(self.tokens))
-        with torch.inference_mode():
-            self.lm.decoder(**self.inputs(layout))
+        for at in range(len(self.tokens), len(tokens), _TRUNK_STEP):  # masks stay small however long the beginning is
+            layout = _lay_out(self.lm, chains([tokens[at : at + _TRUNK_STEP]], at), behind=at)
+            with torch.inference_mode():
+                self.lm.decoder(**self.inputs(layout))
         self.tokens = tokens
 
     def inputs(self, layout: Layout) -> dict[str, Any]:
@@ -409,7 +480,7 @@ class _Pool:
         if "last" in self.poolings:
             pooled["last"] = states[self.row, self.end]
         if "weighted" in self.poolings:
-            pooled["weighted"] = (self.weights @ states.float())[self.row, self.slot]
+            pooled["weighted"] = (self.weights @ states.float())[self.row, self.slot].to(states.dtype)
         return pooled
 
 

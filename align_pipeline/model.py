@@ -36,6 +36,7 @@ class LanguageModel:
         truncated: texts that lost tokens to ``model.too_long=truncate_left`` so far.
         tokens_run: tokens that went through the model so far, padding not counted.
         window: tokens that a token sees at most, where some layer's attention slides; None if none does.
+        fits: most tokens in a pass that the device has room for, as far as is known; see `forward.token_budget`.
         obeys_trees: whether the model takes rows of trees; None until `forward` has tried.
     """
 
@@ -49,6 +50,7 @@ class LanguageModel:
     tokens_run: int = 0
     window: int | None = None
     obeys_trees: bool | None = None
+    fits: int | None = None
 
     @property
     def num_layers(self) -> int:

@@ -85,7 +85,8 @@ class EnglishStates:
     Attributes:
         position: row of each item id.
         tokens: the texts' token ids, to tell equal texts.
-        states: by pooling [layers, items, texts, D]; an item's texts are its options, then its premise.
+        states: by pooling [layers, items, texts, D] in the model's dtype, on the model's device or in host memory; an
+            item's texts are its options, then its premise.
     """
 
     position: dict[str, int]
@@ -93,7 +94,7 @@ class EnglishStates:
     states: dict[str, Tensor]
 
 
-def english_states(lm: LanguageModel, english: ItemSet, batch_tokens: int, advance: Advance) -> EnglishStates:
+def english_states(lm: LanguageModel, english: ItemSet, batch_tokens: int | None, advance: Advance) -> EnglishStates:
     """Run an English set through the model; see `forward.hidden_states` for the errors."""
     tokens = text_tokens(lm, english.items)
     ids = [item.id for item in english.items]
@@ -101,13 +102,23 @@ def english_states(lm: LanguageModel, english: ItemSet, batch_tokens: int, advan
     for chosen, states in hidden_states(lm, tokens, ids, _every(lm), POOLINGS, batch_tokens, advance):
         for pooling, value in states.items():
             if pooling not in kept:
-                kept[pooling] = value.new_empty(value.shape[0], len(ids), *value.shape[2:])
-            kept[pooling][:, chosen] = value
+                shape = (value.shape[0], len(ids), *value.shape[2:])
+                kept[pooling] = torch.empty(shape, dtype=value.dtype, device=_home(value, len(ids) / len(chosen)))
+            kept[pooling][:, chosen] = value.to(kept[pooling].device)
     return EnglishStates({item_id: row for row, item_id in enumerate(ids)}, tokens, kept)
 
 
+def _home(batch: Tensor, batches: float) -> torch.device:
+    """Where the states of so many batches are kept: on their device, unless they would take a third of what is free."""
+    if batch.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(batch.device)
+        if batch.nbytes * batches * len(POOLINGS) > free / 3:
+            return torch.device("cpu")
+    return batch.device
+
+
 def similarities(
-    lm: LanguageModel, pair: Pair, english: EnglishStates, batch_tokens: int, advance: Advance
+    lm: LanguageModel, pair: Pair, english: EnglishStates, batch_tokens: int | None, advance: Advance
 ) -> Similarities:
     """Run a language through the model and keep its cosines with English; `forward.hidden_states` has the errors.
 
@@ -124,12 +135,11 @@ def similarities(
 
     twins_e, twins_x = (_option_twins(texts, n).to(device) for texts in (english_tokens, tokens))
     groups_e, groups_x = (_equal([texts[-1] for texts in side]).to(device) for side in (english_tokens, tokens))
-    at = torch.tensor(rows, device=device)
-    premises = {p: PremiseStream(english.states[p][:, at, -1], groups_e, groups_x) for p in POOLINGS}
+    premises = {p: PremiseStream(english.states[p][:, rows, -1].to(device), groups_e, groups_x) for p in POOLINGS}
     blocks: dict[str, dict[str, Tensor]] = {pooling: {} for pooling in POOLINGS}
     for chosen, states in hidden_states(lm, tokens, pair.ids, _every(lm), POOLINGS, batch_tokens, advance):
         for pooling, value in states.items():
-            e = english.states[pooling][:, [rows[index] for index in chosen], :n]
+            e = english.states[pooling][:, [rows[index] for index in chosen], :n].to(device)
             found = option_cosines(e, value[:, :, :n], twins_e[chosen], twins_x[chosen])
             for name, part in vars(found).items():
                 if name not in blocks[pooling]:

@@ -95,6 +95,17 @@ class Tree:
             at = starts[start][2]
         return [index for span in reversed(spans) for index in span]
 
+    def chains(self) -> list[Tree]:
+        """The sequences of a row that starts at position 0, each in a row of its own."""
+        apart: dict[int, list[int]] = {}
+        for member, end in self.ends.items():
+            apart.setdefault(end, []).append(member)
+        return [
+            Tree(self.tokens[path], np.arange(len(path)), ((0, len(path), -1),), dict.fromkeys(owners, len(path) - 1))
+            for owners in apart.values()
+            for path in [self.path(owners[0])]
+        ]
+
 
 @dataclass(frozen=True)
 class Step:

@@ -11,6 +11,7 @@ from conftest import random_model, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from align_pipeline import forward
 from align_pipeline.errors import InputError
 from align_pipeline.forward import hidden_states, loglikelihoods
 from align_pipeline.model import LanguageModel, wrap
@@ -154,3 +155,56 @@ def test_hooks_are_gone_after_a_failure() -> None:
     with pytest.raises(IndexError):
         loglikelihoods(lm, [([0, 399_999], [3])], 100)
     assert not any(module._forward_pre_hooks for module in lm.model.modules())
+
+
+class SmallMemory:
+    """A forward pass that runs out of memory above so many tokens, padding included."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
+        self.sizes: list[int] = []
+        for name in ("_pooled_pass", "_scored_pass"):
+            monkeypatch.setattr(forward, name, self.limited(getattr(forward, name), tokens))
+
+    def limited(self, run: Any, tokens: int) -> Any:
+        def limited(lm: LanguageModel, layout: forward.Layout, *rest: Any) -> Any:
+            self.sizes.append(layout.tokens.numel())
+            if layout.tokens.numel() > tokens:
+                raise torch.OutOfMemoryError
+            return run(lm, layout, *rest)
+
+        return limited
+
+
+@pytest.mark.parametrize("asked", [None, 10_000])
+def test_out_of_memory_halves_the_budget_and_is_remembered(asked: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = wrap(random_model(), tokenizer(), "llama")
+    texts = sequences(40, seed=3)
+    groups = [texts[start : start + 2] for start in range(0, 40, 2)]
+    requests = [(text, [5, 6]) for text in texts]
+    states = gathered(lm, groups, 10_000, [0, 4])
+    scores = loglikelihoods(lm, requests, 10_000)
+    lm.fits = None
+    memory = SmallMemory(monkeypatch, 150)
+    assert relative_error(gathered(lm, groups, asked, [0, 4])["weighted"], states["weighted"]) < 1e-5
+    assert lm.fits is not None
+    assert lm.fits <= 150
+    memory.sizes.clear()
+    assert loglikelihoods(lm, requests, asked) == pytest.approx(scores, abs=1e-5)
+    assert sum(size > 150 for size in memory.sizes) <= 1, "nothing but a single tree may still be too large"
+
+
+def test_a_text_that_does_not_fit_at_all_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = wrap(random_model(), tokenizer(), "llama")
+    assert lm.obeys_trees is None
+    SmallMemory(monkeypatch, 60)
+    with pytest.raises(InputError, match="A text of 80 tokens does not fit the memory of cpu beside llama"):
+        list(hidden_states(lm, [[[0] * 80], [[1] * 10]], ["a", "b"], [0], ["last"], None))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_budget_follows_a_gpus_memory() -> None:
+    lm = wrap(random_model().to("cuda"), tokenizer(), "llama")
+    found = forward.token_budget(lm, None)
+    assert found == lm.fits
+    assert 2048 <= found <= 2**17
+    assert forward.token_budget(lm, 100) == 100
