@@ -30,7 +30,7 @@ from align_pipeline.model import check_folder, path_of
 
 log = logging.getLogger(__name__)
 
-CODE = 1
+CODE = 2
 """Raise it when the code gives other numbers for the same question: older entries are then never found."""
 _SMALL = 2**28  # weight files up to this size are digested whole; of larger ones the header, size and time
 

@@ -176,8 +176,12 @@ def text_tokens(lm: LanguageModel, items: Sequence[Item]) -> list[list[Tokens]]:
 def cosines(a: Tensor, b: Tensor) -> Tensor:
     """cos of every row of `a` [..., n, D] with every row of `b` [..., m, D], in float32; 0 where a vector is zero."""
     a, b = a.float(), b.float()
-    dots = a @ b.transpose(-1, -2)
-    norms = torch.linalg.vector_norm(a, dim=-1)[..., :, None] * torch.linalg.vector_norm(b, dim=-1)[..., None, :]
+    return _over(a @ b.transpose(-1, -2), torch.linalg.vector_norm(a, dim=-1), torch.linalg.vector_norm(b, dim=-1))
+
+
+def _over(dots: Tensor, norms_a: Tensor, norms_b: Tensor) -> Tensor:
+    """Dot products [..., n, m] over the norms [..., n] and [..., m]; 0 where a norm is."""
+    norms = norms_a[..., :, None] * norms_b[..., None, :]
     return torch.where(norms > 0, dots / norms, 0.0)
 
 
@@ -194,10 +198,13 @@ def option_cosines(english: Tensor, language: Tensor, twins_e: Tensor, twins_x: 
         items = torch.arange(len(first), device=values.device)[:, None, None]
         return values[:, items, first[:, :, None], second[:, None, :]]
 
+    e, x = english.float(), language.float()
+    within_e, within_x, cross = e @ e.transpose(-1, -2), x @ x.transpose(-1, -2), e @ x.transpose(-1, -2)
+    norms_e, norms_x = (dots.diagonal(dim1=-2, dim2=-1).sqrt() for dots in (within_e, within_x))
     return OptionCosines(
-        take(cosines(english, language), twins_e, twins_x),
-        take(cosines(english, english), twins_e, twins_e),
-        take(cosines(language, language), twins_x, twins_x),
+        take(_over(cross, norms_e, norms_x), twins_e, twins_x),
+        take(_over(within_e, norms_e, norms_e), twins_e, twins_e),
+        take(_over(within_x, norms_x, norms_x), twins_x, twins_x),
     )
 
 

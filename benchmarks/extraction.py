@@ -1,0 +1,109 @@
+"""Extraction of option embeddings: the engine against one text at a time and against good plain batches.
+
+Usage: python benchmarks/extraction.py [--data FOLDER] [--items N] [--part K] [--rounds R]
+
+(a) one text at a time with output_hidden_states=True, every layer's last token kept: how MEXA's and the study's
+    extractors work. (b) equal texts once, sorted by length, batched by a token budget, pooled in hooks: the engine with
+    sharing switched off. The two run on every K-th item (all options of it, and its passage's other question if that
+    comes with it), the engine on the same part for the ratio and on everything for its own time.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from setting import item_set, parameters, random_llama, show, source, timed
+
+from align_pipeline.forward import hidden_states
+from align_pipeline.model import LanguageModel
+from align_pipeline.records import Item
+
+
+def engine(lm: LanguageModel, items: list[Item], share: bool, budget: int) -> tuple[float, int, torch.Tensor]:
+    """Seconds, tokens run, and [items, options, D] of the last layer; tokenization included."""
+    lm.obeys_trees, lm.tokens_run = (None if share else False), 0
+    kept: list[torch.Tensor] = [torch.empty(0)] * len(items)
+
+    def run() -> None:
+        groups = [lm.encode(list(item.options)) for item in items]
+        names = [item.id for item in items]
+        for chosen, states in hidden_states(lm, groups, names, range(lm.num_layers + 1), ["last"], budget):
+            for place, index in enumerate(chosen):
+                kept[index] = states["last"][-1, place]
+
+    seconds, _ = timed(run)
+    return seconds, lm.tokens_run, torch.stack(kept)
+
+
+def one_at_a_time(lm: LanguageModel, items: list[Item]) -> tuple[float, int, torch.Tensor]:
+    """The same, text by text."""
+    tokens = 0
+    kept = []
+
+    @torch.inference_mode()
+    def run() -> None:
+        nonlocal tokens
+        for item in items:
+            for text in item.options:
+                encoded = lm.tokenizer(text, return_tensors="pt")
+                tokens += encoded.input_ids.shape[1]
+                states = lm.model(**encoded, output_hidden_states=True).hidden_states
+                kept.append(torch.stack([state[0, -1] for state in states])[-1])
+
+    seconds, _ = timed(run)
+    return seconds, tokens, torch.stack(kept).unflatten(0, (len(items), -1))
+
+
+def flops(lm: LanguageModel, tokens: int) -> float:
+    """Of the blocks' matrix products alone; attention's own products are left out on every side."""
+    return 2.0 * parameters(lm) * tokens
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data")
+    parser.add_argument("--languages", nargs=2, default=["eng_Latn", "swh_Latn"])
+    parser.add_argument("--items", type=int)
+    parser.add_argument("--part", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--budget", type=int, default=4096)
+    options = parser.parse_args()
+    sides = [item_set(source(options.data), "belebele", code, limit=options.items) for code in options.languages]
+    items = [item for side in sides for item in side.items]
+    lm = random_llama([item.premise for item in items])
+    passages = sorted({item.id.rpartition("/")[0] for item in items})
+    chosen = set(passages[:: options.part])
+    part = [item for item in items if item.id.rpartition("/")[0] in chosen]
+
+    rows = []
+    for round_number in range(options.rounds):
+        tree, tree_tokens, found = engine(lm, part, True, options.budget)
+        plain, plain_tokens, expected = engine(lm, part, False, options.budget)
+        error = float((found - expected).norm() / expected.norm())
+        single, single_tokens, expected = one_at_a_time(lm, part)
+        error = max(error, float((found - expected).norm() / expected.norm()))
+        predicted = flops(lm, plain_tokens) / flops(lm, tree_tokens)
+        rows.append(
+            [
+                round_number + 1,
+                f"{len(part)} of {len(items)}",
+                f"{single:.1f} s",
+                f"{plain:.1f} s",
+                f"{tree:.1f} s",
+                f"{single / tree:.1f}x (tokens {single_tokens / tree_tokens:.2f}x)",
+                f"{plain / tree:.2f}x (tokens {predicted:.2f}x)",
+                f"{plain / tree / predicted:.0%}",
+                f"{error:.1e}",
+            ]
+        )
+        print(rows[-1], flush=True)
+    head = ["round", "items", "(a) one text", "(b) batches", "engine", "(a)/engine", "(b)/engine", "of tokens", "error"]
+    show("Extraction, Belebele, 4 options, all layers", head, rows)
+    seconds, tokens, _ = engine(lm, items, True, options.budget)
+    print(f"\nEngine on all {len(items)} items: {seconds:.0f} s, {tokens:,} tokens.")
+
+
+if __name__ == "__main__":
+    main()
