@@ -12,11 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from align_pipeline import distributed
+
 log = logging.getLogger(__name__)
 
 
 def _console() -> Console:
-    """The terminal, or where there is none, lines wide enough for the final table."""
+    """The terminal, or where there is none, lines wide enough for the final table; nothing but in the main process."""
+    if not distributed.is_main():
+        return Console(quiet=True, force_terminal=False)
     console = Console()
     return console if console.is_terminal else Console(width=160)
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from align_pipeline import distributed
 from align_pipeline.errors import InputError
 from align_pipeline.model import LanguageModel, Tokens
 from align_pipeline.tree import Step, Tree, chains, steps, trees, trie
@@ -50,7 +51,7 @@ def hidden_states(
     batch_tokens: int | None,
     advance: Advance = lambda texts: None,
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Pooled hidden states, batch by batch; only pooled ones are ever kept.
+    """Pooled hidden states, batch by batch; only pooled ones are ever kept. Of several processes, each runs its share.
 
     Args:
         lm: the model.
@@ -69,11 +70,14 @@ def hidden_states(
         InputError: a hidden state is NaN or infinite; names model, layer and group. Or one text alone is too long for
             the device's memory.
     """
-    batch_tokens = token_budget(lm, batch_tokens)
+    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     size = len(groups[0])
     texts = [text for group in groups for text in group]
     rows = trees(trie(texts)) if shares(lm, texts) else chains(texts)
-    for units in _packed(_units(rows, size), batch_tokens):
+    batches = list(_packed(_units(rows, size), batch_tokens))
+    advance = distributed.advancing(advance)
+    for batch in distributed.mine([sum(len(row.tokens) for unit in units for row in unit) for units in batches]):
+        units = batches[batch]
         members: list[int] = []
         parts: dict[str, list[Tensor]] = {pooling: [] for pooling in poolings}
 
@@ -115,33 +119,40 @@ def loglikelihoods(
     Raises:
         InputError: a log-likelihood is not finite, or one text alone is too long for the device's memory.
     """
-    batch_tokens = token_budget(lm, batch_tokens)
+    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     if not all(context for context, _ in requests):
         raise ValueError("a context needs at least one token to predict from")
     # The last token predicts nothing that is asked for: options of one token share their whole input.
     sequences = [[*context, *continuation[:-1]] for context, continuation in requests]
     needs = [len(context) - 1 for context, _ in requests]
-    results = [0.0] * len(requests)
-    loose: list[Tree] = []
+    advance = distributed.advancing(advance)
     cache = Trunk(lm)
 
-    def score(layout: Layout, behind: int) -> None:
-        spans = [(layout.row_of[m], layout.path(m)[needs[m] - behind :], requests[m][1]) for m in layout.members]
-        with torch.inference_mode():
-            for member, value in zip(layout.members, _scored_pass(lm, layout, spans, cache), strict=True):
-                results[member] = value
-        advance(len(layout.members))
+    def score(step: Step) -> list[tuple[int, float]]:
+        behind, found = len(step.trunk), []
+
+        def run(passed: Sequence[Tree]) -> None:
+            layout = _lay_out(lm, passed, behind)
+            spans = [(layout.row_of[m], layout.path(m)[needs[m] - behind :], requests[m][1]) for m in layout.members]
+            with torch.inference_mode():
+                found.extend(zip(layout.members, _scored_pass(lm, layout, spans, cache), strict=True))
+            advance(len(layout.members))
+
+        cache.hold(step.trunk, step.cuts)
+        if behind:
+            run([_beside(step.trees)])
+        else:
+            _in_memory(lm, step.trees, batch_tokens, run)
+        return found
 
     plain = [Step((), tuple(chains(sequences)))]
-    for step in steps(trie(sequences, needs), STEP_TOKENS) if shares(lm, sequences) else plain:
-        if not step.trunk:
-            loose.extend(step.trees)
-            continue
-        cache.hold(step.trunk)
-        score(_lay_out(lm, [_beside(step.trees)], behind=len(step.trunk)), len(step.trunk))
-    cache.hold(())
-    _in_memory(lm, loose, batch_tokens, lambda passed: score(_lay_out(lm, passed), 0))
-    return results
+    found = list(steps(trie(sequences, needs), STEP_TOKENS)) if shares(lm, sequences) else plain
+    loose = [tree for step in found if not step.trunk for tree in step.trees]
+    work = [step for step in found if step.trunk]
+    work += [Step((), tuple(passed)) for passed in _passes(loose, batch_tokens)]
+    costs = [sum(len(tree.tokens) for tree in step.trees) for step in work]
+    values = dict(pair for pairs in distributed.each(work, costs, score) for pair in pairs)
+    return [values[index] for index in range(len(requests))]
 
 
 def shares(lm: LanguageModel, sequences: Iterable[Tokens]) -> bool:
@@ -368,22 +379,33 @@ class Trunk:
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
         self.tokens: tuple[int, ...] = ()
+        self.cuts: tuple[int, ...] = ()
         self.cache: Any = None
 
-    def hold(self, tokens: tuple[int, ...]) -> None:
-        """Make the cache hold exactly these tokens; what it already shares with them is kept."""
-        common = next((k for k, (a, b) in enumerate(zip(self.tokens, tokens)) if a != b), None)  # noqa: B905
-        common = min(len(self.tokens), len(tokens)) if common is None else common
-        if not tokens or not common:
+    def hold(self, tokens: tuple[int, ...], cuts: tuple[int, ...] = ()) -> None:
+        """Make the cache hold exactly these tokens, computed in parts that end at the cuts.
+
+        Parts that it already holds are kept; a cached token is the same to the last bit whatever was held before.
+        """
+        cuts = cuts or (len(tokens),)
+        same = 0
+        for own, other in zip(self.cuts, cuts, strict=False):
+            if own != other or self.tokens[same:own] != tokens[same:own]:
+                break
+            same = own
+        if not same:
             self.cache = None
-        elif common < len(self.tokens):
-            self.cache.crop(common - len(self.tokens))
-        self.tokens = tokens[:common] if self.cache is not None else ()
-        for at in range(len(self.tokens), len(tokens), _TRUNK_STEP):  # masks stay small however long the beginning is
-            layout = _lay_out(self.lm, chains([tokens[at : at + _TRUNK_STEP]], at), behind=at)
-            with torch.inference_mode():
-                self.lm.decoder(**self.inputs(layout))
-        self.tokens = tokens
+        elif same < len(self.tokens):
+            self.cache.crop(same - len(self.tokens))
+        self.tokens = tokens[:same]
+        for end in (cut for cut in cuts if cut > same):
+            while (at := len(self.tokens)) < end:
+                part = tokens[at : min(at + _TRUNK_STEP, end)]  # masks stay small however long the beginning is
+                layout = _lay_out(self.lm, chains([part], at), behind=at)
+                with torch.inference_mode():
+                    self.lm.decoder(**self.inputs(layout))
+                self.tokens += part
+        self.cuts = cuts
 
     def inputs(self, layout: Layout) -> dict[str, Any]:
         """What the model is called with: rows behind the cached tokens, or by themselves."""

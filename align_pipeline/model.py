@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from align_pipeline import distributed
 from align_pipeline.config import EMBEDDED, Attention, ModelConfig, TooLong
 from align_pipeline.errors import InputError
 
@@ -56,6 +57,11 @@ class LanguageModel:
     def num_layers(self) -> int:
         """L, the number of blocks; there are L + 1 hidden states."""
         return len(self.layers)
+
+    @property
+    def width(self) -> int:
+        """D, the length of a hidden state."""
+        return int(self.model.config.get_text_config().hidden_size)
 
     @property
     def device(self) -> torch.device:
@@ -167,7 +173,7 @@ def decoder_layers(model: Any) -> Sequence[nn.Module]:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", distributed.local_gpu()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:

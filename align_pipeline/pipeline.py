@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -20,7 +21,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from torch import Tensor
 
-from align_pipeline import console, summary, tracking
+from align_pipeline import console, distributed, summary, tracking
 from align_pipeline.cache import Cache, model_key
 from align_pipeline.config import Config
 from align_pipeline.data import Source
@@ -62,7 +63,8 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         settings: the resolved config as plain values, for the record.
 
     Returns:
-        The summary; None if none of the languages of a sweep's job exists for its task.
+        The summary; None if none of the languages of a sweep's job exists for its task, and in every process but the
+        main one.
 
     Raises:
         InputError: something the user gave cannot be used; one sentence says what and why.
@@ -75,7 +77,8 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     if not languages:
         sentence = f"{task.name} has none of the selected languages in data={source.name}: nothing to do."
         log.warning(sentence)
-        write_text(folder / NOTHING, sentence + "\n")
+        if distributed.is_main():
+            write_text(folder / NOTHING, sentence + "\n")
         return None
     log.info("Data: %s from %s. Model: %s (%s).", task.dataset, source.name, config.model.name, config.model.path)
 
@@ -85,9 +88,12 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     job = Job(config, task.name, metrics, stages, Cache(Path(config.cache) if config.cache else None))
     if metrics:
         job.write_alignment(pairs, folder)
-    extracted = job.tokens_run
+    extracted = distributed.total(job.tokens_run)
     if config.evaluate:
         job.write_predictions(pairs, folder)
+    tokens = {"extraction": extracted, "scoring": distributed.total(job.tokens_run) - extracted}
+    if not distributed.is_main():
+        return None
     tables = [path for path in (folder / "alignment.parquet", folder / "predictions.parquet") if path.exists()]
 
     with stages.stage("report", "Drew the plots"):
@@ -103,7 +109,8 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         "data": summary.provenance(task, source, pairs),
         "num_layers": job.num_layers or None,
         "truncated_texts": job.truncated,
-        "tokens": {"extraction": extracted, "scoring": job.tokens_run - extracted},
+        "tokens": tokens,
+        "processes": distributed.size(),
         "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "config": settings,
     }
@@ -138,24 +145,33 @@ class Job:
     def model_key(self) -> Mapping[str, Any]:
         """What the model's numbers depend on."""
         key = model_key(self.config.model)
-        if key is None:  # not on this machine yet: loading it fetches it
+        if distributed.from_main(key is None):  # not on this machine yet: loading it fetches it
             key = model_key(self.config.model) if self.lm else None
-        assert key is not None
-        return key
+        assert key is not None or not distributed.is_main()
+        return key or {}
 
     @property
     def tokens_run(self) -> int:
         """Tokens that went through the model so far."""
         return self.lm.tokens_run if "lm" in vars(self) else 0
 
-    def _get(self, kind: str, texts: str, what: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What a model makes of some texts, from the cache or from a forward pass; counts texts that lost tokens."""
+    def _get(
+        self, kind: str, texts: str, what: str, compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor] | None:
+        """What a model makes of some texts, from the cache or from a forward pass; counts texts that lost tokens.
+
+        None in every process but the main one, which alone goes on to write it.
+        """
+        key = {"kind": kind, **self.model_key, "texts": texts}
 
         def counted() -> dict[str, Tensor]:
             before = self.lm.truncated
             return compute() | {_TRUNCATED: torch.tensor([self.lm.truncated - before])}
 
-        tensors, found = self.cache.get({"kind": kind, **self.model_key, "texts": texts}, counted)
+        got = distributed.kept(lambda computed: self.cache.get(key, computed), counted)
+        if got is None:
+            return None
+        tensors, found = got
         if found:
             log.info("%s: in the cache", what)
         self.truncated += int(tensors.pop(_TRUNCATED))
@@ -175,10 +191,12 @@ class Job:
             with self._texts(f"Embedded {pair.language.language}", pair.language.items) as advance:
                 return similarities(lm, pair, english[pivot], budget, advance).tensors()
 
-        with table(folder, "alignment") as written:
+        with _table(folder, "alignment") as written:
             for pair in pairs:
                 what = f"Embedded {pair.language.language}"
                 tensors = self._get("similarities", _alignment_texts(pair), what, functools.partial(compute, pair))
+                if tensors is None or written is None:
+                    continue
                 every = Similarities.from_tensors(tensors)
                 self.num_layers = len(next(iter(every.premises.values())).own) - 1
                 layers = self._layers(self.num_layers)
@@ -219,7 +237,7 @@ class Job:
     def write_predictions(self, pairs: Sequence[Pair], folder: Path) -> None:
         """Write ``predictions.parquet``, English sides included."""
         scored: set[tuple[str, str]] = set()
-        with table(folder, "predictions") as written:
+        with _table(folder, "predictions") as written:
             for pair in pairs:
                 for side in (pair.english, pair.language):
                     key = (side.language, side.pivot)
@@ -228,6 +246,8 @@ class Job:
                     scored.add(key)
                     what = f"Scored {side.language} ({side.pivot})"
                     tensors = self._get("predictions", _prompts(side), what, functools.partial(self._score, side, what))
+                    if tensors is None or written is None:
+                        continue
                     with writing(folder):
                         _append_predictions(written, self, side, from_tensors(side.items, tensors))
 
@@ -235,6 +255,11 @@ class Job:
         lm, total = self.lm, sum(len(item.continuations) for item in side.items)
         with self.stages.stage("scoring", what, total) as advance:
             return to_tensors(predict(lm, side.items, self.config.batch_tokens, advance))
+
+
+def _table(folder: Path, name: str) -> contextlib.AbstractContextManager[Table | None]:
+    """The table in the main process, nothing in the others."""
+    return table(folder, name) if distributed.is_main() else contextlib.nullcontext()
 
 
 def _alignment_texts(pair: Pair) -> str:

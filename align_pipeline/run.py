@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import tempfile
 from pathlib import Path
+from types import FrameType
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from align_pipeline import sweep
+from align_pipeline import distributed, logs, sweep
 from align_pipeline.config import CONF, from_hydra, one_sentence, register
 
 log = logging.getLogger(__name__)
@@ -27,20 +30,27 @@ def job(composed: DictConfig) -> float | None:
     """Hydra's entry point: types the config, calls `pipeline.run`, and returns what a sweep may optimise."""
     hydra_config = HydraConfig.get()
     multirun = hydra_config.mode is RunMode.MULTIRUN
-    config = from_hydra(composed, list(hydra_config.overrides.task), multirun)
-    if multirun and config.wandb.group is None:
-        config.wandb.group = Path(hydra_config.sweep.dir).name
-    settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-    assert isinstance(settings, dict)
-    folder = Path(hydra_config.runtime.output_dir)
+    distributed.start()
+    folder = Path(distributed.from_main(hydra_config.runtime.output_dir))
     try:
-        from align_pipeline.pipeline import run
+        if not distributed.is_main():
+            logs.to_own_file(folder, distributed.rank())
+        with distributed.together():
+            config = from_hydra(composed, list(hydra_config.overrides.task), multirun)
+            if multirun and config.wandb.group is None:
+                config.wandb.group = Path(hydra_config.sweep.dir).name
+            settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+            assert isinstance(settings, dict)
 
-        summary = run(config, folder, {str(key): value for key, value in settings.items()})
-    except Exception as error:
-        if not multirun:
+            from align_pipeline.pipeline import run
+
+            summary = run(config, folder, {str(key): value for key, value in settings.items()})
+    except BaseException as error:
+        logs.note_end(error)
+        if not multirun or not isinstance(error, Exception):
             raise
-        sweep.note_failure(error, folder)  # the other jobs go on
+        if distributed.is_main():
+            sweep.note_failure(error, folder)  # the other jobs go on
         return None
     return None if summary is None else summary.mean_accuracy
 
@@ -49,11 +59,16 @@ def main() -> None:
     """The command line: every mistake of the user's ends in one sentence and an exit code of 1."""
     full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints a traceback and exits before we can explain
+    signal.signal(signal.SIGTERM, _terminated)
+    main_process = distributed.is_main()
     try:
-        try:
-            job()
-        finally:
-            failed = sweep.finish()
+        if main_process:
+            failed = _jobs()
+        else:
+            with tempfile.TemporaryDirectory() as scratch:  # what Hydra writes is the main process's to write
+                folders = [f"hydra.{kind}.dir={scratch}" for kind in ("run", "sweep")]
+                sys.argv += [*folders, "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+                failed = _jobs()
         if failed:
             sys.exit("\n".join([f"{len(failed)} jobs failed:", *failed]))
     except BrokenPipeError:  # --help | head
@@ -62,9 +77,27 @@ def main() -> None:
         sentence = one_sentence(error)
         if full or sentence is None:
             raise
-        sys.exit(f"Error: {sentence}")
+        sys.exit(f"Error: {sentence}" if main_process else 1)  # the main process says it
     except KeyboardInterrupt:
-        sys.exit("Stopped.")
+        sys.exit("Stopped." if main_process else 1)
+
+
+def _jobs() -> list[str]:
+    """Run what the command line asks for.
+
+    Returns:
+        A line for each failed job of a sweep.
+    """
+    try:
+        job()
+    finally:
+        failed = sweep.finish() if distributed.is_main() else []
+        distributed.stop()
+    return failed
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(f"Terminated by signal {number}.")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ s_ij = cos(E_i, X_j) over the premises of all items.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from align_pipeline import distributed
 from align_pipeline.forward import POOLINGS, Advance, hidden_states
 from align_pipeline.model import LanguageModel, Tokens
 from align_pipeline.records import Item
@@ -98,23 +100,24 @@ def english_states(lm: LanguageModel, english: ItemSet, batch_tokens: int | None
     """Run an English set through the model; see `forward.hidden_states` for the errors."""
     tokens = text_tokens(lm, english.items)
     ids = [item.id for item in english.items]
-    kept: dict[str, Tensor] = {}
+    shape = (lm.num_layers + 1, len(ids), len(tokens[0]), lm.width)
+    home = _home(lm, math.prod(shape) * len(POOLINGS))
+    kept = {pooling: torch.zeros(shape, dtype=lm.model.dtype, device=home) for pooling in POOLINGS}
     for chosen, states in hidden_states(lm, tokens, ids, _every(lm), POOLINGS, batch_tokens, advance):
         for pooling, value in states.items():
-            if pooling not in kept:
-                shape = (value.shape[0], len(ids), *value.shape[2:])
-                kept[pooling] = torch.empty(shape, dtype=value.dtype, device=_home(value, len(ids) / len(chosen)))
             kept[pooling][:, chosen] = value.to(kept[pooling].device)
+    for states_of_all in kept.values():
+        distributed.filled(states_of_all)
     return EnglishStates({item_id: row for row, item_id in enumerate(ids)}, tokens, kept)
 
 
-def _home(batch: Tensor, batches: float) -> torch.device:
-    """Where the states of so many batches are kept: on their device, unless they would take a third of what is free."""
-    if batch.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(batch.device)
-        if batch.nbytes * batches * len(POOLINGS) > free / 3:
-            return torch.device("cpu")
-    return batch.device
+def _home(lm: LanguageModel, numbers: int) -> torch.device:
+    """Where so many numbers of the model's dtype are kept: on its device, unless they take a third of what is free."""
+    fits = True
+    if lm.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(lm.device)
+        fits = numbers * lm.model.dtype.itemsize <= free / 3
+    return lm.device if distributed.least(fits) else torch.device("cpu")
 
 
 def similarities(
@@ -136,18 +139,20 @@ def similarities(
     twins_e, twins_x = (_option_twins(texts, n).to(device) for texts in (english_tokens, tokens))
     groups_e, groups_x = (_equal([texts[-1] for texts in side]).to(device) for side in (english_tokens, tokens))
     premises = {p: PremiseStream(english.states[p][:, rows, -1].to(device), groups_e, groups_x) for p in POOLINGS}
-    blocks: dict[str, dict[str, Tensor]] = {pooling: {} for pooling in POOLINGS}
+    shape = (lm.num_layers + 1, len(items), n, n)
+    blocks = {
+        pooling: {name: torch.zeros(shape, device=device) for name in ("cross", "english", "language")}
+        for pooling in POOLINGS
+    }
     for chosen, states in hidden_states(lm, tokens, pair.ids, _every(lm), POOLINGS, batch_tokens, advance):
         for pooling, value in states.items():
             e = english.states[pooling][:, [rows[index] for index in chosen], :n].to(device)
             found = option_cosines(e, value[:, :, :n], twins_e[chosen], twins_x[chosen])
             for name, part in vars(found).items():
-                if name not in blocks[pooling]:
-                    blocks[pooling][name] = part.new_empty(part.shape[0], len(items), n, n)
                 blocks[pooling][name][:, chosen] = part
             premises[pooling].add(chosen, value[:, :, -1])
     return Similarities(
-        {pooling: OptionCosines(**found) for pooling, found in blocks.items()},
+        {p: OptionCosines(**{name: distributed.filled(part) for name, part in f.items()}) for p, f in blocks.items()},
         {pooling: stream.finish() for pooling, stream in premises.items()},
     )
 
@@ -235,7 +240,9 @@ class PremiseStream:
         self.row = torch.maximum(self.row, s.masked_fill(same_x, _EXCLUDED).amax(dim=2))
 
     def finish(self) -> PremiseCosines:
-        """The cosines, once every premise was added."""
+        """The cosines, once every premise was added, each in one of the processes."""
+        for found in (self.own, self.row, self.column):
+            distributed.greatest(found)
         twin_e, twin_x = (g.bincount()[g] > 1 for g in (self.groups_e, self.groups_x))
         return PremiseCosines(
             self.own,

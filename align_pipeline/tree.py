@@ -114,10 +114,13 @@ class Step:
     Attributes:
         trunk: tokens to hold in a KV cache before the trees; () for none.
         trees: each sees the trunk and itself.
+        cuts: lengths of the trunk's parts, each computed in a pass of its own: the trunks of the steps above, then its
+            own. A trunk is then the same to the last bit whatever was in the cache before.
     """
 
     trunk: tuple[int, ...]
     trees: tuple[Tree, ...]
+    cuts: tuple[int, ...] = ()
 
 
 def trie(sequences: Sequence[Tokens], needs: Sequence[int] | None = None) -> Node:
@@ -215,27 +218,28 @@ def steps(root: Node, row_tokens: int) -> Iterator[Step]:
 
     Trunks follow one another depth first, so that each begins with what is still in the cache.
     """
-    yield from _steps(root, [], 0, row_tokens)
+    yield from _steps(root, [], (), row_tokens)
 
 
-def _steps(node: Node, above: list[int], trunk: int, row_tokens: int) -> Iterator[Step]:
+def _steps(node: Node, above: list[int], cuts: tuple[int, ...], row_tokens: int) -> Iterator[Step]:
     """Steps of a subtree.
 
     Args:
         node: the subtree.
         above: all tokens above it.
-        trunk: how many of those are in the cache.
+        cuts: how many of those are in the cache, after each pass that put them there.
         row_tokens: most tokens of trees in one step, roughly.
     """
+    trunk = cuts[-1] if cuts else 0
     prefix, total = above[trunk:], len(above) - trunk + node.size
     whole = above + node.edge
     if total <= row_tokens or not node.children:
-        yield Step(tuple(above[:trunk]), (_lay([(prefix, node)], trunk),))
+        yield Step(tuple(above[:trunk]), (_lay([(prefix, node)], trunk),), cuts)
         return
     # Nothing that a result is needed from may vanish into the cache.
     reach = min(len(whole), node.first_need)
     if reach - trunk >= TRUNK_TOKENS:
-        trunk = reach
+        trunk, cuts = reach, (*cuts, reach)
     held = Node(node.depth, node.edge, [], node.members, len(node.edge)) if node.members else None
     small: list[tuple[list[int], Node]] = [] if held is None else [(above[trunk:], held)]
     large: list[Node] = []
@@ -245,25 +249,28 @@ def _steps(node: Node, above: list[int], trunk: int, row_tokens: int) -> Iterato
             small.append((whole[trunk:], child))
         else:
             large.append(child)
-    yield from _filled(whole[:trunk], small, trunk, row_tokens)
+    yield from _filled(whole[:trunk], small, cuts, row_tokens)
     for child in large:
-        yield from _steps(child, whole, trunk, row_tokens)
+        yield from _steps(child, whole, cuts, row_tokens)
 
 
-def _filled(trunk: list[int], parts: Sequence[tuple[list[int], Node]], depth: int, row_tokens: int) -> Iterator[Step]:
+def _filled(
+    trunk: list[int], parts: Sequence[tuple[list[int], Node]], cuts: tuple[int, ...], row_tokens: int
+) -> Iterator[Step]:
     """Subtrees, in order, in steps of about `row_tokens`."""
+    depth = len(trunk)
     waiting: list[Tree] = []
     used = 0
     for prefix, node in parts:
         skipped = max(depth - node.depth, 0)  # a member that ends inside the trunk's reach keeps its last tokens
         tree = _lay([(prefix, Node(node.depth + skipped, node.edge[skipped:], node.children, node.members))], depth)
         if waiting and used + len(tree.tokens) > row_tokens:
-            yield Step(tuple(trunk), tuple(waiting))
+            yield Step(tuple(trunk), tuple(waiting), cuts)
             waiting, used = [], 0
         waiting.append(tree)
         used += len(tree.tokens)
     if waiting:
-        yield Step(tuple(trunk), tuple(waiting))
+        yield Step(tuple(trunk), tuple(waiting), cuts)
 
 
 def _lay(parts: Sequence[tuple[list[int], Node]], depth: int) -> Tree:

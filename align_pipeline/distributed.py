@@ -1,0 +1,263 @@
+"""Several processes on one job, as `torchrun`, `accelerate launch` or SLURM start them.
+
+Every process reads the same data and cuts it into the same pieces of work, however many processes there are; each does
+its share of the pieces, and results come together by the piece's (or item's) number. So one process and eight compute
+the same batches and write the same bytes. The main process alone writes, logs to the console and asks the cache.
+
+Any stage that is a list of work and gives a list of results is shared out by one call, `each`; large tensors are filled
+by `mine` and `filled`. A process that fails tells the others at their next exchange: all end with the same sentence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from align_pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+Value = TypeVar("Value")
+
+_PATIENCE = timedelta(days=7)  # processes wait while the main one waits for another job's cache entry or for W&B
+
+
+@dataclass
+class _Group:
+    rank: int = 0
+    size: int = 1
+    split: bool = True
+
+
+_group = _Group()
+
+
+class Stopped(InputError):
+    """An error that all processes of the job know of."""
+
+
+def start() -> None:
+    """Join the processes that the launcher started (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT); alone without one.
+
+    GPUs talk over NCCL if each process of the machine has its own; everything else goes over gloo.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or _group.size > 1:
+        return
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        own_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= here
+        dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpus else "gloo", timeout=_PATIENCE)
+    _group.rank, _group.size = dist.get_rank(), dist.get_world_size()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_gpu())
+
+
+def stop() -> None:
+    """Leave the group, if this process is in one."""
+    if _group.size > 1:
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
+        _group.rank, _group.size, _group.split = 0, 1, True
+
+
+def local_gpu() -> int:
+    """The GPU of this process; processes take turns if there are fewer GPUs."""
+    import torch
+
+    return int(os.environ.get("LOCAL_RANK", "0")) % max(torch.cuda.device_count(), 1)
+
+
+def rank() -> int:
+    """This process's number; before `start`, what the launcher says."""
+    return _group.rank if _group.size > 1 else int(os.environ.get("RANK", "0"))
+
+
+def size() -> int:
+    """Number of processes."""
+    return _group.size
+
+
+def is_main() -> bool:
+    """Whether this process writes."""
+    return rank() == 0
+
+
+def keep_whole() -> None:
+    """Share no work out: the processes hold parts of one model (``model.parallel=tensor``) and run it in step."""
+    _group.split = False
+
+
+# ---- exchange
+
+
+def _exchange(value: Any, error: str | None = None) -> list[Any]:
+    """Everybody's value, by rank.
+
+    Raises:
+        Stopped: some process has an error, or is gone.
+    """
+    if _group.size == 1:
+        return [value]
+    import torch.distributed as dist
+
+    told: list[Any] = [None] * _group.size
+    try:
+        dist.all_gather_object(told, (error, value))
+    except RuntimeError as broken:
+        raise Stopped(
+            "Another process of this job ended without a word (killed, or out of memory); the job's log files, one per "
+            "process, and the launcher say more."
+        ) from broken
+    errors = [one for one, _ in told if one is not None]
+    if errors:
+        raise Stopped(errors[0])
+    return [given for _, given in told]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A job's work: an error of one process inside it is raised by all of them, there or at their next exchange.
+
+    Raises:
+        Stopped: another process failed; its sentence.
+    """
+    try:
+        yield
+    except Stopped:
+        raise
+    except Exception as error:
+        if _group.size > 1:
+            told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            try:
+                _exchange(None, told if is_main() or isinstance(error, InputError) else f"Process {rank()}: {told}")
+            except Stopped:
+                pass  # what all know is this very error, or an earlier one
+        raise
+    _exchange(None)
+
+
+def from_main(value: Value) -> Value:
+    """The main process's value, in every process."""
+    given: Value = _exchange(value)[0]
+    return given
+
+
+def total(number: int) -> int:
+    """The sum over all processes."""
+    return sum(_exchange(number))
+
+
+def least(number: int) -> int:
+    """The smallest of all processes' numbers."""
+    return min(_exchange(number))
+
+
+def kept(
+    keep: Callable[[Callable[[], Result]], tuple[Result, bool]], compute: Callable[[], Result]
+) -> tuple[Result, bool] | None:
+    """Let the main process look for a result and keep it; if it is not there, all processes compute it.
+
+    Args:
+        keep: given a way to compute the result, returns it and whether it was found, such as `Cache.get`.
+        compute: called by all processes or by none.
+
+    Returns:
+        What `keep` returned; None in the other processes.
+    """
+    if _group.size == 1:
+        return keep(compute)
+    if not is_main():
+        if from_main(False):
+            compute()
+        return None
+    asked = False
+
+    def announced() -> Result:
+        nonlocal asked
+        asked = from_main(True)
+        return compute()
+
+    result = keep(announced)
+    if not asked:
+        from_main(False)
+    return result
+
+
+# ---- work
+
+
+def mine(costs: Sequence[float]) -> range:
+    """The pieces of work that this process does: consecutive ones, of about equal cost in all processes.
+
+    Args:
+        costs: what each piece costs, in any unit.
+    """
+    if _group.size == 1 or not _group.split:
+        return range(len(costs))
+    whole, before, owners = sum(costs) or 1.0, 0.0, []
+    for cost in costs:  # the process in whose part of the whole the middle of the piece lies
+        owners.append(min(int((before + cost / 2) / whole * _group.size), _group.size - 1))
+        before += cost
+    return range(owners.index(_group.rank), len(owners) - owners[::-1].index(_group.rank)) if (
+        _group.rank in owners
+    ) else range(0)
+
+
+def each(
+    work: Sequence[Work],
+    costs: Sequence[float],
+    run: Callable[[Work], Result],
+) -> list[Result]:
+    """Do all pieces of work, each in one of the processes.
+
+    Args:
+        work: the pieces; the same, in the same order, in every process, and cut independently of their number.
+        costs: what each piece costs, in any unit.
+        run: does one piece; the result is sent between processes, so it holds plain values or tensors on the CPU.
+
+    Returns:
+        The results, in the order of the work, in every process.
+    """
+    own = [run(work[index]) for index in mine(costs)]
+    if not _group.split:
+        return own
+    return [result for results in _exchange(own) for result in results]
+
+
+def filled(tensor: Tensor) -> Tensor:
+    """A tensor of which each process filled other entries and left the rest 0: with all entries, exactly, in place."""
+    if _group.size > 1 and _group.split:
+        import torch
+        import torch.distributed as dist
+
+        _exchange(None)
+        dist.all_reduce(tensor.view(torch.uint8))  # bytes: exact for every dtype, even a negative zero
+    return tensor
+
+
+def greatest(tensor: Tensor) -> Tensor:
+    """The largest of all processes' entries, in place."""
+    if _group.size > 1 and _group.split:
+        import torch.distributed as dist
+
+        _exchange(None)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor
+
+
+def advancing(advance: Callable[[int], None]) -> Callable[[int], None]:
+    """A progress function that counts for all processes what this one does."""
+    shares = _group.size if _group.split else 1
+    return lambda number: advance(number * shares)
