@@ -210,9 +210,11 @@ def mine(costs: Sequence[float]) -> range:
     for cost in costs:  # the process in whose part of the whole the middle of the piece lies
         owners.append(min(int((before + cost / 2) / whole * _group.size), _group.size - 1))
         before += cost
-    return range(owners.index(_group.rank), len(owners) - owners[::-1].index(_group.rank)) if (
-        _group.rank in owners
-    ) else range(0)
+    return (
+        range(owners.index(_group.rank), len(owners) - owners[::-1].index(_group.rank))
+        if (_group.rank in owners)
+        else range(0)
+    )
 
 
 def each(
