@@ -10,9 +10,9 @@ by `mine` and `filled`. A process that fails tells the others at their next exch
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,7 +39,7 @@ class _Group:
 _group = _Group()
 
 
-class Stopped(InputError):
+class StoppedError(InputError):
     """An error that all processes of the job know of."""
 
 
@@ -106,7 +106,7 @@ def _exchange(value: Any, error: str | None = None) -> list[Any]:
     """Everybody's value, by rank.
 
     Raises:
-        Stopped: some process has an error, or is gone.
+        StoppedError: some process has an error, or is gone.
     """
     if _group.size == 1:
         return [value]
@@ -116,34 +116,32 @@ def _exchange(value: Any, error: str | None = None) -> list[Any]:
     try:
         dist.all_gather_object(told, (error, value))
     except RuntimeError as broken:
-        raise Stopped(
+        raise StoppedError(
             "Another process of this job ended without a word (killed, or out of memory); the job's log files, one per "
             "process, and the launcher say more."
         ) from broken
     errors = [one for one, _ in told if one is not None]
     if errors:
-        raise Stopped(errors[0])
+        raise StoppedError(errors[0])
     return [given for _, given in told]
 
 
-@contextmanager
+@contextlib.contextmanager
 def together() -> Iterator[None]:
     """A job's work: an error of one process inside it is raised by all of them, there or at their next exchange.
 
     Raises:
-        Stopped: another process failed; its sentence.
+        StoppedError: another process failed; its sentence.
     """
     try:
         yield
-    except Stopped:
+    except StoppedError:
         raise
     except Exception as error:
         if _group.size > 1:
             told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            try:
+            with contextlib.suppress(StoppedError):  # what all know is this very error, or an earlier one
                 _exchange(None, told if is_main() or isinstance(error, InputError) else f"Process {rank()}: {told}")
-            except Stopped:
-                pass  # what all know is this very error, or an earlier one
         raise
     _exchange(None)
 
@@ -210,11 +208,8 @@ def mine(costs: Sequence[float]) -> range:
     for cost in costs:  # the process in whose part of the whole the middle of the piece lies
         owners.append(min(int((before + cost / 2) / whole * _group.size), _group.size - 1))
         before += cost
-    return (
-        range(owners.index(_group.rank), len(owners) - owners[::-1].index(_group.rank))
-        if (_group.rank in owners)
-        else range(0)
-    )
+    own = [index for index, owner in enumerate(owners) if owner == _group.rank]
+    return range(own[0], own[-1] + 1) if own else range(0)
 
 
 def each(

@@ -196,7 +196,7 @@ def test_an_error_of_one_process_ends_all_with_its_sentence(
         text = (tmp_path / f"log.{rank}").read_text()
         assert "The planted fault." in text
         if rank not in (0, who):
-            assert text.startswith("Stopped: ")
+            assert text.startswith("StoppedError: ")
     assert not (tmp_path / "out/predictions.parquet").exists()
     assert not list((tmp_path / "out").glob(".*.partial"))
 
@@ -221,16 +221,9 @@ def test_a_killed_process_ends_the_others(base: list[str], alone: Path, tmp_path
 
 
 LAUNCHERS = {
-    "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "--master_port"],
-    "accelerate": [
-        "accelerate.commands.launch",
-        "--num_processes",
-        "2",
-        "--multi_gpu",
-        "--num_machines",
-        "1",
-        "--main_process_port",
-    ],
+    "torchrun": "torch.distributed.run --nproc_per_node 2 --master_port",
+    # Without a GPU, accelerate starts one process unless it is told --multi_gpu.
+    "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port",
 }
 
 
@@ -238,7 +231,7 @@ def launch(launcher: str, folder: Path, *overrides: str, **environment: str) -> 
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = str(found.getsockname()[1])
-    command = [sys.executable, "-m", *LAUNCHERS[launcher], port, "-m", "align_pipeline.run", *overrides]
+    command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), port, "-m", "align_pipeline.run", *overrides]
     return subprocess.run(
         [*command, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"],
         capture_output=True,
