@@ -159,7 +159,8 @@ def total(number: int) -> int:
 
 def least(number: int) -> int:
     """The smallest of all processes' numbers."""
-    return min(_exchange(number))
+    numbers: list[int] = _exchange(number)
+    return min(numbers)
 
 
 def kept(

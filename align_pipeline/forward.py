@@ -129,7 +129,8 @@ def loglikelihoods(
     cache = Trunk(lm)
 
     def score(step: Step) -> list[tuple[int, float]]:
-        behind, found = len(step.trunk), []
+        behind = len(step.trunk)
+        found: list[tuple[int, float]] = []
 
         def run(passed: Sequence[Tree]) -> None:
             layout = _lay_out(lm, passed, behind)
