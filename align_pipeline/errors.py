@@ -34,27 +34,30 @@ def unknown(kind: str, given: str, known: Iterable[str], shown: int = 12) -> Inp
 _UNWRITABLE = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "this user may not write files as large",
     errno.EROFS: "it is on a read-only file system",
     errno.EACCES: "this user may not write there",
     errno.EPERM: "this user may not write there",
 }
 
 
-def unwritable(error: OSError, folder: Path | str) -> InputError | None:
+ELSEWHERE = "hydra.run.dir=<folder> names another place"
+
+
+def unwritable(error: OSError, folder: Path | str, elsewhere: str = ELSEWHERE) -> InputError | None:
     """A full disk or a read-only folder as one sentence; None if the error is something else."""
     if error.errno not in _UNWRITABLE:
         return None
-    reason = _UNWRITABLE[error.errno]
-    return InputError(f"Nothing can be written to {folder}: {reason}; hydra.run.dir=<folder> names another place.")
+    return InputError(f"Nothing can be written to {folder}: {_UNWRITABLE[error.errno]}; {elsewhere}.")
 
 
 @contextmanager
-def writing(folder: Path | str) -> Iterator[None]:
-    """Turn a full disk or a read-only folder into one sentence."""
+def writing(folder: Path | str, elsewhere: str = ELSEWHERE) -> Iterator[None]:
+    """Turn a full disk or a read-only folder into one sentence, which says where else to write."""
     try:
         yield
     except OSError as error:
-        sentence = unwritable(error, folder)
+        sentence = unwritable(error, folder, elsewhere)
         if sentence is None:
             raise
         raise sentence from error

@@ -168,7 +168,8 @@ class Job:
             before = self.lm.truncated
             return compute() | {_TRUNCATED: torch.tensor([self.lm.truncated - before])}
 
-        got = distributed.kept(lambda computed: self.cache.get(key, computed), counted)
+        note = {"model": self.config.model.name, "task": self.task, "what": what}
+        got = distributed.kept(lambda computed: self.cache.get(key, computed, note), counted)
         if got is None:
             return None
         tensors, found = got
