@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 from conftest import belebele_rows, run_job, write_hub
 
-from align_pipeline import forward
-from align_pipeline.cache import Cache, model_key
+from align_pipeline import cache, distributed, forward
+from align_pipeline.cache import Cache, entries, model_key
 from align_pipeline.config import ModelConfig
+from align_pipeline.errors import InputError
 
 
 @pytest.fixture
@@ -83,13 +92,15 @@ def test_truncated_texts_are_counted_from_the_cache_too(base: list[str], tmp_pat
     assert counts[0] == counts[1] > 0
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "manifest", "missing", "foreign"])
+@pytest.mark.parametrize(
+    "damage", ["truncate", "flip", "manifest", "missing", "foreign", "half renamed", "another key", "list"]
+)
 def test_a_damaged_entry_is_reported_and_computed_again(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache, key = Cache(tmp_path), {"kind": "test"}
+    store, key = Cache(tmp_path), {"kind": "test"}
     tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([7])}
-    assert cache.get(key, lambda: tensors)[1] is False
+    assert store.get(key, lambda: tensors)[1] is False
     (entry,) = tmp_path.rglob("*.safetensors")
     (manifest,) = tmp_path.rglob("*.json")
     content = entry.read_bytes()
@@ -101,13 +112,22 @@ def test_a_damaged_entry_is_reported_and_computed_again(
         manifest.write_text(manifest.read_text()[:10])
     elif damage == "missing":
         entry.unlink()
+    elif damage == "half renamed":
+        manifest.unlink()
+    elif damage == "another key":  # whole, but of something else
+        store.get({"kind": "other"}, lambda: {"a": torch.zeros(1)})
+        (other,) = set(tmp_path.rglob("*.safetensors")) - {entry}
+        entry.write_bytes(other.read_bytes())
+        manifest.write_bytes(other.with_suffix(".json").read_bytes())
+    elif damage == "list":
+        manifest.write_text("[]")
     else:
         entry.write_bytes(b"\x80\x04cos\nsystem\n")  # a pickle: it is never loaded
-    found, hit = cache.get(key, lambda: tensors)
+    found, hit = store.get(key, lambda: tensors)
     assert not hit
-    assert "damaged" in caplog.text
+    assert ("half written" if damage == "half renamed" else "damaged") in caplog.text
     assert torch.equal(found["a"], tensors["a"])
-    found, hit = cache.get(key, lambda: {})
+    found, hit = store.get(key, lambda: {})
     assert hit
     assert torch.equal(found["b"], tensors["b"])
 
@@ -121,25 +141,161 @@ def test_a_failed_computation_leaves_nothing(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
-def _compute(folder: str, log: str) -> None:
+# ---- several processes
+
+
+def _compute(folder: Path, log: Path, seconds: float) -> None:
+    distributed.stop()  # they are jobs of their own
+
     def compute() -> dict[str, torch.Tensor]:
-        with open(log, "a") as file:
+        with log.open("a") as file:
             file.write("computed\n")
+        time.sleep(seconds)
         return {"a": torch.ones(1000)}
 
-    Cache(Path(folder)).get({"kind": "race"}, compute)
+    tensors, _ = Cache(folder).get({"kind": "race"}, compute)
+    assert torch.equal(tensors["a"], torch.ones(1000))
+
+
+def alone(*arguments: Any, log: Path) -> BaseProcess:
+    (child,) = processes.start(1, _compute, arguments, log)
+    return child
 
 
 def test_processes_that_start_together_compute_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    arguments = (str(tmp_path / "cache"), str(tmp_path / "log"))
-    processes = [context.Process(target=_compute, args=arguments) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 4
+    children = [alone(tmp_path / "cache", tmp_path / "log", 1.0, log=tmp_path / f"log{k}") for k in range(8)]
+    assert processes.join(children) == [0] * 8
     assert (tmp_path / "log").read_text() == "computed\n"
+
+
+def test_the_lock_of_a_killed_process_is_broken(tmp_path: Path) -> None:
+    killed = alone(tmp_path / "cache", tmp_path / "log", 600.0, log=tmp_path / "log0")
+    while not (tmp_path / "log").exists():
+        time.sleep(0.05)
+    killed.kill()
+    killed.join()
+    assert list((tmp_path / "cache").rglob("*.lock"))
+    assert processes.join([alone(tmp_path / "cache", tmp_path / "log", 0.0, log=tmp_path / "log1")]) == [0]
+    assert (tmp_path / "log").read_text() == "computed\n" * 2
+
+
+def test_who_waits_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(cache, "_PATIENCE", 0.1)
+    other = alone(tmp_path / "cache", tmp_path / "log", 2.0, log=tmp_path / "log0")
+    while not (tmp_path / "log").exists():
+        time.sleep(0.05)
+    with caplog.at_level("INFO"):
+        assert Cache(tmp_path / "cache").get({"kind": "race"}, dict)[1]
+    assert "Another job computes cache entry" in caplog.text
+    assert processes.join([other]) == [0]
+
+
+# ---- disks
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of half a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def holds(folder: Path) -> None:
+    """What was in the store still is, and nothing else but locks."""
+    tensors, hit = Cache(folder).get({"kind": "small"}, dict)
+    assert hit
+    assert torch.equal(tensors["a"], torch.ones(3))
+    assert [entry.damage for entry in entries(folder)] == [None]
+    assert not list(folder.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("kind", ["full", "read-only"])
+def test_a_full_or_read_only_disk_is_one_sentence_and_the_store_stays_valid(disk: Path, kind: str) -> None:
+    store = disk / "cache"
+    Cache(store).get({"kind": "small"}, lambda: {"a": torch.ones(3)})
+    if kind == "read-only":
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    reason = "the disk is full" if kind == "full" else "it is on a read-only file system"
+    with pytest.raises(InputError, match=f"Nothing can be written to {store}: {reason}; cache=<folder> names another"):
+        Cache(store).get({"kind": "large"}, lambda: {"a": torch.ones(2**20)})
+    holds(store)
+    if kind == "full":
+        assert not Cache(store).get({"kind": "another small one"}, lambda: {"a": torch.ones(3)})[1]
+
+
+def test_a_job_on_a_full_disk_ends_with_one_sentence(base: list[str], disk: Path, tmp_path: Path) -> None:
+    Cache(disk / "cache").get({"kind": "small"}, lambda: {"a": torch.ones(3)})
+    (disk / "other").write_bytes(bytes(2**19 - 2**15))
+    with pytest.raises(InputError, match=r"Nothing can be written to .*: the disk is full; cache=<folder>"):
+        run_job(tmp_path / "out", *base, f"cache={disk / 'cache'}")
+    assert not list((tmp_path / "out").glob(".*"))
+    assert {entry.damage for entry in entries(disk / "cache")} == {None}
+
+
+def _limited(folder: Path) -> None:
+    distributed.stop()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    Cache(folder).get({"kind": "large"}, lambda: {"a": torch.ones(2**20)})
+
+
+def test_a_limit_on_files_is_one_sentence_and_the_store_stays_valid(tmp_path: Path) -> None:
+    Cache(tmp_path / "cache").get({"kind": "small"}, lambda: {"a": torch.ones(3)})
+    assert processes.join(processes.start(1, _limited, (tmp_path / "cache",), tmp_path / "log")) == [1]
+    assert "InputError: Nothing can be written to" in (tmp_path / "log.0").read_text()
+    assert "files as large; cache=<folder>" in (tmp_path / "log.0").read_text()
+    holds(tmp_path / "cache")
+
+
+# ---- the list
+
+
+def test_entries_are_listed_and_pruned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, model in enumerate(["old", "new", "new"]):
+        note = {"model": model, "task": "belebele", "what": f"Embedded {number}"}
+        Cache(tmp_path).get({"kind": str(number)}, lambda: {"a": torch.ones(1000)}, note)
+    ages = {entry.note["what"]: entry for entry in entries(tmp_path)}
+    for path in (ages["Embedded 1"].path, ages["Embedded 1"].path.with_suffix(".json")):
+        os.utime(path, (time.time() - 40 * 86400,) * 2)
+    cache.main([f"folder={tmp_path}"])
+    printed = capsys.readouterr().out
+    assert [line.split("MB")[1].strip() for line in printed.splitlines()[:1]] == ["new belebele Embedded 1"]
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.suffix in (".safetensors", ".json"))
+    assert printed.splitlines()[-1] == f"In all 3 entries, {size / 1e6:.2f} MB."
+    assert [entry.note["what"] for entry in cache.prune(tmp_path, 30)] == ["Embedded 1"]
+    ages["Embedded 0"].path.write_bytes(b"")
+    killed = tmp_path / "ab" / (".ab" + "0" * 62 + ".0123.partial")
+    killed.parent.mkdir(exist_ok=True)
+    killed.touch()
+    cache.main(["prune", f"folder={tmp_path}"])
+    assert "Removed 1 entries" in capsys.readouterr().out
+    assert [entry.note["what"] for entry in entries(tmp_path)] == ["Embedded 2"]
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()].count(".partial") == 0
+    cache.main(["prune", "model=old", f"folder={tmp_path}"])
+    assert len(entries(tmp_path)) == 1
+    cache.main(["prune", "model=new", f"folder={tmp_path}"])
+    assert entries(tmp_path) == []
+    for arguments in (["fodler=x"], [f"folder={tmp_path}", "older_than_days=3"], ["folder=/nowhere"]):
+        with pytest.raises(InputError):
+            cache.main(arguments)
+
+
+def test_an_entry_that_is_being_written_is_not_pruned(tmp_path: Path) -> None:
+    def compute() -> dict[str, torch.Tensor]:
+        (lock,) = tmp_path.rglob("*.lock")
+        lock.with_name(f".{lock.stem}.00.partial").touch()
+        lock.with_suffix(".json").write_text("half")
+        assert cache.prune(tmp_path) == []
+        assert lock.with_name(f".{lock.stem}.00.partial").exists()
+        return {"a": torch.ones(1)}
+
+    Cache(tmp_path).get({"kind": "test"}, compute)
+    assert [entry.damage for entry in entries(tmp_path)] == [None]
 
 
 def test_a_manifest_says_what_its_entry_is_of(tmp_path: Path) -> None:
