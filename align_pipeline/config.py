@@ -55,6 +55,14 @@ class Attention(Enum):
     flash_attention_2 = "flash_attention_2"
 
 
+class Parallel(Enum):
+    """How a model that is larger than one GPU is spread over several."""
+
+    none = "none"
+    device_map = "device_map"
+    tensor = "tensor"
+
+
 @dataclass
 class ModelConfig:
     """A causal language model: a hub repository or a folder, and how to load it."""
@@ -69,6 +77,9 @@ class ModelConfig:
     """float32, bfloat16 or float16."""
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
+    parallel: Parallel = Parallel.none
+    """For a model larger than one GPU: ``device_map`` puts whole layers on the GPUs that one process sees; ``tensor``
+    splits every layer over the processes of `torchrun`, which then run one model in step."""
     attention: Attention = Attention.sdpa
     """sdpa, eager or flash_attention_2; models with soft-capped attention (Gemma 2) need eager."""
     trust_remote_code: bool = False

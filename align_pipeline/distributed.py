@@ -94,9 +94,9 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def keep_whole() -> None:
-    """Share no work out: the processes hold parts of one model (``model.parallel=tensor``) and run it in step."""
-    _group.split = False
+def share_out(split: bool) -> None:
+    """Whether work is shared out; not if the processes hold parts of one model and run it in step."""
+    _group.split = split
 
 
 # ---- exchange
@@ -153,8 +153,9 @@ def from_main(value: Value) -> Value:
 
 
 def total(number: int) -> int:
-    """The sum over all processes."""
-    return sum(_exchange(number))
+    """The sum over all processes, of which each did other work."""
+    numbers = _exchange(number)
+    return sum(numbers) if _group.split else number
 
 
 def least(number: int) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from align_pipeline import distributed
-from align_pipeline.config import EMBEDDED, Attention, ModelConfig, TooLong
+from align_pipeline.config import EMBEDDED, Attention, ModelConfig, Parallel, TooLong
 from align_pipeline.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -132,11 +132,39 @@ def load(config: ModelConfig) -> LanguageModel:
             dtype=getattr(torch, config.dtype.value),
             attn_implementation=config.attention.value,
             use_safetensors=True if config.safetensors_only else None,
+            **_spread(config),
             **shared,
         )
     _check_attention(model, config)
-    model.to(device).eval()
+    if config.parallel is Parallel.none:
+        model.to(device)
+    model.eval()
     return wrap(model, tokenizer, config.name, config.max_length, config.too_long)
+
+
+def _spread(config: ModelConfig) -> dict[str, Any]:
+    """What transformers is told of a model that is spread over GPUs.
+
+    Raises:
+        InputError: the processes do not fit it.
+    """
+    distributed.share_out(config.parallel is not Parallel.tensor)
+    if config.parallel is Parallel.none:
+        return {}
+    if config.parallel is Parallel.device_map:
+        if distributed.size() > 1:
+            raise InputError(
+                "model.parallel=device_map lets one process use all GPUs that it sees; start one process, or use "
+                "model.parallel=tensor."
+            )
+        return {"device_map": "auto"}
+    if distributed.size() == 1:
+        raise InputError(
+            "model.parallel=tensor splits the model over processes; start them with torchrun --nproc_per_node <GPUs>."
+        )
+    from transformers.distributed import DistributedConfig
+
+    return {"distributed_config": DistributedConfig(tp_plan="auto")}
 
 
 def wrap(

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import processes
 import pytest
 import torch
@@ -159,6 +161,33 @@ def test_more_processes_than_work(base: list[str], tmp_path: Path) -> None:
     run_job_here(tmp_path / "one", *few)
     for table in TABLES:
         assert (tmp_path / "three" / table).read_bytes() == (tmp_path / "one" / table).read_bytes()
+
+
+# ---- models larger than a GPU
+
+
+def test_a_model_split_over_processes_gives_the_same_numbers(base: list[str], alone: Path, tmp_path: Path) -> None:
+    arguments = (tmp_path / "out", [*base, "model.parallel=tensor"])
+    assert processes.join(processes.start(2, job, arguments, tmp_path / "log")) == [0, 0]
+    found, expected = (pd.read_parquet(folder / TABLES[1]) for folder in (tmp_path / "out", alone))
+    assert list(found["item_id"]) == list(expected["item_id"])
+    values = [np.stack(table["loglikelihoods"]) for table in (found, expected)]
+    assert np.abs(values[0] - values[1]).max() < 1e-3
+    found, expected = (pd.read_parquet(folder / TABLES[0]) for folder in (tmp_path / "out", alone))
+    assert np.abs(found["margin"] - expected["margin"]).max() < 1e-5
+    counts = [json.loads((folder / "summary.json").read_text())["tokens"] for folder in (tmp_path / "out", alone)]
+    assert counts[0] == counts[1]
+
+
+def test_a_model_on_all_devices_gives_the_same_bytes(base: list[str], alone: Path, tmp_path: Path) -> None:
+    run_job_here(tmp_path, *base, "model.parallel=device_map")
+    for table in TABLES:
+        assert (tmp_path / table).read_bytes() == (alone / table).read_bytes()
+
+
+def test_a_model_split_over_one_process(base: list[str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model.parallel=tensor splits the model over processes; start them with"):
+        run_job_here(tmp_path, *base, "model.parallel=tensor")
 
 
 # ---- one end for all

@@ -80,9 +80,7 @@ def test_a_killed_job_started_again_ends_with_the_same_bytes(base: list[str], tm
         before = finished(cache)
         text = log.with_name(f"{log.name}.0").read_text() if log.with_name(f"{log.name}.0").exists() else ""
         doing = [line for line in text.splitlines() if line.endswith(("texts/s", " s"))][-1:] or ["start"]
-        print(
-            f"kill {number}: {size} processes, codes {codes}, {len(before)} entries, write {at_write}, after: {doing[0]}"
-        )
+        print(f"kill {number}: codes {codes}, {len(before)} entries, at write {at_write}, after: {doing[0]}")
         again = processes.start(3 - size, logged_job, (folder, overrides, None), log)
         assert processes.join(again) == [0] * (3 - size)
         for name in TABLES:
