@@ -12,6 +12,9 @@ from align_pipeline.forward import Advance, loglikelihoods
 from align_pipeline.model import LanguageModel, Tokens
 from align_pipeline.records import Item, Prediction
 
+BLOCK = 512
+"""Items whose prompts are in memory at once: with their examples they are long."""
+
 
 def predict(lm: LanguageModel, items: Sequence[Item], batch_tokens: int | None, advance: Advance) -> list[Prediction]:
     """Score every option of every item after its prompt.
@@ -19,6 +22,11 @@ def predict(lm: LanguageModel, items: Sequence[Item], batch_tokens: int | None, 
     Raises:
         InputError: a prompt is too long for the model, or a log-likelihood is not finite.
     """
+    blocks = [items[start : start + BLOCK] for start in range(0, len(items), BLOCK)]
+    return [found for block in blocks for found in _predict(lm, block, batch_tokens, advance)]
+
+
+def _predict(lm: LanguageModel, items: Sequence[Item], batch_tokens: int | None, advance: Advance) -> list[Prediction]:
     scored = [encode_options(lm, item) for item in items]
     requests = [request for item_requests in scored for request in item_requests]
     values = iter(loglikelihoods(lm, requests, batch_tokens, advance))

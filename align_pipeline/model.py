@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,6 +264,10 @@ def _one_sentence(config: ModelConfig) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise InputError(f"The weights of {path} are not valid safetensors: {error}.") from error
+    except pickle.UnpicklingError as error:  # even trusted ones are read with weights_only=True
+        raise InputError(
+            f"The pickled weights of {path} hold more than tensors, or are damaged: not loaded."
+        ) from error
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         known: dict[type[BaseException] | tuple[type[BaseException], ...], str] = {
             hub.GatedRepoError: f"{path} is gated on the hub: accept its licence at huggingface.co/{path} and log in "

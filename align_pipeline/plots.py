@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from align_pipeline.errors import writing
 from align_pipeline.records import ENGLISH
 
 if TYPE_CHECKING:
@@ -95,8 +96,12 @@ def save(draw: Any, stem: Path, formats: Sequence[str] = ("png", "svg")) -> list
             path = stem.with_name(f"{stem.name}.{form}")
             partial = path.with_name(f".{path.name}.partial")
             metadata = {"Date": None} if form == "svg" else {"Software": None}  # same tables, same bytes
-            figure.savefig(partial, format=form, dpi=130, metadata=metadata)
-            os.replace(partial, path)
+            try:
+                with writing(path.parent):
+                    figure.savefig(partial, format=form, dpi=130, metadata=metadata)
+                    os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
             paths.append(path)
     return paths
 
