@@ -265,9 +265,7 @@ def _one_sentence(config: ModelConfig) -> Iterator[None]:
     except SafetensorError as error:
         raise InputError(f"The weights of {path} are not valid safetensors: {error}.") from error
     except pickle.UnpicklingError as error:  # even trusted ones are read with weights_only=True
-        raise InputError(
-            f"The pickled weights of {path} hold more than tensors, or are damaged: not loaded."
-        ) from error
+        raise InputError(f"The pickled weights of {path} hold more than tensors, or are damaged.") from error
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         known: dict[type[BaseException] | tuple[type[BaseException], ...], str] = {
             hub.GatedRepoError: f"{path} is gated on the hub: accept its licence at huggingface.co/{path} and log in "
