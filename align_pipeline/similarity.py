@@ -16,7 +16,7 @@ from torch import Tensor
 from align_pipeline.forward import POOLINGS, Advance, hidden_states
 from align_pipeline.model import LanguageModel, Tokens
 from align_pipeline.records import Item
-from align_pipeline.tasks.choice import ItemSet, Pair
+from align_pipeline.tasks.parallel import ItemSet, Pair
 
 _EXCLUDED = -float("inf")
 
@@ -139,15 +139,17 @@ def similarities(
     blocks: dict[str, dict[str, Tensor]] = {pooling: {} for pooling in POOLINGS}
     for chosen, states in hidden_states(lm, tokens, pair.ids, _every(lm), POOLINGS, batch_tokens, advance):
         for pooling, value in states.items():
+            premises[pooling].add(chosen, value[:, :, -1])
+            if not n:
+                continue
             e = english.states[pooling][:, [rows[index] for index in chosen], :n].to(device)
             found = option_cosines(e, value[:, :, :n], twins_e[chosen], twins_x[chosen])
             for name, part in vars(found).items():
                 if name not in blocks[pooling]:
                     blocks[pooling][name] = part.new_empty(part.shape[0], len(items), n, n)
                 blocks[pooling][name][:, chosen] = part
-            premises[pooling].add(chosen, value[:, :, -1])
     return Similarities(
-        {pooling: OptionCosines(**found) for pooling, found in blocks.items()},
+        {pooling: OptionCosines(**found) for pooling, found in blocks.items() if n},
         {pooling: stream.finish() for pooling, stream in premises.items()},
     )
 
@@ -227,12 +229,13 @@ class PremiseStream:
     def add(self, chosen: Sequence[int], language: Tensor) -> None:
         """Take in X's premises [layers, b, D] at the positions `chosen` of the N."""
         at = torch.tensor(chosen, device=self.english.device)
-        s = cosines(self.english, language)  # [layers, N, b]
-        self.own[:, at] = s[:, at, torch.arange(len(at), device=at.device)]
         same_e = self.groups_e[:, None] == self.groups_e[at]
         same_x = self.groups_x[:, None] == self.groups_x[at]
-        self.column[:, at] = s.masked_fill(same_e, _EXCLUDED).amax(dim=1)
-        self.row = torch.maximum(self.row, s.masked_fill(same_x, _EXCLUDED).amax(dim=2))
+        for layer, (e, x) in enumerate(zip(self.english, language, strict=True)):  # a layer at a time bounds memory
+            s = cosines(e, x)  # [N, b]
+            self.own[layer, at] = s[at, torch.arange(len(at), device=at.device)]
+            self.column[layer, at] = s.masked_fill(same_e, _EXCLUDED).amax(dim=0)
+            self.row[layer] = torch.maximum(self.row[layer], s.masked_fill(same_x, _EXCLUDED).amax(dim=1))
 
     def finish(self) -> PremiseCosines:
         """The cosines, once every premise was added."""
