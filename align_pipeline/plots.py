@@ -547,7 +547,7 @@ def translation_scatter(part: pd.DataFrame, numbers: pd.DataFrame) -> Figure:
         rows = part[part["direction"] == direction]
         x, y = rows["alignment"].to_numpy(float), rows["quality"].to_numpy(float)
         axes.plot(x, y, "o", color=OKABE_ITO[i], markersize=6, markeredgecolor="#444444", markeredgewidth=0.4)
-        axes.margins(0.1, 0.08)
+        axes.margins(0.16, 0.08)
         axes.set_xlabel("share of items aligned, max over layers")
         axes.set_ylabel(f"mean {SCORES[rows['score'].iloc[0]]} of the sentences")
         axes.autoscale_view()
@@ -567,7 +567,7 @@ def directions(part: pd.DataFrame) -> Figure:
     ends = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
     axes.plot(ends, ends, color="#888888", linewidth=0.8, linestyle="--")
     axes.plot(x, y, "o", color=BLUE, markersize=6, markeredgecolor="#444444", markeredgewidth=0.4)
-    axes.margins(0.08)
+    axes.margins(0.12, 0.08)
     axes.set_xlabel("English into the language (en-xx)")
     axes.set_ylabel("the language into English (xx-en)")
     axes.autoscale_view()

@@ -252,12 +252,20 @@ def _metrics(target: str, sentence: bool) -> dict[str, Any]:
     """sacrebleu's metrics by our name, for a target language's FLORES code."""
     from sacrebleu.metrics import BLEU, CHRF
 
+    class Chrf(CHRF):  # type: ignore[misc]
+        """sacrebleu's resamples are of two types where some hold no text, and then it cannot take their mean."""
+
+        def _compute_score_from_stats(self, statistics: list[int]) -> Any:
+            found = super()._compute_score_from_stats(statistics)
+            found.score = float(found.score)
+            return found
+
     script = target[-4:]
     words = "zh" if script in ("Hans", "Hant") else "char" if script in _BY_CHARACTER else "13a"
     metrics = {"bleu": BLEU(tokenize=words, effective_order=sentence)}
     if spbleu_missing() is None:
         metrics["spbleu"] = BLEU(tokenize="flores200", effective_order=sentence)
-    return {**metrics, "chrf": CHRF(word_order=2)}
+    return {**metrics, "chrf": Chrf(word_order=2)}
 
 
 def corpus_scores(

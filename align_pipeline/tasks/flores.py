@@ -48,8 +48,6 @@ class Flores(ParallelTask):
 
     direction: str = "both"
     """``en-xx``, ``xx-en`` or ``both``."""
-    label: str = "{language}"
-    """What stands before the colon of a prompt's lines; lm-evaluation-harness: ``{language} sentence``."""
     max_new_tokens: int = 256
     """A translation that is longer is cut off there, and counted."""
     resamples: int = 1000
@@ -62,8 +60,6 @@ class Flores(ParallelTask):
         super().__post_init__()
         if self.direction not in (*DIRECTIONS, "both"):
             raise InputError(f"task.direction={self.direction} does not exist; there is {', '.join(DIRECTIONS)}, both.")
-        if "{language}" not in self.label or set(self.label.replace("{language}", "")) & set("{}\n"):
-            raise InputError(f"task.label={self.label} must contain {{language}}, as in '{{language}} sentence'.")
         if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
             raise InputError(f"task.max_new_tokens={self.max_new_tokens} leaves no room to translate; use 1 or more.")
         if not isinstance(self.resamples, int) or self.resamples < 0 or self.resamples == 1:
@@ -149,7 +145,7 @@ class Flores(ParallelTask):
         names = ("English", language.name)
         if direction == "xx-en":
             sides, examples, names = [s[::-1] for s in sides], [e[::-1] for e in examples], names[::-1]
-        before, after = (self.label.format(language=name) for name in names)
+        before, after = names
         beginning = "".join(f"{before}: {a}\n{after}: {b}{SHOT_SEPARATOR}" for a, b in examples)
         return Translation(
             direction=direction,
