@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from torch import Tensor
 
-from align_pipeline import console, summary, tracking
+from align_pipeline import console, language_id, summary, tracking
 from align_pipeline.cache import Cache, model_key
 from align_pipeline.config import Config
 from align_pipeline.data import Source
@@ -248,9 +248,9 @@ class Job:
         self, task: Flores, translations: Mapping[str, Sequence[Translation]], folder: Path
     ) -> dict[str, dict[str, Any]]:
         """Write ``translations.parquet``; returns corpus scores and counts by language and direction."""
-        missing = spbleu_missing()
-        if missing:
-            log.info(missing)
+        for missing in (spbleu_missing(), language_id.MISSING if language_id.missing() else None):
+            if missing:
+                log.info(missing)
         found: dict[str, dict[str, Any]] = {}
         with table(folder, "translations") as written:
             for language, directions in translations.items():

@@ -174,4 +174,5 @@ def _chrf(found: Mapping[str, Any]) -> str:
 
 def _rates(found: Mapping[str, Any]) -> dict[str, float]:
     """Counted sentences as shares."""
-    return {name: found[name] / found["n"] for name in ("empty", "copies", "cut_off", "off_target") if name in found}
+    names = ("empty", "copies", "cut_off", "off_target")
+    return {name: found[name] / found["n"] for name in names if found[name] is not None}

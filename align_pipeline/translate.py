@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align_pipeline import language_id
 from align_pipeline.errors import InputError
 from align_pipeline.forward import Advance
 from align_pipeline.model import LanguageModel, Tokens
@@ -301,12 +302,21 @@ def sentence_scores(hypotheses: Sequence[str], references: Sequence[str], target
     }
 
 
-def counts(translation: Translation, hypotheses: Hypotheses) -> dict[str, int]:
-    """What went wrong, in sentences: empty translations, copies of the source, translations that were cut off."""
+def counts(translation: Translation, hypotheses: Hypotheses) -> dict[str, int | None]:
+    """What went wrong, in sentences.
+
+    Returns:
+        n (sentences), empty, copies (of the source, where the reference is none), cut_off; off_target (in another
+        language than was asked for) and, as the identifier errs, off_target_references: the same of the references.
+        The last two are None where the identifier is not installed or does not know the language.
+    """
+    known = not language_id.missing()
     pairs = list(zip(hypotheses.texts, translation.sources, translation.references, strict=True))
     return {
         "n": len(pairs),
         "empty": sum(not text for text, _, _ in pairs),
         "copies": sum(text == source != reference for text, source, reference in pairs),
         "cut_off": sum(hypotheses.cut_off),
+        "off_target": language_id.off_target(hypotheses.texts, translation.target) if known else None,
+        "off_target_references": language_id.off_target(translation.references, translation.target) if known else None,
     }

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from align_pipeline.config import Language
 from align_pipeline.data import Source
 from align_pipeline.errors import InputError
+from align_pipeline.language_id import LABELS, off_target
 from align_pipeline.model import LanguageModel, wrap
 from align_pipeline.records import TRANSLATIONS
 from align_pipeline.tasks import Flores, Translation
@@ -171,7 +172,27 @@ def test_hypotheses_survive_the_cache(rows: list[tuple[str, bool]]) -> None:
 
 def test_counts() -> None:
     made = Hypotheses(("", "A dog.", "Nieve.", "Uno"), (True, False, False, True))
-    assert counts(translation(), made) == {"n": 4, "empty": 1, "copies": 1, "cut_off": 2}
+    found = counts(translation(), made)
+    assert {k: found[k] for k in ("n", "empty", "copies", "cut_off")} == {"n": 4, "empty": 1, "copies": 1, "cut_off": 2}
+
+
+def test_off_target() -> None:
+    py3langid = pytest.importorskip("py3langid", reason="the extra langid is not installed")
+    assert set(LABELS.values()) <= {label for label, _ in py3langid.rank("text")}
+    spanish = "El viejo granjero llevó una cesta de maíz al mercado antes del amanecer."
+    english = "The old farmer carried a basket of maize to the market before sunrise."
+    made = Hypotheses((spanish, english, "", spanish), (False,) * 4)
+    found = counts(translation(references=(spanish,) * 3 + (english,)), made)
+    assert (found["off_target"], found["off_target_references"]) == (1, 1)
+    assert counts(translation(target="eng_Latn"), made)["off_target"] == 2
+    for target in ("bod_Tibt", "arb_Latn", "hin_Latn"):
+        assert off_target([spanish], target) is None
+
+
+def test_off_target_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("align_pipeline.language_id.find_spec", lambda name: None)
+    found = counts(translation(), Hypotheses(("a", "b", "c", "d"), (False,) * 4))
+    assert found["off_target"] is None
 
 
 # ---- scores
