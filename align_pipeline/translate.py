@@ -6,12 +6,14 @@ cache. Rows of like length run together; a row leaves its batch when its line ha
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import itertools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from align_pipeline import language_id
 from align_pipeline.errors import InputError
-from align_pipeline.forward import Advance
+from align_pipeline.forward import Advance, token_budget
 from align_pipeline.model import LanguageModel, Tokens
 from align_pipeline.tasks.flores import Translation
 
@@ -65,7 +67,7 @@ def translate(
     lm: LanguageModel,
     translation: Translation,
     max_new_tokens: int,
-    batch_tokens: int,
+    batch_tokens: int | None,
     advance: Advance = lambda texts: None,
 ) -> Hypotheses:
     """Translate by greedy decoding, up to a line break or the end of the text.
@@ -74,7 +76,7 @@ def translate(
         lm: the model.
         translation: prompts.
         max_new_tokens: longest translation, in tokens.
-        batch_tokens: most tokens in the KV cache, roughly those of a forward pass; a longer row runs alone.
+        batch_tokens: see `greedy`.
         advance: told how many sentences each batch finished.
 
     Raises:
@@ -97,7 +99,7 @@ def greedy(
     lm: LanguageModel,
     prompts: Sequence[Tokens],
     max_new_tokens: int,
-    batch_tokens: int,
+    batch_tokens: int | None,
     advance: Advance = lambda texts: None,
 ) -> list[Tokens]:
     """The most likely token, one after the other, until the line ends: what `model.generate` gives a prompt by itself.
@@ -106,31 +108,66 @@ def greedy(
         lm: the model.
         prompts: token ids, at least one each.
         max_new_tokens: most tokens to add; fewer where the model's context ends before.
-        batch_tokens: most tokens in the KV cache, beginnings and tokens to come included; a longer row runs alone.
+        batch_tokens: most tokens in the KV cache, beginnings and tokens to come included, a longer row runs alone;
+            None: `forward.token_budget`.
         advance: told how many prompts each batch finished.
 
     Returns:
         the new tokens of each prompt, the one that ends the line (`LanguageModel.line_ends`) included.
 
     Raises:
-        InputError: logits are not finite.
+        InputError: logits are not finite, or one row alone is too long for the device's memory.
     """
+    batch_tokens = token_budget(lm, batch_tokens)
     beginning = _common(prompts)
     rests = [prompt[len(beginning) :] for prompt in prompts]
     # The last token is only predicted, never read.
     limits = [min(max_new_tokens, lm.max_length - len(prompt) + 1) for prompt in prompts]
     longest = max(map(len, prompts)) + max_new_tokens
-    # Windows are counted in columns, padding included: where one cuts off tokens, only rows of one length go together.
-    padded = lm.window is None or longest <= lm.window
+    # Rows of several lengths need padding, and so a model that is told positions; and windows are counted in columns,
+    # padding included, so none may cut off tokens.
+    padded = "position_ids" in _arguments(lm) and (lm.window is None or longest <= lm.window)
     outputs: list[Tokens] = [[]] * len(prompts)
     with torch.inference_mode():
         trunk = _trunk(lm, beginning)
-        for rows in _batches(rests, len(beginning) + max_new_tokens, batch_tokens, padded):
-            batch = _Batch(lm, trunk, len(beginning), [rests[row] for row in rows])
-            for row, output in zip(rows, batch.run([limits[row] for row in rows]), strict=True):
+        waiting = deque(_batches(rests, len(beginning) + max_new_tokens, batch_tokens, padded))
+        while waiting:
+            rows = waiting.popleft()
+            found = _in_memory(lm, trunk, len(beginning), [(rests[row], limits[row]) for row in rows])
+            if found is None:
+                half = len(rows) // 2
+                waiting.extendleft((rows[half:], rows[:half]))
+                continue
+            for row, output in zip(rows, found, strict=True):
                 outputs[row] = output
             advance(len(rows))
     return outputs
+
+
+def _in_memory(
+    lm: LanguageModel, trunk: Any, beginning: int, rows: Sequence[tuple[Tokens, int]]
+) -> list[Tokens] | None:
+    """The new tokens of rows (tokens, most new tokens); None if they do not fit the memory together.
+
+    Raises:
+        InputError: a single row does not fit.
+    """
+    with contextlib.suppress(torch.OutOfMemoryError):
+        return _Batch(lm, trunk, beginning, [rest for rest, _ in rows]).run([limit for _, limit in rows])
+    if len(rows) == 1:
+        raise InputError(
+            f"A prompt of {beginning + len(rows[0][0])} tokens does not fit the memory of {lm.device} beside "
+            f"{lm.name}; use model.dtype=bfloat16, fewer examples (task.num_fewshot) or a device with more memory."
+        )
+    if lm.device.type == "cuda":
+        torch.cuda.empty_cache()
+    log.info("Out of memory: %d sentences are translated in two batches.", len(rows))
+    return None
+
+
+def _arguments(lm: LanguageModel) -> Collection[str]:
+    """What the model may be called with, by name."""
+    return inspect.signature(lm.model.forward).parameters.keys()
 
 
 def _common(prompts: Sequence[Tokens]) -> Tokens:
@@ -182,7 +219,6 @@ class _Batch:
             mask[row, beginning : beginning + width - len(rest)] = 0
         self.tokens, self.mask = tokens.to(lm.device), mask.to(lm.device)
         self.positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, beginning:]
-        self.takes = inspect.signature(lm.model.forward).parameters
         lm.tokens_run += sum(map(len, rests))
 
     def run(self, limits: Sequence[int]) -> list[Tokens]:
@@ -200,13 +236,13 @@ class _Batch:
 
     def _step(self) -> Tensor:
         """[rows]: the most likely next tokens."""
-        arguments = {"position_ids": self.positions, "logits_to_keep": 1}
+        arguments, taken = {"position_ids": self.positions, "logits_to_keep": 1}, _arguments(self.lm)
         logits = self.lm.model(
             input_ids=self.tokens,
             attention_mask=self.mask,
             past_key_values=self.cache,
             use_cache=True,
-            **{name: value for name, value in arguments.items() if name in self.takes},
+            **{name: value for name, value in arguments.items() if name in taken},
         ).logits[:, -1]
         best: Tensor
         found: Tensor

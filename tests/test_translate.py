@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,29 @@ def test_context_ends_a_translation() -> None:
     found = greedy(lm, prompts, 10, 10**6)
     assert [len(output) for output in found] == [min(10, lm.max_length - len(prompt) + 1) for prompt in prompts]
     assert [o[:3] for o in found] == one_by_one(lm, prompts, 3)
+
+
+def test_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are halved until they fit; a row that does not fit by itself is an error."""
+    lm = language_model("llama")
+    prompts = lm.encode(PROMPTS)
+    expected = greedy(lm, prompts, 6, 10**6)
+    forward, room = lm.model.forward, 2
+
+    @functools.wraps(forward)
+    def limited(*arguments: Any, **keywords: Any) -> Any:
+        if len(keywords["input_ids"]) > room:
+            raise torch.OutOfMemoryError
+        return forward(*arguments, **keywords)
+
+    monkeypatch.setattr(lm.model, "forward", limited)
+    done: list[int] = []
+    assert greedy(lm, prompts, 6, 10**6, done.append) == expected
+    assert sum(done) == len(prompts)
+    assert max(done) <= room
+    room = 0
+    with pytest.raises(InputError, match="does not fit the memory of cpu"):
+        greedy(lm, prompts, 6, 10**6)
 
 
 def test_logits_that_are_not_finite() -> None:
