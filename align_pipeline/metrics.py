@@ -60,7 +60,7 @@ class Metric(Protocol):
 
     pooling: str
     needs: ClassVar[str]
-    """``options`` or ``premises``."""
+    """``options``, ``premises`` or ``sentences``: what a task must offer (`ParallelTask.offers`)."""
 
     def margin(self, similarities: Similarities) -> Tensor:
         """[layers, items]."""
@@ -110,11 +110,11 @@ class DaliStrong:
 
 
 @dataclass(frozen=True)
-class MexaT:
-    """`mexa` over a task's premises, as a config."""
+class Mexa:
+    """`mexa` over parallel sentences, as a config."""
 
     pooling: str = "weighted"
-    needs: ClassVar[str] = "premises"
+    needs: ClassVar[str] = "sentences"
 
     def __post_init__(self) -> None:
         _check_pooling(self.pooling)
@@ -123,3 +123,10 @@ class MexaT:
         """[layers, items]."""
         found: PremiseCosines = similarities.premises[self.pooling]
         return mexa(found.own, found.row, found.column)
+
+
+@dataclass(frozen=True)
+class MexaT(Mexa):
+    """`mexa` over a task's premises, as a config."""
+
+    needs: ClassVar[str] = "premises"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import pickle
 from collections.abc import Iterator, Sequence
@@ -81,6 +82,17 @@ class LanguageModel:
         """The output embeddings."""
         head: nn.Module = self.model.get_output_embeddings()
         return head
+
+    @functools.cached_property
+    def line_ends(self) -> frozenset[int]:
+        """Tokens with which a generated line is over: those with a line break, and the ends of a text."""
+        ids = range(len(self.tokenizer))
+        texts = self.tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
+        ends = {token for token, text in zip(ids, texts, strict=True) if "\n" in text}
+        generation = getattr(self.model, "generation_config", None)
+        for eos in (self.tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)):
+            ends |= set(eos) if isinstance(eos, list) else set() if eos is None else {eos}
+        return frozenset(ends)
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """Token ids with the tokenizer's own special tokens (BOS where it adds one), not yet limited in length."""

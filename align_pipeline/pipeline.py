@@ -21,7 +21,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from torch import Tensor
 
-from align_pipeline import console, distributed, summary, tracking
+from align_pipeline import console, distributed, language_id, summary, tracking
 from align_pipeline.cache import Cache, model_key
 from align_pipeline.config import Config
 from align_pipeline.data import Source
@@ -30,14 +30,17 @@ from align_pipeline.evaluate import confidence, from_tensors, predict, predictio
 from align_pipeline.metrics import Metric
 from align_pipeline.model import LanguageModel, load
 from align_pipeline.plots import layer_curves as draw
-from align_pipeline.records import Item, Prediction, Table, table, write_text
+from align_pipeline.records import SCHEMAS, Item, Prediction, Table, table, write_text
 from align_pipeline.similarity import EnglishStates, Similarities, english_states, similarities
 from align_pipeline.sweep import NOTHING
-from align_pipeline.tasks import ChoiceTask, ItemSet, Pair
+from align_pipeline.tasks import Flores, ItemSet, Pair, ParallelTask, Translation
+from align_pipeline.translate import Hypotheses, corpus_scores, counts, sentence_scores, spbleu_missing, translate
 
 log = logging.getLogger(__name__)
 _TRUNCATED = "truncated"
-_PACKAGES = ("align_pipeline", "torch", "transformers", "datasets", "accelerate", "numpy", "pyarrow", "wandb")
+_PACKAGES = (
+    *("align_pipeline", "torch", "transformers", "datasets", "accelerate", "numpy", "pyarrow", "sacrebleu", "wandb"),
+)
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,9 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     Raises:
         InputError: something the user gave cannot be used; one sentence says what and why.
     """
-    task: ChoiceTask = instantiate(config.task)
+    task: ParallelTask = instantiate(config.task)
     metrics: dict[str, Metric] = {name: instantiate(metric) for name, metric in config.metrics.items()}
+    _check_needs(task, metrics)
     source = Source(config.source)
     named = {config.languages[code].flores for code in config.named if code in config.languages}
     languages = task.supported(config.languages.values(), source, named)
@@ -89,18 +93,22 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     if metrics:
         job.write_alignment(pairs, folder)
     extracted = distributed.total(job.tokens_run)
-    if config.evaluate:
+    translated: dict[str, dict[str, Any]] = {}
+    if config.evaluate and isinstance(task, Flores):
+        translated = job.write_translations(task, task.translations(pairs, languages, source), folder)
+    elif config.evaluate:
         job.write_predictions(pairs, folder)
     tokens = {"extraction": extracted, "scoring": distributed.total(job.tokens_run) - extracted}
     if not distributed.is_main():
         return None
-    tables = [path for path in (folder / "alignment.parquet", folder / "predictions.parquet") if path.exists()]
+    tables = [path for path in (folder / f"{name}.parquet" for name in SCHEMAS) if path.exists()]
 
     with stages.stage("report", "Drew the plots"):
         alignment = pd.read_parquet(folder / "alignment.parquet") if metrics else pd.DataFrame()
-        predictions = pd.read_parquet(folder / "predictions.parquet") if config.evaluate else pd.DataFrame()
+        answered = folder / "predictions.parquet"
+        predictions = pd.read_parquet(answered) if answered in tables else pd.DataFrame()
         curves = summary.layer_curves(alignment)
-        rows = summary.languages(pairs, curves, predictions, job.num_layers)
+        rows = summary.languages(pairs, curves, predictions, job.num_layers, translated)
         plots = draw(alignment, folder) if metrics else []
     content = {
         "task": task.name,
@@ -257,6 +265,52 @@ class Job:
         with self.stages.stage("scoring", what, total) as advance:
             return to_tensors(predict(lm, side.items, self.config.batch_tokens, advance))
 
+    def write_translations(
+        self, task: Flores, translations: Mapping[str, Sequence[Translation]], folder: Path
+    ) -> dict[str, dict[str, Any]]:
+        """Write ``translations.parquet``; returns corpus scores and counts by language and direction."""
+        for missing in (spbleu_missing(), language_id.MISSING if language_id.missing() else None):
+            if missing:
+                log.info(missing)
+        found: dict[str, dict[str, Any]] = {}
+        with _table(folder, "translations") as written:
+            for language, directions in translations.items():
+                for one in directions:
+                    what = f"Translated {language}, {one.direction}"
+                    compute = functools.partial(self._translate, one, task.max_new_tokens, what)
+                    texts = repr((one.prompts, task.max_new_tokens))
+                    digest = hashlib.sha256(texts.encode()).hexdigest()
+                    tensors = self._get("translations", digest, what, compute)
+                    if tensors is None or written is None:
+                        continue
+                    hypotheses = Hypotheses.from_tensors(tensors)
+                    with self.stages.stage("scores", f"Scored {language}, {one.direction}, with sacrebleu"):
+                        sentences = sentence_scores(hypotheses.texts, one.references, one.target)
+                        corpus = corpus_scores(hypotheses.texts, one.references, one.target, task.resamples)
+                        copied = corpus_scores(one.sources, one.references, one.target)
+                    found.setdefault(language, {})[one.direction] = {
+                        **counts(one, hypotheses),
+                        **corpus,
+                        "copied_source": {name: score["score"] for name, score in copied.items()},
+                    }
+                    with writing(folder):
+                        _append_translations(written, self, one, hypotheses, sentences)
+        return found
+
+    def _translate(self, translation: Translation, max_new_tokens: int, what: str) -> dict[str, Tensor]:
+        lm = self.lm
+        with self.stages.stage("translation", what, len(translation.ids)) as advance:
+            return translate(lm, translation, max_new_tokens, self.config.batch_tokens, advance).tensors()
+
+
+def _check_needs(task: ParallelTask, metrics: Mapping[str, Metric]) -> None:
+    for name, metric in metrics.items():
+        if metric.needs not in task.offers:
+            raise InputError(
+                f"metric={name} compares {metric.needs}, and {task.name} has {' and '.join(sorted(task.offers))}; "
+                f"use metric={'[mexa]' if 'sentences' in task.offers else '[dali,dali_strong,mexa_t]'}."
+            )
+
 
 def _table(folder: Path, name: str) -> contextlib.AbstractContextManager[Table | None]:
     """The table in the main process, nothing in the others."""
@@ -293,6 +347,32 @@ def _append_predictions(written: Table, job: Job, side: ItemSet, predictions: Se
         item_tokens=[p.item_tokens for p in predictions],
         option_similarity=[option_similarity(item) for item in side.items],
         category=[item.category for item in side.items],
+    )
+
+
+def _append_translations(
+    written: Table,
+    job: Job,
+    translation: Translation,
+    hypotheses: Hypotheses,
+    scores: Mapping[str, Sequence[float]],
+) -> None:
+    none = [None] * len(translation.ids)
+    written.append(
+        model=job.config.model.name,
+        task=job.task,
+        direction=translation.direction,
+        language=translation.language,
+        item_id=list(translation.ids),
+        source=list(translation.sources),
+        hypothesis=list(hypotheses.texts),
+        reference=list(translation.references),
+        bleu=scores["bleu"],
+        chrf=scores["chrf"],
+        spbleu=scores.get("spbleu", none),
+        comet=none,
+        cometkiwi=none,
+        cut_off=[int(cut) for cut in hypotheses.cut_off],
     )
 
 

@@ -103,7 +103,26 @@ PREDICTIONS = pa.schema(
     ]
 )
 
-SCHEMAS = {"alignment": ALIGNMENT, "predictions": PREDICTIONS}
+TRANSLATIONS = pa.schema(
+    [
+        ("model", _TEXT),
+        ("task", _TEXT),
+        ("direction", _TEXT),  # en-xx, xx-en
+        ("language", _TEXT),  # X's, in both directions
+        ("item_id", _TEXT),
+        ("source", _TEXT),
+        ("hypothesis", _TEXT),
+        ("reference", _TEXT),
+        ("bleu", _FLOAT),  # sacrebleu's sentence scores, 0 to 100
+        ("chrf", _FLOAT),  # chrF++
+        ("spbleu", _FLOAT),  # empty where its tokenizer is not at hand
+        ("comet", _FLOAT),  # empty until align_pipeline.comet has filled it in, as the next
+        ("cometkiwi", _FLOAT),
+        ("cut_off", pa.int8()),  # 1: still going on after the most tokens allowed
+    ]
+)
+
+SCHEMAS = {"alignment": ALIGNMENT, "predictions": PREDICTIONS, "translations": TRANSLATIONS}
 
 
 class Table:

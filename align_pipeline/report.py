@@ -26,10 +26,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from align_pipeline import analysis
+from align_pipeline import analysis, translation_analysis
 from align_pipeline.config import CONF
 from align_pipeline.errors import InputError, unknown
-from align_pipeline.records import ALIGNMENT, PREDICTIONS
+from align_pipeline.records import ALIGNMENT, PREDICTIONS, SCHEMAS, TRANSLATIONS
 from align_pipeline.report_page import render
 
 PACKAGE = Path(__file__).parent
@@ -46,6 +46,9 @@ _OPTIONAL = {
     "item_tokens",
     "option_similarity",
     "category",
+    "spbleu",
+    "comet",
+    "cometkiwi",
 }
 _PUBLISHED_MODEL = re.compile(r"llama-?3\.1-8b(?!.*(?:instruct|chat))", re.IGNORECASE)
 
@@ -60,12 +63,14 @@ class Tables:
     Attributes:
         alignment: as `records.ALIGNMENT` without ``margin``, texts as categories.
         predictions: as `records.PREDICTIONS`, columns that no file has left out.
+        translations: as `records.TRANSLATIONS`, likewise.
         folders: with at least one table.
         summaries: the ``summary.json`` beside the tables, where there is one.
     """
 
     alignment: pd.DataFrame
     predictions: pd.DataFrame
+    translations: pd.DataFrame
     folders: tuple[Path, ...]
     summaries: tuple[Mapping[str, Any], ...]
 
@@ -79,16 +84,17 @@ def read(runs: Sequence[Path]) -> Tables:
     folders = sorted({found for run in runs for found in _folders(run)})
     if not folders:
         shown = ", ".join(str(run) for run in runs) or "nothing"
-        raise InputError(f"There is no alignment.parquet or predictions.parquet in {shown} or below.")
+        raise InputError(f"There is no {' or '.join(f'{name}.parquet' for name in SCHEMAS)} in {shown} or below.")
     alignment = _table([f / "alignment.parquet" for f in folders], ALIGNMENT, {"margin"})
     predictions = _table([f / "predictions.parquet" for f in folders], PREDICTIONS, set())
+    translations = _table([f / "translations.parquet" for f in folders], TRANSLATIONS, set())
     summaries = [_summary(folder / "summary.json") for folder in folders]
-    return Tables(alignment, predictions, tuple(folders), tuple(s for s in summaries if s))
+    return Tables(alignment, predictions, translations, tuple(folders), tuple(s for s in summaries if s))
 
 
 def _folders(run: Path) -> Iterator[Path]:
-    for name in ("alignment.parquet", "predictions.parquet"):
-        for path in run.rglob(name):
+    for name in SCHEMAS:
+        for path in run.rglob(f"{name}.parquet"):
             if path.is_file() and not any(part.startswith(".") for part in path.relative_to(run).parts):
                 yield path.parent.resolve()
 
@@ -189,6 +195,7 @@ class Results:
     reliability: pd.DataFrame
     groups: pd.DataFrame
     against_published: pd.DataFrame
+    translation: translation_analysis.Findings | None
     notes: tuple[str, ...] = field(default=())
 
 
@@ -209,6 +216,7 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
     known = languages()
     study = analysis.join(tables.alignment, tables.predictions, last_layers(tables.summaries))
     cells = analysis.tally(study)
+    groups = analysis.groups(study.predictions)
     points = analysis.points(study, cells)
     return Results(
         tables=tables,
@@ -222,8 +230,9 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
         regression=analysis.regression(study, cells),
         confidence=analysis.confidence(study, cells),
         reliability=analysis.reliability(study.predictions),
-        groups=analysis.groups(study.predictions),
+        groups=groups,
         against_published=against_published(study, points),
+        translation=translation_analysis.analyse(tables.translations, study, cells, groups, seed),
         notes=(*study.notes, *_about_layers(study, tables)),
     )
 
@@ -314,6 +323,10 @@ def _write_all(results: Results, folder: Path, failed: Sequence[str]) -> None:
     }
     for name in files:
         getattr(results, name).to_csv(folder / f"{name}.csv", index=False)
+    if results.translation is not None:
+        for name, what in translation_analysis.FILES.items():
+            getattr(results.translation, name).to_csv(folder / f"translation_{name}.csv", index=False)
+            files[f"translation_{name}"] = what
     (folder / "plots").mkdir()
     page = render(results, files, failed, folder / "plots")
     (folder / "report.html").write_text(page, encoding="utf-8")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from align_pipeline import __version__, analysis, plots
+from align_pipeline import __version__, analysis, plots, translation_analysis
 from align_pipeline.records import ENGLISH
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ def _studies(results: Results) -> Iterator[tuple[str, str]]:
         yield model, task
     answered = results.study.predictions
     yield from answered[["model", "task"]].drop_duplicates().itertuples(index=False, name=None)
+    if results.translation is not None:
+        translated = results.translation.scores[["model", "task"]]
+        yield from translated.drop_duplicates().itertuples(index=False, name=None)
 
 
 def _page_title(results: Results) -> str:
@@ -195,6 +198,7 @@ def _numeric(head: str, name: str, digits: int = 3, sign: bool = False) -> Colum
 def _head(page: Page, results: Results, failed: Sequence[str]) -> None:
     items = results.study.items
     languages = results.study.predictions["language"].tolist() + items["language"].tolist()
+    languages += results.tables.translations["language"].tolist()
     count = len({code for code in languages if code != ENGLISH})
     page.add(
         f"<h1>{html.escape(_page_title(results))}</h1>"
@@ -222,7 +226,9 @@ def _provenance(results: Results, languages: int) -> Iterator[tuple[str, str]]:
     yield "Tasks", html.escape(", ".join(sorted({_task(task) for _, task in _studies(results)})))
     yield "Languages", f"{languages} and English, which is the pivot and never a point"
     rows = len(results.tables.alignment)
-    yield "Rows", f"{rows:,} of alignment, {len(results.tables.predictions):,} of predictions"
+    translated = len(results.tables.translations)
+    counts = f"{rows:,} of alignment, {len(results.tables.predictions):,} of predictions"
+    yield "Rows", counts + (f", {translated:,} of translations" if translated else "")
     layers = sorted({int(k) for block in results.study.blocks.values() for k in block.layers})
     if layers:
         yield "Layers", _layers(layers)
@@ -265,6 +271,12 @@ class Part:
         table: pd.DataFrame = getattr(self.results, name)
         return table[(table["model"] == self.model) & (table["task"] == self.task)]
 
+    def of_translation(self, name: str) -> pd.DataFrame:
+        """The model's rows of one of the tables about translation."""
+        table: pd.DataFrame = getattr(self.results.translation, name)
+        keys = {key: value for key, value in (("model", self.model), ("task", self.task)) if key in table}
+        return table[(table[list(keys)] == pd.Series(keys)).all(axis=1)]
+
     @property
     def metrics(self) -> list[tuple[str, str]]:
         """Metric and pooling, in the order of DALI, DALI_S, MEXA_T, others."""
@@ -285,6 +297,10 @@ class Part:
 def _section(page: Page, results: Results, model: str, task: str) -> None:
     part = Part(model, task, results)
     page.heading(f"{_task(task)}, {model}")
+    if results.translation is not None and not part.of_translation("scores").empty:
+        _translation_part(page, part)
+        _layer_part(page, part)
+        return
     findings = list(_findings(part))
     if findings:
         page.add(f'<ul class="findings">{"".join(f"<li>{f}</li>" for f in findings)}</ul>')
@@ -698,6 +714,184 @@ def _calibration_part(page: Page, part: Part) -> None:
                 _html_table(list(sure.itertuples()), columns, caption), "Is the model surer of aligned items?", False
             )
         )
+
+
+def _translation_part(page: Page, part: Part) -> None:
+    """The section of a task that is translated."""
+    scored, level = part.of_translation("scores"), part.of_translation("level")
+    score = translation_analysis.headline(scored)
+    name = plots.SCORES[score]
+    asymmetry, sentences = part.of_translation("asymmetry"), part.of_translation("sentences")
+    whole = level[(level["score"] == score) & (level["reduce"] == "max")]
+    best = sentences[(sentences["score"] == score) & sentences["best_layer"].astype(bool)]
+    over = asymmetry[(asymmetry["score"] == score) & (asymmetry["language"] == "all")]
+    own = [_translation_level_finding(row, name) for row in whole[whole["alignment_task"] == part.task].itertuples()]
+    own += [_asymmetry_finding(row, name) for row in over.itertuples()]
+    for (metric, pooling, direction), rows in best.groupby(["metric", "pooling", "direction"]):
+        own.append(_sentence_finding(_metric(str(metric), str(pooling)), str(direction), rows, name))
+    page.add(f'<ul class="findings">{"".join(f"<li>{finding}</li>" for finding in own)}</ul>')
+    _translation_overview(page, part, scored)
+    page.add("<h3>Languages: alignment against translation</h3>")
+    points = part.of_translation("points")
+    for i, (key, rows) in enumerate(_in_order(points[(points["score"] == score) & (points["reduce"] == "max")])):
+        source, metric, pooling = key
+        numbers = whole[(whole[["alignment_task", "metric", "pooling"]] == list(key)).all(axis=1)]
+        caption = (
+            f"Mean {name} of a language's sentences against the share of aligned items "
+            f"({_metric(metric, pooling)} on {html.escape(_task(source))}, max over layers), in both directions; a "
+            f"point is a language, n = {rows['language'].nunique()}."
+        )
+        drawn = partial(plots.translation_scatter, rows, numbers)
+        figure = page.figure(part.name("translation", source, metric, pooling), drawn, caption)
+        page.add(_folded(figure, f"{_metric(metric, pooling)} on {html.escape(_task(source))}", i == 0))
+    columns = [
+        Column("Direction", _get("direction"), text=True),
+        Column("Score", lambda r: plots.SCORES[r.score], text=True),
+        Column(
+            "Metric", lambda r: f"{_metric(r.metric, r.pooling)} on {html.escape(_task(r.alignment_task))}", text=True
+        ),
+        Column("Over layers", _get("reduce"), text=True),
+        *_LEVEL_COLUMNS[:7],
+    ]
+    caption = (
+        "Correlation over languages between the share of aligned items and the mean score of the sentences. Intervals: "
+        "95%, percentile bootstrap over languages; p: two-sided."
+    )
+    page.add(_html_table(list(level.itertuples()), columns, caption))
+    columns = [
+        *columns[1:4],
+        Column("n", _get("n"), _count),
+        _numeric("Spearman, en-xx", "spearman_en_xx"),
+        _numeric("xx-en", "spearman_xx_en"),
+        _numeric("Difference", "difference", sign=True),
+        _interval("low", "high"),
+        Column("p", _get("p"), _p),
+    ]
+    caption = (
+        "Does alignment go with translation into English as with translation out of it? xx-en minus en-xx; interval: "
+        "bootstrap over languages; p: two-sided, directions swapped at random within languages."
+    )
+    page.add(_html_table(list(part.of_translation("directions").itertuples()), columns, caption))
+    _translation_accuracy(page, part)
+    _translation_sentences(page, part, best, name)
+
+
+def _translation_level_finding(row: Any, name: str) -> str:
+    lead = f"<b>{_metric(row.metric, row.pooling)} over languages, {row.direction}.</b> "
+    if pd.isna(row.pearson):
+        return f"{lead}The correlation of alignment with {name} is {html.escape(row.note)}."
+    verdict = (
+        "There is no sign that alignment goes with translation"
+        if row.pearson_p >= 0.05
+        else f"Languages that are {'better' if row.pearson > 0 else 'worse'} aligned are translated better"
+    )
+    return (
+        f"{lead}{verdict}: Pearson r = {_number(2)(row.pearson)}{_range(row.pearson_low, row.pearson_high)} with "
+        f"{name}, {_p_text(row.pearson_p)}; Spearman {_number(2)(row.spearman)}; n = {row.n} languages, max over "
+        "layers."
+    )
+
+
+def _asymmetry_finding(row: Any, name: str) -> str:
+    text = (
+        f"<b>Directions.</b> Mean {name} is {row.en_xx:.1f} out of English and {row.xx_en:.1f} into it, over "
+        f"{row.n} languages"
+    )
+    if pd.isna(row.p):
+        return f"{text} ({html.escape(row.note)})."
+    gap = f"{_number(1, sign=True)(row.difference)}{_range(row.low, row.high, 1)}"
+    return f"{text}; difference {gap}, {_p_text(row.p)} (Wilcoxon)."
+
+
+def _sentence_finding(metric: str, direction: str, rows: pd.DataFrame, name: str) -> str:
+    lead = f"<b>{metric} over sentences, {direction}.</b> "
+    tested = rows[rows["p_holm"].notna()]
+    if tested.empty:
+        return f"{lead}Aligned against other sentences is {html.escape(str(rows['note'].iloc[0]))}."
+    sure, n = int((tested["p_holm"] < 0.05).sum()), len(tested)
+    return (
+        f"{lead}Aligned sentences have a higher {name} in {sure} of {n} language{'' if n == 1 else 's'} at the "
+        "language's best layer (one-sided Mann-Whitney, Holm over layers, p &lt; 0.05); the median rank-biserial "
+        f"correlation is {_number(2, sign=True)(tested['rank_biserial'].median())}."
+    )
+
+
+def _translation_overview(page: Page, part: Part, scored: pd.DataFrame) -> None:
+    known = part.results.languages
+    table = scored[["language"]].drop_duplicates()
+    table["name"] = [known["name"].get(code, code) for code in table["language"]]
+    columns = [
+        Column("Language", lambda r: html.escape(str(r.name)), text=True),
+        Column("Code", lambda r: html.escape(r.language), text=True),
+    ]
+    for direction, rows in scored.groupby("direction"):
+        end = "_" + str(direction).replace("-", "_")
+        own = rows.drop(columns=["model", "task", "direction"]).dropna(axis="columns", how="all").set_index("language")
+        table = table.merge(own.add_suffix(end), how="left", on="language")
+        columns.append(Column(f"{direction}<br>n", _get(f"n{end}"), _count))
+        columns += [_numeric(name, f"{score}{end}", 1) for score, name in plots.SCORES.items() if score in own]
+        columns += [_numeric(head.replace("_", " "), f"{head}{end}") for head in ("empty", "copies", "cut_off")]
+    caption = (
+        "Every language. Scores: means of sacrebleu's sentence scores (corpus scores are in summary.json); empty, "
+        "copies (of the source), cut off (still going on after the most tokens allowed): shares of sentences."
+    )
+    page.add("<h3>The languages</h3>", _html_table(list(table.itertuples()), columns, caption))
+    figures = part.of_translation("asymmetry")
+    chosen = figures[(figures["score"] == translation_analysis.headline(scored)) & (figures["language"] != "all")]
+    if len(chosen):
+        caption = (
+            "Translation into English against translation out of it, means over sentences; a point is a language, "
+            f"n = {len(chosen)}; on the dashed line both are equal."
+        )
+        page.add(page.figure(part.name("directions"), partial(plots.directions, chosen), caption, narrow=True))
+
+
+def _translation_accuracy(page: Page, part: Part) -> None:
+    assert part.results.translation is not None
+    table = part.results.translation.accuracy
+    rows = table[table["model"] == part.model]
+    if rows.empty:
+        return
+    columns = [
+        Column("Task", lambda r: html.escape(_task(r.task)), text=True),
+        Column("Direction", _get("direction"), text=True),
+        Column("Score", lambda r: plots.SCORES[r.score], text=True),
+        *_LEVEL_COLUMNS[:7],
+    ]
+    caption = "Correlation over languages of a task's accuracy with translation quality."
+    page.add("<h3>Languages: accuracy against translation</h3>", _html_table(list(rows.itertuples()), columns, caption))
+
+
+def _translation_sentences(page: Page, part: Part, best: pd.DataFrame, name: str) -> None:
+    if best.empty:
+        return
+    page.add("<h3>Sentences: are aligned ones translated better?</h3>")
+    for key, rows in best.groupby(["metric", "pooling"]):
+        metric, pooling = map(str, key)
+        if rows["rank_biserial"].notna().any():
+            caption = (
+                f"Rank-biserial correlation of being aligned ({_metric(metric, pooling)}) with {name}, at each "
+                "language's best layer: how much more often an aligned sentence beats another than the other way "
+                f"round, with its 95% interval; n = {rows['language'].nunique()} languages."
+            )
+            drawn = partial(plots.rank_biserial, rows)
+            page.add(page.figure(part.name("sentences", metric, pooling), drawn, caption))
+    columns = [
+        Column("Language", lambda r: html.escape(r.language), text=True),
+        Column("Direction", _get("direction"), text=True),
+        Column("Metric", lambda r: _metric(r.metric, r.pooling), text=True),
+        *[Column(h, _get(n), _count) for h, n in (("Layer", "layer"), ("aligned", "n_aligned"), ("other", "n_other"))],
+        _numeric(f"{name}, aligned", "mean_aligned", 1),
+        _numeric("other", "mean_other", 1),
+        _numeric("Rank-biserial", "rank_biserial", sign=True),
+        _interval("low", "high"),
+        *[Column(h, _get(n), _p) for h, n in (("p", "p_one_sided"), ("Holm", "p_holm"), ("BH", "p_bh"))],
+    ]
+    caption = (
+        "At each language's best layer. p: one-sided Mann-Whitney test of aligned sentences being translated better; "
+        "Holm, BH: p adjusted over the layers. All layers and scores: translation_sentences.csv."
+    )
+    page.add(_folded(_html_table(list(best.itertuples()), columns, caption), "Table: every language", False))
 
 
 def _published_part(page: Page, part: Part) -> None:

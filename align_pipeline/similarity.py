@@ -18,7 +18,7 @@ from align_pipeline import distributed
 from align_pipeline.forward import POOLINGS, Advance, hidden_states
 from align_pipeline.model import LanguageModel, Tokens
 from align_pipeline.records import Item
-from align_pipeline.tasks.choice import ItemSet, Pair
+from align_pipeline.tasks.parallel import ItemSet, Pair
 
 _EXCLUDED = -float("inf")
 
@@ -146,13 +146,19 @@ def similarities(
     }
     for chosen, states in hidden_states(lm, tokens, pair.ids, _every(lm), POOLINGS, batch_tokens, advance):
         for pooling, value in states.items():
+            premises[pooling].add(chosen, value[:, :, -1])
+            if not n:
+                continue
             e = english.states[pooling][:, [rows[index] for index in chosen], :n].to(device)
             found = option_cosines(e, value[:, :, :n], twins_e[chosen], twins_x[chosen])
             for name, part in vars(found).items():
                 blocks[pooling][name][:, chosen] = part
-            premises[pooling].add(chosen, value[:, :, -1])
     return Similarities(
-        {p: OptionCosines(**{name: distributed.filled(part) for name, part in f.items()}) for p, f in blocks.items()},
+        {
+            p: OptionCosines(**{name: distributed.filled(part) for name, part in f.items()})
+            for p, f in blocks.items()
+            if n
+        },
         {pooling: stream.finish() for pooling, stream in premises.items()},
     )
 
@@ -232,12 +238,13 @@ class PremiseStream:
     def add(self, chosen: Sequence[int], language: Tensor) -> None:
         """Take in X's premises [layers, b, D] at the positions `chosen` of the N."""
         at = torch.tensor(chosen, device=self.english.device)
-        s = cosines(self.english, language)  # [layers, N, b]
-        self.own[:, at] = s[:, at, torch.arange(len(at), device=at.device)]
         same_e = self.groups_e[:, None] == self.groups_e[at]
         same_x = self.groups_x[:, None] == self.groups_x[at]
-        self.column[:, at] = s.masked_fill(same_e, _EXCLUDED).amax(dim=1)
-        self.row = torch.maximum(self.row, s.masked_fill(same_x, _EXCLUDED).amax(dim=2))
+        for layer, (e, x) in enumerate(zip(self.english, language, strict=True)):  # a layer at a time bounds memory
+            s = cosines(e, x)  # [N, b]
+            self.own[layer, at] = s[at, torch.arange(len(at), device=at.device)]
+            self.column[layer, at] = s.masked_fill(same_e, _EXCLUDED).amax(dim=0)
+            self.row[layer] = torch.maximum(self.row[layer], s.masked_fill(same_x, _EXCLUDED).amax(dim=1))
 
     def finish(self) -> PremiseCosines:
         """The cosines, once every premise was added, each in one of the processes."""

@@ -14,8 +14,9 @@ from rich.table import Table
 from align_pipeline.config import Config
 from align_pipeline.data import Source
 from align_pipeline.records import ENGLISH
-from align_pipeline.tasks import ChoiceTask, ItemSet, Pair
+from align_pipeline.tasks import ItemSet, Pair, ParallelTask
 from align_pipeline.tracking import Curve
+from align_pipeline.translate import SCORES
 
 
 def layer_curves(alignment: pd.DataFrame) -> list[Curve]:
@@ -31,11 +32,16 @@ def layer_curves(alignment: pd.DataFrame) -> list[Curve]:
 
 
 def languages(
-    pairs: Sequence[Pair], curves: Sequence[Curve], predictions: pd.DataFrame, num_layers: int
+    pairs: Sequence[Pair],
+    curves: Sequence[Curve],
+    predictions: pd.DataFrame,
+    num_layers: int,
+    translated: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """A row per language; accuracies are None where none were measured.
 
     ``n`` counts the paired items: TS and TF are counted over them; accuracies are over all items of their own side.
+    ``translation`` holds a language's corpus scores and counts, by direction, where `translated` has them.
     """
     rows = []
     for pair in pairs:
@@ -43,6 +49,8 @@ def languages(
         row: dict[str, Any] = {"language": code, "pivot": pair.english.pivot, "n": len(pair.ids)}
         row |= _accuracies(pair, predictions)
         row["left_out"] = dict(pair.left_out)
+        if code in translated:
+            row["translation"] = dict(translated[code])
         row["metrics"] = {c.metric: reduced(c, num_layers) for c in curves if c.language == code}
         rows.append(row)
     return rows
@@ -95,13 +103,16 @@ def flat(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         values = {key: row[key] for key in ("accuracy", "english_accuracy", "ts", "tf") if row[key] is not None}
         for metric, found in row["metrics"].items():
             values |= {f"{metric}_{key}": found[key] for key in ("best_layer", "max", "mean")}
+        for direction, found in row.get("translation", {}).items():
+            scores = {name: found[name]["score"] for name in SCORES if name in found}
+            values |= {f"{name}/{direction}": value for name, value in (scores | _rates(found)).items()}
         numbers |= {f"{key}/{row['language']}": value for key, value in values.items()}
         if len(rows) == 1:
             numbers |= values
     return numbers
 
 
-def provenance(task: ChoiceTask, source: Source, pairs: Sequence[Pair]) -> dict[str, Any]:
+def provenance(task: ParallelTask, source: Source, pairs: Sequence[Pair]) -> dict[str, Any]:
     """Which data the numbers are of, down to a digest of the items."""
     sides = {(side.language, side.pivot): side for pair in pairs for side in (pair.english, pair.language)}
     return {
@@ -125,15 +136,22 @@ def table(content: Mapping[str, Any], config: Config, folder: Path) -> Table:
     """The rows as a table a person reads."""
     rows = content["languages"]
     metrics = list(rows[0]["metrics"])
+    directions = list(rows[0].get("translation", {}))
     title = f"{content['task']}: {content['model']} on data from {content['data']['source']}"
+    told = (
+        "chrF++ ± half its 95% interval; in brackets, that of the source as it stands."
+        if directions
+        else "TS, TF: right in English and right, wrong in the language."
+    )
     caption = (
-        f"Accuracy: {config.task['num_fewshot']}-shot. TS, TF: right in English and right, wrong in the language. "
+        f"{'Translation' if directions else 'Accuracy'}: {config.task['num_fewshot']}-shot. {told} "
         "Metrics: share of aligned items, over the layers before the final norm. "
         f"Tables and plots: {folder}"
     )
     made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     made.add_column("language")
-    for column in ("n", "accuracy", ENGLISH, "TS", "TF"):
+    choice = () if directions else ("accuracy", ENGLISH, "TS", "TF")
+    for column in ("n", *choice, *(f"{direction}\nchrF++" for direction in directions)):
         made.add_column(column, justify="right")
     for metric in metrics:
         made.add_column(f"{metric}\nmax @layer, mean", justify="right", no_wrap=True)
@@ -143,5 +161,18 @@ def table(content: Mapping[str, Any], config: Config, folder: Path) -> Table:
         counts = ["" if row[key] is None else str(row[key]) for key in ("ts", "tf")]
         found = [row["metrics"][metric] for metric in metrics]
         cells = [f"{m['max']:.3f} @{m['best_layer']}, {m['mean']:.3f}" for m in found]
-        made.add_row(row["language"], str(row["n"]), accuracy, english, *counts, *cells)
+        own = [_chrf(row["translation"][d]) for d in directions] if directions else [accuracy, english, *counts]
+        made.add_row(row["language"], str(row["n"]), *own, *cells)
     return made
+
+
+def _chrf(found: Mapping[str, Any]) -> str:
+    score, copied = found["chrf"], found["copied_source"]["chrf"]
+    within = f" ±{(score['high'] - score['low']) / 2:.1f}" if "low" in score else ""
+    return f"{score['score']:.1f}{within} ({copied:.1f})"
+
+
+def _rates(found: Mapping[str, Any]) -> dict[str, float]:
+    """Counted sentences as shares."""
+    names = ("empty", "copies", "cut_off", "off_target")
+    return {name: found[name] / found["n"] for name in names if found[name] is not None}

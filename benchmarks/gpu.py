@@ -23,7 +23,7 @@ from align_pipeline.evaluate import encode_options, predict
 from align_pipeline.forward import hidden_states, loglikelihoods, token_budget
 from align_pipeline.model import LanguageModel, wrap
 from align_pipeline.similarity import english_states, similarities
-from align_pipeline.tasks.choice import Pair
+from align_pipeline.tasks.parallel import Pair
 
 LLAMA_8B = {
     "vocab_size": 128256,

@@ -17,7 +17,7 @@ from align_pipeline.config import CONF, EMBEDDED
 from align_pipeline.data import Source
 from align_pipeline.model import LanguageModel, wrap
 from align_pipeline.tasks import Belebele, ChoiceTask, Xcopa, XStoryCloze
-from align_pipeline.tasks.choice import ItemSet
+from align_pipeline.tasks.parallel import ItemSet
 
 TASKS = {"belebele": Belebele, "xcopa": Xcopa, "xstorycloze": XStoryCloze}
 SHAPE = {

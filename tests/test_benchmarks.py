@@ -37,3 +37,10 @@ def test_extraction(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 def test_alignment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run("alignment.py", "--items", "20", "--layers", "2", "--width", "16", "--batch", "8", monkeypatch=monkeypatch)
     assert "| MEXA |" in capsys.readouterr().out
+
+
+def test_translation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--sentences", "5", "--batches", "1", "3", "--layers", "2", "--hidden", "64", "--max-new-tokens", "8"]
+    run("translation.py", *small, monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    assert printed.count("5 of 5 |") == 2, printed

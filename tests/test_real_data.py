@@ -59,3 +59,17 @@ def test_two_equal_english_options_are_a_tie(shared_data: Path, tmp_path: Path) 
     ids = [f"{sides['eng_Latn'][index]['link']}/{sides['eng_Latn'][index]['question_number']}" for index in twins]
     assert (found[found["item_id"].isin(ids)]["margin"] <= 0).all()
     assert len(found) == 9 * 8
+
+
+def test_translation(shared_data: Path, tmp_path: Path) -> None:
+    """Estonian has another name on the hub; Thai has no spaces."""
+    limits = ("task.limit=12", "task.num_fewshot=1", "task.max_new_tokens=8", "task.resamples=10")
+    content = run_job(tmp_path, "task=flores", "lang=[est,tha]", f"data={shared_data}", *limits)
+    assert [row["n"] for row in content["languages"]] == [12, 12]
+    translations = pd.read_parquet(tmp_path / "translations.parquet")
+    assert translations.groupby(["language", "direction"]).size().tolist() == [12] * 4
+    assert np.isfinite(translations[["bleu", "chrf"]]).all(axis=None)
+    assert translations["reference"].str.len().min() > 5
+    alignment = pd.read_parquet(tmp_path / "alignment.parquet")
+    assert np.isfinite(alignment["margin"]).all()
+    assert len(alignment) == 2 * 12 * (content["num_layers"] + 1)

@@ -222,7 +222,7 @@ def test_the_command_line_without_torch(runs: Path, tmp_path: Path) -> None:
         (["run=.", "out=."], "There is no argument 'run'; there is runs"),
         (["runs", "out=."], "runs needs a value"),
         (["runs=/nowhere/*", "out=."], "runs=/nowhere/* matches no folder"),
-        (["runs={empty}", "out=."], "There is no alignment.parquet or predictions.parquet in"),
+        (["runs={empty}", "out=."], "There is no alignment.parquet or predictions.parquet or"),
         (["runs={runs}", "out=/proc/report"], "Nothing can be written to /proc/report"),
         (["runs={runs}", "out={empty}", "seed=x"], "seed is 'x'"),
         (["runs={broken}", "out=."], "predictions.parquet cannot be read as a table"),

@@ -1,207 +1,43 @@
-"""What the multiple-choice benchmarks share: reading both sides, few-shot prompts, and pairing by id.
-
-A task says how one row becomes one `Item` (`ChoiceTask.item`) and what its data set's columns are; the rest is here.
-"""
+"""What the multiple-choice benchmarks share: few-shot prompts and gold labels."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import random
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from align_pipeline.config import Language
-from align_pipeline.data import Row, Source
+from align_pipeline.data import Source
 from align_pipeline.errors import InputError
-from align_pipeline.records import ENGLISH, Item
-
-log = logging.getLogger(__name__)
+from align_pipeline.records import Item
+from align_pipeline.tasks.parallel import SHOT_SEPARATOR, ParallelTask
 
 # lm-evaluation-harness seeds each task's few-shot sampler with this, whatever the user's own seed is.
 LM_EVAL_FEWSHOT_SEED = 1234
-SHOT_SEPARATOR = "\n\n"
 
 
 @dataclass(frozen=True)
-class ItemSet:
-    """One side of a benchmark: all items in one language.
+class ChoiceTask(ParallelTask):
+    """A multiple-choice benchmark."""
 
-    Attributes:
-        language: FLORES code, ``eng_Latn`` for an English side.
-        pivot: name of the English set the side is paired with.
-        items: in the data set's order; ids are unique.
-    """
-
-    language: str
-    pivot: str
-    items: tuple[Item, ...]
-
-    def by_id(self) -> dict[str, Item]:
-        """The items by their id."""
-        return {item.id: item for item in self.items}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A language's items and the English items they are compared with.
-
-    Attributes:
-        language: the language's side.
-        english: the English side; the same object for all languages that share it.
-        ids: ids that both sides have, in English order.
-        left_out: why and how often an id was left out of the pairing.
-    """
-
-    language: ItemSet
-    english: ItemSet
-    ids: tuple[str, ...]
-    left_out: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class ChoiceTask(ABC):
-    """A multiple-choice benchmark; the fields are the keys of ``conf/task/<name>.yaml``."""
-
-    name: str
-    dataset: str
-    """Hub id, also the path below a data folder."""
-    split: str
-    fewshot_split: str
-    revision: str | None = None
-    files: str | None = None
-    """Pattern with {config} and {split} for a hub revision whose card names no configs."""
-    pivot: str | None = None
-    """Config of the English side; None: it is the language's own, in `Language.pivots`."""
-    num_fewshot: int = 5
     fewshot: str = "fixed"
     """``fixed``: the split's first items; ``lm_eval``: drawn as lm-evaluation-harness draws them."""
-    limit: int | None = None
-    """Only the first N English items and their counterparts."""
 
-    columns: ClassVar[tuple[str, ...]] = ()
+    offers: ClassVar[frozenset[str]] = frozenset({"options", "premises"})
     lm_eval_draws: ClassVar[bool] = True
     """Whether lm-evaluation-harness draws the task's examples at random (else it takes the first)."""
     lm_eval_spare: ClassVar[int] = 0
     """How many examples it draws beyond those it uses; they move its generator on."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.fewshot not in ("fixed", "lm_eval"):
             raise InputError(f"task.fewshot={self.fewshot} is not a sampler; there is fixed, lm_eval.")
-        if not isinstance(self.num_fewshot, int) or self.num_fewshot < 0:
-            raise InputError(f"task.num_fewshot={self.num_fewshot} is not a number of examples; use 0 or more.")
-        if self.limit is not None and (not isinstance(self.limit, int) or self.limit < 1):
-            raise InputError(f"task.limit={self.limit} leaves no items; use 1 or more, or null for all.")
 
-    @abstractmethod
-    def item(self, row: Row, config: str) -> Item:
-        """One row as an `Item` without few-shot examples.
-
-        Args:
-            row: the row, with all of `columns`.
-            config: the data set's name for the language.
-
-        Raises:
-            ValueError: the row is not usable; says why.
-        """
-
-    # ---- languages
-
-    def config_of(self, language: Language) -> str | None:
-        """The data set's config that holds the language; None if it has none."""
-        return language.codes.get(self.name)
-
-    def english_of(self, language: Language) -> tuple[str, str]:
-        """The English side of a language: (name of the set as in the tables, config)."""
-        own = language.pivots.get(self.name)
-        if own is not None:
-            return own, own
-        if self.pivot is None:
-            raise InputError(
-                f"{language.flores} names no English side for {self.name}: add `pivots: {{{self.name}: <config>}}` "
-                "to its file in conf/lang."
-            )
-        return ENGLISH, self.pivot
-
-    def supported(self, languages: Iterable[Language], source: Source, named: Collection[str]) -> list[Language]:
-        """The languages that the task has in this source; the others are left out with a line.
-
-        Args:
-            languages: what the user selected.
-            source: where rows would come from.
-            named: FLORES codes that were asked for by name.
-
-        Raises:
-            InputError: a language asked for by name does not exist here, or none is left.
-        """
-        present = source.configs(self.dataset)
-        kept, lacking = [], []
-        for language in languages:
-            config = self.config_of(language)
-            if config is None or (present is not None and config not in present) or language.flores == ENGLISH:
-                lacking.append(language)
-            else:
-                kept.append(language)
-        for language in lacking:
-            if language.flores == ENGLISH and language.flores in named:
-                raise InputError("English is the pivot and part of every run; select other languages with lang=.")
-            if language.flores in named:
-                has = sorted(present) if present is not None else ["its languages in conf/lang/set/" + self.name]
-                raise InputError(
-                    f"{self.name} has no {language.name} ({language.flores}) in data={source.name}; "
-                    f"it has {_some(has)}."
-                )
-        if lacking and kept:
-            log.info("Left out, not in %s (data=%s): %s.", self.name, source.name, _some([x.flores for x in lacking]))
-        return kept
-
-    # ---- items
-
-    def pairs(self, languages: Sequence[Language], source: Source) -> list[Pair]:
-        """Both sides of every language, paired by id; an English side is read once however many languages share it."""
-        english: dict[str, ItemSet] = {}
-        pairs = []
-        for language in languages:
-            pivot, english_config = self.english_of(language)
-            if pivot not in english:
-                english[pivot] = self._side(source, english_config, ENGLISH, pivot)
-            config = self.config_of(language)
-            assert config is not None, "supported() keeps only languages that the task has"
-            pairs.append(pair(self._side(source, config, language.flores, pivot), english[pivot], self.limit))
-        return pairs
-
-    def _side(self, source: Source, config: str, language: str, pivot: str) -> ItemSet:
-        items = self._read(source, config, self.split)
-        shots = items if self.fewshot_split == self.split else self._read(source, config, self.fewshot_split)
-        limited = items if self.limit is None or language != ENGLISH else items[: self.limit]
-        return ItemSet(language, pivot, tuple(self._with_shots(limited, shots, f"{self.dataset} ({config})")))
-
-    def _read(self, source: Source, config: str, split: str) -> list[Item]:
-        """All items of one split.
-
-        Raises:
-            InputError: a column is missing, a row is not usable, or an id appears twice.
-        """
-        where = f"{self.dataset} ({config}, {split})"
-        rows = source.load(self.dataset, config, split, self.revision, self.files)
-        missing = [column for column in self.columns if column not in rows[0]]
-        if missing:
-            raise InputError(f"{where} lacks the column {missing[0]}; it has {', '.join(rows[0])}.")
-        items: dict[str, Item] = {}
-        for number, row in enumerate(rows):
-            empty = next((column for column in self.columns if row[column] is None), None)
-            if empty is not None:
-                raise InputError(f"{where}, row {number}: {empty} has no value.")
-            try:
-                item = self.item(row, config)
-            except ValueError as error:
-                raise InputError(f"{where}, row {number}: {error}") from error
-            if item.id in items:
-                raise InputError(f"{where} has the id {item.id} twice; ids must be unique for items to be paired.")
-            items[item.id] = item
-        return list(items.values())
+    def _prompted(self, items: Sequence[Item], every: Sequence[Item], source: Source, config: str) -> Iterable[Item]:
+        shots = every if self.fewshot_split == self.split else self._read(source, config, self.fewshot_split)
+        return self._with_shots(items, shots, f"{self.dataset} ({config})")
 
     def _with_shots(self, items: Sequence[Item], pool: Sequence[Item], where: str) -> Iterable[Item]:
         """The items with few-shot examples before their prompts; an item is never its own example."""
@@ -227,57 +63,6 @@ class ChoiceTask(ABC):
         return [dataclasses.replace(item, prompt=prompt) for item, prompt in zip(items, prompts, strict=True)]
 
 
-def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
-    """Pair two sides by id; ids that only one side has, or that disagree on what is right, are left out and counted.
-
-    Args:
-        language: all items of the language.
-        english: the English items, already limited.
-        limit: if set, items of the language outside the English ones are dropped too: they were not asked for.
-
-    Raises:
-        InputError: the sides share no id.
-    """
-    own, other = language.by_id(), english.by_id()
-    if limit is not None:
-        language = ItemSet(language.language, language.pivot, tuple(x for x in language.items if x.id in other))
-    shared = [item_id for item_id in other if item_id in own]
-    if not shared:
-        raise InputError(
-            f"No id of {language.language} is among those of its English side {english.pivot}: "
-            f"'{next(iter(own))}' there, '{next(iter(other))}' here."
-        )
-    alike = [i for i in shared if (own[i].gold, len(own[i].options)) == (other[i].gold, len(other[i].options))]
-    counts = {
-        f"missing in {language.language}": len(other) - len(shared),
-        "missing in English": len(language.items) - len(shared),
-        "another right answer than in English": len(shared) - len(alike),
-    }
-    left_out = {reason: number for reason, number in counts.items() if number}
-    for reason, number in left_out.items():
-        log.warning("%s: %d items left out of the pairing, %s.", language.language, number, reason)
-    asked_otherwise = sum(own[i].category != other[i].category for i in alike)
-    if (
-        asked_otherwise
-    ):  # XCOPA's Quechua, paired with Swahili's English, asks 37 effects as causes; the study keeps them
-        log.warning("%s: %d items ask something else than in English; kept.", language.language, asked_otherwise)
-    return Pair(language, english, tuple(alike), left_out)
-
-
-def texts_of(row: Row, columns: Iterable[str]) -> list[str]:
-    """The columns' texts with surrounding white space stripped.
-
-    Raises:
-        ValueError: one of them is empty or no text.
-    """
-    texts = []
-    for column in columns:
-        if not isinstance(row[column], str) or not row[column].strip():
-            raise ValueError(f"{column} is empty.")
-        texts.append(row[column].strip())
-    return texts
-
-
 def index_of(value: object, first: int, options: int, column: str) -> int:
     """A gold label as an index from 0.
 
@@ -291,8 +76,3 @@ def index_of(value: object, first: int, options: int, column: str) -> int:
     if not 0 <= index < options:
         raise ValueError(f"{column} is {value!r}, not one of {first} to {first + options - 1}.")
     return index
-
-
-def _some(names: Sequence[str], shown: int = 15) -> str:
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + rest

@@ -1,0 +1,122 @@
+"""COMET scores for finished runs: ``python -m align_pipeline.comet runs=<folder or glob>``.
+
+unbabel-comet needs older versions of transformers and numpy than this package, so it has an environment of its own,
+and this module imports nothing else of the package but its errors::
+
+    python -m venv comet && comet/bin/pip install unbabel-comet pyarrow
+    comet/bin/python -m align_pipeline.comet runs='outputs/runs/*'    # from a checkout, or pip install --no-deps
+
+It fills the columns ``comet`` (wmt22-comet-da, as in the study) and ``cometkiwi`` (wmt22-cometkiwi-da, which needs no
+reference and is gated on the hub) of every ``translations.parquet``; the report then speaks of COMET first.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from align_pipeline.errors import InputError, unknown
+
+MODELS = {"comet": "Unbabel/wmt22-comet-da", "cometkiwi": "Unbabel/wmt22-cometkiwi-da"}
+USAGE = """Usage: python -m align_pipeline.comet runs=<folder or glob> [scores=comet,cometkiwi] [batch=16]"""
+
+
+def load(score: str, batch: int) -> Callable[[list[dict[str, str]]], list[float]]:
+    """A scorer of ``src``, ``mt`` and ``ref`` texts, fetched on first use.
+
+    Raises:
+        InputError: the package or the model cannot be had.
+    """
+    try:
+        import torch
+        from comet import download_model, load_from_checkpoint
+    except ImportError as error:
+        raise InputError(
+            f"COMET cannot be imported ({error}); it needs an environment of its own: python -m venv comet && "
+            "comet/bin/pip install unbabel-comet pyarrow, then comet/bin/python -m align_pipeline.comet."
+        ) from error
+    try:
+        model = load_from_checkpoint(download_model(MODELS[score]))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{MODELS[score]} cannot be loaded ({' '.join(str(error).split())[:200]}); it comes from the hub, where "
+            "wmt22-cometkiwi-da is gated: accept its licence and log in with `huggingface-cli login`."
+        ) from error
+    gpus = int(torch.cuda.is_available())
+    return lambda rows: [float(s) for s in model.predict(rows, batch_size=batch, gpus=gpus, progress_bar=False).scores]
+
+
+def fill(path: Path, score: str, scorer: Callable[[list[dict[str, str]]], list[float]]) -> int:
+    """Put a score into a table, atomically; returns the number of rows.
+
+    Args:
+        path: a ``translations.parquet``.
+        score: the column.
+        scorer: from `load`.
+
+    Raises:
+        InputError: the file is no such table.
+    """
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}.") from error
+    missing = {"source", "hypothesis", "reference", score} - set(table.column_names)
+    if missing:
+        raise InputError(f"{path} has no column {min(missing)}, so it is not such a table.")
+    texts = zip(*(table[name].to_pylist() for name in ("source", "hypothesis", "reference")), strict=True)
+    values = scorer([{"src": src, "mt": mt, "ref": ref} for src, mt, ref in texts])
+    place = table.column_names.index(score)
+    table = table.set_column(place, table.schema.field(score), pa.array(values, pa.float64()))
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return len(values)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """The command line: every mistake of the user's ends in one sentence and an exit code of 1."""
+    given = sys.argv[1:] if given is None else given
+    if not given or any(argument in ("-h", "--help") for argument in given):
+        print(USAGE)
+        return
+    try:
+        _fill_all(dict(argument.partition("=")[::2] for argument in given))
+    except InputError as error:
+        sys.exit(f"Error: {error}")
+
+
+def _fill_all(values: dict[str, Any]) -> None:
+    keys = ("runs", "scores", "batch")
+    wrong = next((key for key in values if key not in keys), None)
+    if wrong is not None:
+        raise unknown("argument", wrong, keys)
+    scores = values.get("scores", "comet").split(",")
+    for score in scores:
+        if score not in MODELS:
+            raise unknown("score", score, MODELS)
+    batch = values.get("batch", "16")
+    if not batch.isdigit() or int(batch) < 1:
+        raise InputError(f"batch is '{batch}', but must be a whole number, 1 or greater.")
+    folders = [Path(name) for name in sorted(glob.glob(values.get("runs", ""), recursive=True))]
+    paths = sorted({path for folder in folders for path in folder.rglob("translations.parquet")})
+    if not paths:
+        raise InputError(f"There is no translations.parquet in runs={values.get('runs', '')} or below.")
+    for score in scores:
+        scorer = load(score, int(batch))
+        for path in paths:
+            print(f"{path}: {fill(path, score, scorer):,} rows, {score}")
+
+
+if __name__ == "__main__":
+    main()
