@@ -188,7 +188,7 @@ def chains(sequences: Sequence[Tokens], depth: int = 0) -> list[Tree]:
 
 def trees(root: Node, row_tokens: int = ROW_TOKENS) -> list[Tree]:
     """The trie as rows, each a subtree with what stands above it repeated."""
-    return [_lay([(above, node)], 0) for above, node in _cut(root, [], row_tokens)]
+    return [lay([(above, node)], 0) for above, node in _cut(root, [], row_tokens)]
 
 
 def _cut(node: Node, above: list[int], row_tokens: int) -> Iterator[tuple[list[int], Node]]:
@@ -230,7 +230,7 @@ def _steps(node: Node, above: list[int], trunk: int, row_tokens: int) -> Iterato
     prefix, total = above[trunk:], len(above) - trunk + node.size
     whole = above + node.edge
     if total <= row_tokens or not node.children:
-        yield Step(tuple(above[:trunk]), (_lay([(prefix, node)], trunk),))
+        yield Step(tuple(above[:trunk]), (lay([(prefix, node)], trunk),))
         return
     # Nothing that a result is needed from may vanish into the cache.
     reach = min(len(whole), node.first_need)
@@ -256,7 +256,7 @@ def _filled(trunk: list[int], parts: Sequence[tuple[list[int], Node]], depth: in
     used = 0
     for prefix, node in parts:
         skipped = max(depth - node.depth, 0)  # a member that ends inside the trunk's reach keeps its last tokens
-        tree = _lay([(prefix, Node(node.depth + skipped, node.edge[skipped:], node.children, node.members))], depth)
+        tree = lay([(prefix, Node(node.depth + skipped, node.edge[skipped:], node.children, node.members))], depth)
         if waiting and used + len(tree.tokens) > row_tokens:
             yield Step(tuple(trunk), tuple(waiting))
             waiting, used = [], 0
@@ -266,7 +266,7 @@ def _filled(trunk: list[int], parts: Sequence[tuple[list[int], Node]], depth: in
         yield Step(tuple(trunk), tuple(waiting))
 
 
-def _lay(parts: Sequence[tuple[list[int], Node]], depth: int) -> Tree:
+def lay(parts: Sequence[tuple[list[int], Node]], depth: int) -> Tree:
     """Write subtrees into a row, each after the tokens above it; `depth` tokens stand before the row."""
     tokens: list[int] = []
     positions: list[int] = []

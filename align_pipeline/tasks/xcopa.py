@@ -9,7 +9,7 @@ from typing import ClassVar
 from align_pipeline.data import Row
 from align_pipeline.errors import InputError
 from align_pipeline.records import Item
-from align_pipeline.tasks.choice import ChoiceTask, index_of, texts_of
+from align_pipeline.tasks.choice import ChoiceTask, index_of, parts_of, texts_of
 
 _QUESTIONS = ("cause", "effect")
 _CLOSING = ".!?。！？…"
@@ -44,14 +44,16 @@ class Xcopa(ChoiceTask):
             options = tuple(f"{cut} {first_connector} {choice.lower()}" for choice in choices)
         else:
             options = tuple(f"{premise.rstrip(_CLOSING).rstrip()} {connector} {choice}" for choice in choices)
+        prompt, parts = parts_of([("passage", cut), ("", " "), ("question", scoring_connector)])
         return Item(
             id=str(row["idx"]),
             options=options,
             premise=premise,
-            prompt=f"{cut} {scoring_connector}",
+            prompt=prompt,
             continuations=tuple(f" {choice[0].lower()}{choice[1:]}" for choice in choices),
             gold=index_of(row["label"], 0, 2, "label"),
             category=str(row.get("category") or row["question"]),
+            parts=parts,
         )
 
     def _connector(self, code: str, kind: int) -> tuple[str, str]:
