@@ -23,21 +23,23 @@ import functools
 import hashlib
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 from torch import Tensor
 
-from align_pipeline.config import CONDITIONS, CONF, LANGUAGE_CONDITION, Component, Language, PatchConfig
+from align_pipeline.config import CONDITIONS, CONF, LANGUAGE_CONDITION, Component, Language, PatchConfig, PatchItems
 from align_pipeline.data import Source
 from align_pipeline.errors import InputError, unknown
-from align_pipeline.evaluate import encode_options
+from align_pipeline.evaluate import encode_options, prediction
 from align_pipeline.forward import Advance
 from align_pipeline.intervene import Branch, Scoring, activations, num_heads, patched_loglikelihoods, taps
 from align_pipeline.model import LanguageModel
-from align_pipeline.records import Item
+from align_pipeline.records import ENGLISH, Item
 from align_pipeline.tasks import ChoiceTask, ItemSet, Pair
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,14 @@ class Plan:
     def conditions(self) -> list[str]:
         """The conditions, in the user's order."""
         return list(self.config.conditions)
+
+    def source_language(self, condition: str, pair: Pair) -> str:
+        """Whose activations a condition puts in place; "" for nobody's."""
+        if condition in self.others:
+            return self.others[condition][pair.english.pivot].language
+        if condition in ("noise", "zero"):
+            return ""
+        return pair.language.language if condition in ("self", "mean") else ENGLISH
 
 
 def plan(config: PatchConfig, task: ChoiceTask, pairs: Sequence[Pair], source: Source) -> Plan:
@@ -121,6 +131,38 @@ def _language(code: str) -> Language:
     if not path.is_file():
         raise unknown("language", code, [p.stem for p in (CONF / "lang").glob("*.yaml")])
     return Language(**yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def chosen_items(which: PatchItems, pair: Pair, predictions: pd.DataFrame) -> list[str]:
+    """The paired items of a language that are to be patched, in English order.
+
+    Args:
+        which: all, or those that are right in English and right (ts) or wrong (tf) in the language.
+        pair: the language and its English.
+        predictions: as `records.PREDICTIONS`, with both sides.
+    """
+    right = {}
+    for side in (pair.language, pair.english):
+        own = predictions[(predictions["language"] == side.language) & (predictions["pivot"] == side.pivot)]
+        right[side] = dict(zip(own["item_id"], own["correct"] == 1, strict=True))
+    return [
+        item_id
+        for item_id in pair.ids
+        if which is PatchItems.all
+        or (right[pair.english][item_id] and right[pair.language][item_id] == (which is PatchItems.ts))
+    ]
+
+
+def digest(asked: Plan, pair: Pair, ids: Sequence[str], seed: int) -> str:
+    """Digest of everything but the model that a language's patched log-likelihoods depend on."""
+    config = asked.config
+    others = [sides[pair.english.pivot] for sides in asked.others.values()]
+    texts = [
+        [(item.id, item.prompt, item.continuations, item.gold) for item in side.items]
+        for side in (pair.language, pair.english, *others)
+    ]
+    settings = (config.conditions, config.layers, config.site, config.component.value, config.window, seed)
+    return hashlib.sha256(repr((settings, list(ids), texts)).encode()).hexdigest()
 
 
 # ---- donors
@@ -292,6 +334,32 @@ class Patched:
     def tensors(self) -> dict[str, Tensor]:
         """By name, for the cache."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def rows(self, asked: Plan, pair: Pair, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Columns of `records.PATCHING` that tell one result from another, a block per condition, layer and head."""
+        gold = {item.id: item.gold for item in pair.english.items}
+        for c, condition in enumerate(asked.conditions):
+            given = torch.nonzero(~self.loglikelihoods[c].isnan().flatten(1).any(1)).flatten().tolist()
+            donors = [int(self.donors[c, n]) for n in given]
+            known = {
+                "source_language": asked.source_language(condition, pair),
+                "condition": condition,
+                "item_id": [ids[n] for n in given],
+                "donor": [pair.english.items[d].id if d >= 0 else "" for d in donors],
+                "donor_gold": [int(self.donor_golds[c, n]) if self.donor_golds[c, n] >= 0 else None for n in given],
+                "gold": [gold[ids[n]] for n in given],
+            }
+            for k, layer in enumerate(self.layers.tolist()):
+                for head in range(self.loglikelihoods.shape[3]):
+                    values = self.loglikelihoods[c, given, k, head]
+                    best = [prediction(value) for value in values.tolist()]
+                    yield known | {
+                        "layer": [layer] * len(given),
+                        "head": [head if asked.config.component is Component.head else None] * len(given),
+                        "prediction": best,
+                        "correct": [int(b == g) for b, g in zip(best, known["gold"], strict=True)],
+                        "loglikelihoods": values.tolist(),
+                    }
 
 
 def patch(

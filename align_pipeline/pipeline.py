@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from torch import Tensor
 
-from align_pipeline import console, summary, tracking
+from align_pipeline import console, patch, summary, tracking
 from align_pipeline.cache import Cache, model_key
 from align_pipeline.config import Config
 from align_pipeline.data import Source
@@ -29,7 +29,7 @@ from align_pipeline.evaluate import confidence, from_tensors, predict, predictio
 from align_pipeline.metrics import Metric
 from align_pipeline.model import LanguageModel, load
 from align_pipeline.plots import layer_curves as draw
-from align_pipeline.records import Item, Prediction, Table, table, write_text
+from align_pipeline.records import SCHEMAS, Item, Prediction, Table, table, write_text
 from align_pipeline.similarity import EnglishStates, Similarities, english_states, similarities
 from align_pipeline.sweep import NOTHING
 from align_pipeline.tasks import ChoiceTask, ItemSet, Pair
@@ -82,13 +82,17 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     stages = console.Stages()
     with stages.stage("data", f"Read {task.name} in {len(languages)} languages and English"):
         pairs = task.pairs(languages, source)
+    asked = patch.plan(config.patch, task, pairs, source) if config.patch.conditions else None
     job = Job(config, task.name, metrics, stages, Cache(Path(config.cache) if config.cache else None))
     if metrics:
         job.write_alignment(pairs, folder)
     extracted = job.tokens_run
     if config.evaluate:
         job.write_predictions(pairs, folder)
-    tables = [path for path in (folder / "alignment.parquet", folder / "predictions.parquet") if path.exists()]
+    scored = job.tokens_run - extracted
+    if asked is not None:
+        job.write_patching(asked, pairs, folder)
+    tables = [path for path in (folder / f"{name}.parquet" for name in SCHEMAS) if path.exists()]
 
     with stages.stage("report", "Drew the plots"):
         alignment = pd.read_parquet(folder / "alignment.parquet") if metrics else pd.DataFrame()
@@ -103,7 +107,7 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         "data": summary.provenance(task, source, pairs),
         "num_layers": job.num_layers or None,
         "truncated_texts": job.truncated,
-        "tokens": {"extraction": extracted, "scoring": job.tokens_run - extracted},
+        "tokens": {"extraction": extracted, "scoring": scored, "patching": job.tokens_run - extracted - scored},
         "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "config": settings,
     }
@@ -235,6 +239,40 @@ class Job:
         lm, total = self.lm, sum(len(item.continuations) for item in side.items)
         with self.stages.stage("scoring", what, total) as advance:
             return to_tensors(predict(lm, side.items, self.config.batch_tokens, advance))
+
+    def write_patching(self, asked: patch.Plan, pairs: Sequence[Pair], folder: Path) -> None:
+        """Write ``patching.parquet``; ``predictions.parquet`` says which items fail."""
+        config, predictions = asked.config, pd.read_parquet(folder / "predictions.parquet")
+        foreign: dict[str, patch.Activations] = {}
+
+        def compute(pair: Pair, ids: Sequence[str]) -> dict[str, Tensor]:
+            lm, budget, pivot = self.lm, self.config.batch_tokens, pair.english.pivot
+            if pivot not in foreign:
+                foreign.clear()  # as in write_alignment
+                foreign[pivot] = patch.Activations(lm, config.component, config.site, budget)
+            with self.stages.stage("patching", f"Patched {pair.language.language}", len(ids)) as advance:
+                return patch.patch(lm, asked, pair, ids, foreign[pivot], self.config.seed, budget, advance).tensors()
+
+        with table(folder, "patching") as written:
+            for pair in pairs:
+                language, ids = pair.language.language, patch.chosen_items(config.items, pair, predictions)
+                if not ids:
+                    log.warning("%s has no %s items: nothing to patch.", language, config.items.value.upper())
+                    continue
+                texts = patch.digest(asked, pair, ids, self.config.seed)
+                tensors = self._get("patching", texts, f"Patched {language}", functools.partial(compute, pair, ids))
+                for rows in patch.Patched(**tensors).rows(asked, pair, ids):
+                    with writing(folder):
+                        written.append(
+                            model=self.config.model.name,
+                            task=self.task,
+                            language=language,
+                            pivot=pair.english.pivot,
+                            component=config.component.value,
+                            site=config.site,
+                            window=[config.window] * len(rows["item_id"]),
+                            **rows,
+                        )
 
 
 def _alignment_texts(pair: Pair) -> str:

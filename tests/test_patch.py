@@ -193,7 +193,7 @@ def test_its_own_activation_changes_nothing(architecture: str) -> None:
         branches = [Branch({layer: own[k]}) for k, layer in enumerate(taps(lm, component))]
         (found,) = scored(lm, [Scoring(context, options, [len(context) - 1], lambda b=branches: b)], component)  # type: ignore[misc]
         torch.testing.assert_close(
-            found, torch.tensor([plain] * len(branches), dtype=torch.float64), rtol=1e-5, atol=5e-5
+            found, torch.tensor([plain] * len(branches), dtype=torch.float64), rtol=1e-6, atol=1e-5
         )
 
 
