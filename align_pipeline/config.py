@@ -132,8 +132,9 @@ class PatchItems(Enum):
     all = "all"
 
 
+TREATMENT = "parallel"
 CONDITIONS = (
-    "parallel",
+    TREATMENT,
     "self",
     "random_item",
     "same_answer",

@@ -32,7 +32,16 @@ import torch
 import yaml
 from torch import Tensor
 
-from align_pipeline.config import CONDITIONS, CONF, LANGUAGE_CONDITION, Component, Language, PatchConfig, PatchItems
+from align_pipeline.config import (
+    CONDITIONS,
+    CONF,
+    LANGUAGE_CONDITION,
+    TREATMENT,
+    Component,
+    Language,
+    PatchConfig,
+    PatchItems,
+)
 from align_pipeline.data import Source
 from align_pipeline.errors import InputError, unknown
 from align_pipeline.evaluate import encode_options, prediction
@@ -44,7 +53,6 @@ from align_pipeline.tasks import ChoiceTask, ItemSet, Pair
 
 log = logging.getLogger(__name__)
 
-TREATMENT = "parallel"
 OF_ANOTHER_ITEM = ("random_item", "same_answer")
 OF_ALL_ITEMS = ("mean_english", "mean")
 _NO_CONTROL = ("zero", "mean")  # what `all` leaves out: ablations are another question

@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from torch import Tensor
 
-from align_pipeline import console, patch, summary, tracking
+from align_pipeline import console, patch, patching_analysis, patching_plots, summary, tracking
 from align_pipeline.cache import Cache, model_key
 from align_pipeline.config import Config
 from align_pipeline.data import Source
@@ -100,6 +100,12 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         curves = summary.layer_curves(alignment)
         rows = summary.languages(pairs, curves, predictions, job.num_layers)
         plots = draw(alignment, folder) if metrics else []
+        if asked is not None:
+            units = patching_analysis.join(pd.read_parquet(folder / "patching.parquet"), predictions, job.last_layers)
+            effects = patching_analysis.effects(units, seed=config.seed)
+            summary.add_patching(rows, patching_analysis.summary(units, seed=config.seed))
+            curves += summary.patching_curves(effects)
+            plots += patching_plots.draw(effects, folder)
     content = {
         "task": task.name,
         "model": config.model.name,
@@ -117,6 +123,8 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     content["seconds"] = {name: round(value, 3) for name, value in stages.seconds.items()}
     write_text(folder / "summary.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     stages.console.print(summary.table(content, config, folder))
+    if any(row.get("patching") for row in rows):
+        stages.console.print(summary.patching_table(rows))
     return Summary(content, folder)
 
 
@@ -146,6 +154,11 @@ class Job:
             key = model_key(self.config.model) if self.lm else None
         assert key is not None
         return key
+
+    @property
+    def last_layers(self) -> dict[str, int]:
+        """Layer L of the model, if it is known by now."""
+        return {self.config.model.name: self.num_layers} if self.num_layers else {}
 
     @property
     def tokens_run(self) -> int:
@@ -251,7 +264,8 @@ class Job:
                 foreign.clear()  # as in write_alignment
                 foreign[pivot] = patch.Activations(lm, config.component, config.site, budget)
             with self.stages.stage("patching", f"Patched {pair.language.language}", len(ids)) as advance:
-                return patch.patch(lm, asked, pair, ids, foreign[pivot], self.config.seed, budget, advance).tensors()
+                found = patch.patch(lm, asked, pair, ids, foreign[pivot], self.config.seed, budget, advance)
+                return found.tensors() | {"num_layers": torch.tensor(lm.num_layers)}
 
         with table(folder, "patching") as written:
             for pair in pairs:
@@ -261,6 +275,7 @@ class Job:
                     continue
                 texts = patch.digest(asked, pair, ids, self.config.seed)
                 tensors = self._get("patching", texts, f"Patched {language}", functools.partial(compute, pair, ids))
+                self.num_layers = int(tensors.pop("num_layers"))
                 for rows in patch.Patched(**tensors).rows(asked, pair, ids):
                     with writing(folder):
                         written.append(
