@@ -25,10 +25,11 @@ from align_pipeline.forward import (
     Trunk,
     _beside,
     _called_with,
+    _in_memory,
     _lay_out,
-    _passes,
     _scored_pass,
     shares,
+    token_budget,
 )
 from align_pipeline.model import LanguageModel, Tokens
 from align_pipeline.tree import Step, Tree, chains, lay, steps, trie
@@ -121,7 +122,7 @@ def activations(
     contexts: Sequence[Tokens],
     sites: Sequence[Sequence[int]],
     component: Component,
-    batch_tokens: int,
+    batch_tokens: int | None,
     advance: Advance = lambda texts: None,
 ) -> Tensor:
     """What a component gives at some tokens, in every layer.
@@ -131,7 +132,7 @@ def activations(
         contexts: token sequences.
         sites: positions in each, ascending; as many for each.
         component: of what.
-        batch_tokens: most tokens in a forward pass, padding included.
+        batch_tokens: most tokens in a forward pass, padding included; None: `token_budget`.
         advance: told how many contexts each batch finished.
 
     Returns:
@@ -174,8 +175,7 @@ def activations(
         trunk.hold(step.trunk)
         read(_lay_out(lm, [_beside(step.trees)], behind=len(step.trunk)), len(step.trunk))
     trunk.hold(())
-    for passed in _passes(loose, batch_tokens):
-        read(_lay_out(lm, passed), 0)
+    _in_memory(lm, loose, token_budget(lm, batch_tokens), lambda passed: read(_lay_out(lm, passed), 0))
     return torch.stack([result for result in results if result is not None])
 
 
@@ -216,7 +216,7 @@ def patched_loglikelihoods(
     lm: LanguageModel,
     scorings: Sequence[Scoring],
     component: Component,
-    batch_tokens: int,
+    batch_tokens: int | None,
     advance: Advance = lambda texts: None,
 ) -> Iterator[tuple[int, Tensor]]:
     """log p(continuation | context) in nats with activations replaced, for every branch and option.
@@ -225,7 +225,7 @@ def patched_loglikelihoods(
         lm: the model.
         scorings: done in an order in which they share beginnings.
         component: what is replaced.
-        batch_tokens: most tokens in a forward pass of a model that re-runs whole texts.
+        batch_tokens: most tokens in a forward pass of a model that re-runs whole texts; None: `token_budget`.
         advance: told how many scorings were finished.
 
     Yields:
@@ -241,7 +241,7 @@ def patched_loglikelihoods(
         if sharing:
             runs = _behind_a_trunk(scoring, trunk, len(branches))
         else:
-            runs = _whole(scoring, lm, len(branches), batch_tokens)
+            runs = _whole(scoring, lm, len(branches), token_budget(lm, batch_tokens))
         for chosen, layout, spans, spots in runs:
             edits = _edits(places, [branches[b] for b in chosen], spots)
             with torch.inference_mode(), _hooked(edits):

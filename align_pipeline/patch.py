@@ -277,7 +277,7 @@ class Activations:
     lm: LanguageModel
     component: Component
     site: str
-    batch_tokens: int
+    batch_tokens: int | None
     known: dict[Place, Tensor] = field(default_factory=dict)
     places: dict[Item, Place] = field(default_factory=dict)
 
@@ -377,7 +377,7 @@ def patch(
     ids: Sequence[str],
     foreign: Activations,
     seed: int,
-    batch_tokens: int,
+    batch_tokens: int | None,
     advance: Advance = lambda items: None,
 ) -> Patched:
     """Replace activations of a language's items and score their options again, in every condition and layer.
@@ -389,7 +389,7 @@ def patch(
         ids: the items to patch.
         foreign: remembers English (and other languages') activations from one language to the next.
         seed: of donors and noise.
-        batch_tokens: most tokens in a forward pass, roughly.
+        batch_tokens: most tokens in a forward pass, roughly; None: as many as memory has room for.
         advance: told how many items were finished.
 
     Raises:

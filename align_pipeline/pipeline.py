@@ -264,7 +264,9 @@ class Job:
                 foreign.clear()  # as in write_alignment
                 foreign[pivot] = patch.Activations(lm, config.component, config.site, budget)
             with self.stages.stage("patching", f"Patched {pair.language.language}", len(ids)) as advance:
+                truncated = lm.truncated
                 found = patch.patch(lm, asked, pair, ids, foreign[pivot], self.config.seed, budget, advance)
+                lm.truncated = truncated  # scoring has counted these texts
                 return found.tensors() | {"num_layers": torch.tensor(lm.num_layers)}
 
         with table(folder, "patching") as written:
