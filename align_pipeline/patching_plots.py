@@ -28,6 +28,7 @@ NAMES = {
     "mean": "mean of the language",
 }
 COMPONENTS = {"resid": "residual stream", "attn": "attention", "mlp": "MLP", "head": "heads"}
+SITES = {"last": "the context's last token", "options": "the ends of all options"}
 KIND = ["model", "task", "component", "site", "window"]
 """What one figure is of."""
 
@@ -40,7 +41,8 @@ def condition_name(condition: str) -> str:
 def kind_name(row: Any) -> str:
     """What was patched, in words."""
     window = f", {row.window} layers at once" if row.window > 1 else ""
-    return f"{COMPONENTS.get(row.component, row.component)} at {row.site}{window}"
+    site = SITES.get(row.site, f"the end of {row.site.replace('_', ' ')}")
+    return f"{COMPONENTS.get(row.component, row.component)} at {site}{window}"
 
 
 def draw(effects: pd.DataFrame, folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """The study's answers from tables alone: ``python -m align_pipeline.report runs=<folder or glob> out=<folder>``.
 
-Reads every ``alignment.parquet`` and ``predictions.parquet`` in the folders and below them, whoever wrote them; writes
-CSV files, plots (PNG and SVG) and one self-contained ``report.html``. Needs no model, no torch and no network.
+Reads every ``alignment.parquet``, ``predictions.parquet`` and ``patching.parquet`` in the folders and below them;
+writes CSV files, plots (PNG and SVG) and one self-contained ``report.html``. Needs no model, no torch and no network.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from align_pipeline import analysis
+from align_pipeline import analysis, patching_analysis
 from align_pipeline.config import CONF
 from align_pipeline.errors import InputError, unknown
-from align_pipeline.records import ALIGNMENT, PREDICTIONS
+from align_pipeline.records import ALIGNMENT, PATCHING, PREDICTIONS
 from align_pipeline.report_page import render
 
 PACKAGE = Path(__file__).parent
@@ -46,6 +46,8 @@ _OPTIONAL = {
     "item_tokens",
     "option_similarity",
     "category",
+    "head",
+    "donor_gold",
 }
 _PUBLISHED_MODEL = re.compile(r"llama-?3\.1-8b(?!.*(?:instruct|chat))", re.IGNORECASE)
 
@@ -60,12 +62,14 @@ class Tables:
     Attributes:
         alignment: as `records.ALIGNMENT` without ``margin``, texts as categories.
         predictions: as `records.PREDICTIONS`, columns that no file has left out.
+        patching: as `records.PATCHING`.
         folders: with at least one table.
         summaries: the ``summary.json`` beside the tables, where there is one.
     """
 
     alignment: pd.DataFrame
     predictions: pd.DataFrame
+    patching: pd.DataFrame
     folders: tuple[Path, ...]
     summaries: tuple[Mapping[str, Any], ...]
 
@@ -82,8 +86,9 @@ def read(runs: Sequence[Path]) -> Tables:
         raise InputError(f"There is no alignment.parquet or predictions.parquet in {shown} or below.")
     alignment = _table([f / "alignment.parquet" for f in folders], ALIGNMENT, {"margin"})
     predictions = _table([f / "predictions.parquet" for f in folders], PREDICTIONS, set())
+    patching = _table([f / "patching.parquet" for f in folders], PATCHING, set())
     summaries = [_summary(folder / "summary.json") for folder in folders]
-    return Tables(alignment, predictions, tuple(folders), tuple(s for s in summaries if s))
+    return Tables(alignment, predictions, patching, tuple(folders), tuple(s for s in summaries if s))
 
 
 def _folders(run: Path) -> Iterator[Path]:
@@ -189,6 +194,10 @@ class Results:
     reliability: pd.DataFrame
     groups: pd.DataFrame
     against_published: pd.DataFrame
+    patching: pd.DataFrame
+    patching_effects: pd.DataFrame
+    patching_contrasts: pd.DataFrame
+    patching_categories: pd.DataFrame
     notes: tuple[str, ...] = field(default=())
 
 
@@ -200,6 +209,10 @@ FILES = {
     "confidence": "confidence of aligned against other items, per language and metric",
     "groups": "accuracy and sizes of TS and TF per language",
     "points": "what the correlations compare: alignment and accuracy per language",
+    "patching": "activation patching: each condition's best layer and middle third, per language",
+    "patching_effects": "correction and damage rates and log-odds, per language, condition and layer",
+    "patching_contrasts": "the parallel activation against each control, per language and layer",
+    "patching_categories": "correction rates by the items' category",
     "against_published": "beside the figures of the study's released outputs",
 }
 
@@ -210,6 +223,7 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
     study = analysis.join(tables.alignment, tables.predictions, last_layers(tables.summaries))
     cells = analysis.tally(study)
     points = analysis.points(study, cells)
+    patched = patching_analysis.join(tables.patching, tables.predictions, last_layers(tables.summaries))
     return Results(
         tables=tables,
         study=study,
@@ -224,6 +238,10 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
         reliability=analysis.reliability(study.predictions),
         groups=analysis.groups(study.predictions),
         against_published=against_published(study, points),
+        patching=patching_analysis.summary(patched, seed=seed),
+        patching_effects=patching_analysis.effects(patched, seed=seed),
+        patching_contrasts=patching_analysis.contrasts(patched, seed=seed),
+        patching_categories=patching_analysis.by_category(patched),
         notes=(*study.notes, *_about_layers(study, tables)),
     )
 
@@ -309,9 +327,8 @@ def write(runs: Sequence[Path], out: Path, failed: Sequence[str] = (), seed: int
 
 
 def _write_all(results: Results, folder: Path, failed: Sequence[str]) -> None:
-    files = {
-        name: what for name, what in FILES.items() if name != "against_published" or len(results.against_published)
-    }
+    sometimes = [name for name in FILES if name.startswith(("against_published", "patching"))]
+    files = {name: what for name, what in FILES.items() if name not in sometimes or len(getattr(results, name))}
     for name in files:
         getattr(results, name).to_csv(folder / f"{name}.csv", index=False)
     (folder / "plots").mkdir()

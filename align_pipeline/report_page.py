@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from align_pipeline import __version__, analysis, plots
+from align_pipeline import __version__, analysis, patching_plots, plots
+from align_pipeline.config import TREATMENT
 from align_pipeline.records import ENGLISH
 
 if TYPE_CHECKING:
@@ -293,6 +294,7 @@ def _section(page: Page, results: Results, model: str, task: str) -> None:
     _layer_part(page, part)
     _instance_part(page, part)
     _pooled_part(page, part)
+    _patching_part(page, part)
     _calibration_part(page, part)
     _published_part(page, part)
 
@@ -641,6 +643,73 @@ def _pooled_part(page: Page, part: Part) -> None:
         "deviation. p: two-sided."
     )
     page.add(_html_table(list(best.itertuples()), columns, caption))
+
+
+def _patching_part(page: Page, part: Part) -> None:
+    effects, found = part.of("patching_effects"), part.of("patching")
+    if not (effects["n_tf"] > 0).any():
+        return
+    page.add("<h3>Patching: is misalignment the cause?</h3>")
+    for i, (_, rows) in enumerate(effects.groupby(patching_plots.KIND, sort=False)):
+        row = next(rows.itertuples())
+        same = [column for column in ("component", "site", "window") if column in found]
+        table = found[(found[same] == rows[same].iloc[0]).all(axis="columns")]
+        kind = html.escape(patching_plots.kind_name(row))
+        content = "".join(_patching_findings(table, kind))
+        for name, draw in patching_plots.figures(rows):
+            caption = (
+                f"Share of items right in English and wrong unpatched that patching makes right, by layer: {kind}."
+            )
+            content += page.figure(
+                part.name("patching", str(row.component), str(row.site), str(row.window), name), draw, caption
+            )
+        page.add(_folded(content + _patching_table(table), f"Patched: {kind}", i == 0))
+
+
+def _patching_findings(table: pd.DataFrame, kind: str) -> Iterator[str]:
+    treated = table[(table["condition"] == TREATMENT) & table["attributable"].notna() & (table["head"] < 0)]
+    if treated.empty:
+        return
+    n, languages = int(treated["n_tf"].sum()), len(treated)
+    weights = treated["n_tf"] / n
+    corrected = float((treated["middle_correction"] * weights).sum())
+    clear = int((treated["attributable_low"] > 0).sum())
+    yield (
+        f"<p>With the parallel English activation ({kind}), {corrected:.1%} of {n:,} failed items in {languages} "
+        f"language{'s' * (languages > 1)} become right, on average over the middle third of the layers. In {clear} of "
+        f"{languages} this is clearly more (95% interval of the difference above 0) than with the strongest control "
+        "that lacks the concept.</p>"
+    )
+
+
+def _patching_table(table: pd.DataFrame) -> str:
+    heads = bool((table["head"] >= 0).any())
+    columns = [
+        Column("Language", lambda r: html.escape(r.language), text=True),
+        Column("Replaced by", lambda r: html.escape(patching_plots.condition_name(r.condition)), text=True),
+        *([Column("Head", _get("head"), _count)] if heads else []),
+        Column("TF", _get("n_tf"), _count),
+        Column("TS", _get("n_ts"), _count),
+        Column("Best layer", _get("best_layer"), _count),
+        _numeric("corrected there", "best_correction"),
+        _numeric("Middle third", "middle_correction"),
+        _interval("middle_low", "middle_high"),
+        _numeric("damaged", "middle_damage"),
+        _numeric("Due to the concept", "attributable", sign=True),
+        _interval("attributable_low", "attributable_high"),
+        Column("Strongest control", lambda r: html.escape(_control(r.strongest_control)), text=True),
+    ]
+    caption = (
+        "Share of TF items corrected (and, where they were patched, of TS items damaged). Middle third: mean over the "
+        "layers from a third to two thirds of the depth, which nothing was selected for; the best layer is chosen on "
+        "the same items. Due to the concept: the parallel activation minus the strongest control that lacks the "
+        "concept. Late layers hand over the answer itself: there options reordered is the control to look at."
+    )
+    return _html_table(list(table.itertuples()), columns, caption)
+
+
+def _control(name: Any) -> str:
+    return patching_plots.condition_name(name) if isinstance(name, str) else ""
 
 
 def _calibration_part(page: Page, part: Part) -> None:

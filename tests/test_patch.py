@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import random_model, tokenizer
+from conftest import belebele_rows, compose, random_model, run_job, tokenizer, write_hub
+from hydra.utils import instantiate
 from torch import Tensor
 
 from align_pipeline.config import Component
+from align_pipeline.data import Source
 from align_pipeline.errors import InputError
+from align_pipeline.evaluate import encode_options
 from align_pipeline.intervene import Branch, Scoring, activations, num_heads, patched_loglikelihoods, taps
 from align_pipeline.model import LanguageModel, wrap
+from align_pipeline.patch import another_item, noise_like, permuted, site_positions
+from align_pipeline.records import PATCHING, Item
+from align_pipeline.tasks import Pair
 
 ARCHITECTURES = ["llama", "mistral", "mistral-sliding", "gemma2", "qwen2", "bloom"]
 _MODELS: dict[str, LanguageModel] = {}
@@ -250,3 +260,246 @@ def test_a_block_without_one_output_projection_is_refused() -> None:
     lm.layers[1].mlp.experts = torch.nn.ModuleList([torch.nn.ModuleDict({"down_proj": torch.nn.Linear(2, 2)})])
     with pytest.raises(InputError, match="no single output projection"):
         taps(lm, Component.mlp)
+
+
+# ---- donors and sites
+
+
+LANGUAGES = ("eng_Latn", "swh_Latn", "spa_Latn")
+BASE = ["model=custom", "model.name=random", "model.dtype=float32", "task.num_fewshot=2", "metric=[]"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_hub(folder, "facebook/belebele", {code: {"test": belebele_rows(code)} for code in LANGUAGES})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(data: Path, model_folder: Path) -> list[str]:
+    return [*BASE, f"model.path={model_folder}", f"data={data}"]
+
+
+@pytest.fixture(scope="module")
+def pair(data: Path, base: list[str]) -> Pair:
+    config = compose("lang=swh", *base)
+    return instantiate(config.task).pairs(list(config.languages.values()), Source(str(data)))[0]  # type: ignore[no-any-return]
+
+
+def test_reordered_options_keep_the_question_and_move_the_answer(pair: Pair) -> None:
+    for seed, item in enumerate(pair.english.items):
+        moved = permuted(item, seed)
+        number = int(item.id.split("-")[1][0]) * 2 + int(item.id[-1]) - 1
+        answers = [f"eng_Latn answer {number} {k}" for k in (1, 2, 3, 4)]
+        head = item.prompt[: item.prompt.rindex("\nA: ")]
+        assert moved.gold != item.gold
+        listed = [text.removeprefix(item.premise + " ") for text in moved.options]
+        assert sorted(listed) == sorted(answers)
+        assert listed[moved.gold] == answers[item.gold]
+        lines = [f"{letter}: {text}" for letter, text in zip("ABCD", listed, strict=True)]
+        assert moved.prompt == "\n".join([head, *lines, "Answer:"])
+        for name, start, end in moved.parts:
+            if name.startswith("option_"):
+                assert moved.prompt[len(moved.prompt) + start : len(moved.prompt) + end] == listed[int(name[-1]) - 1]
+
+
+def test_donors_are_other_items_and_always_the_same(pair: Pair) -> None:
+    pool = pair.english.items
+    keys = [item.gold for item in pool]
+    seen = set()
+    for seed in range(40):
+        for own, item in enumerate(pool):
+            found = another_item("random_item", item, pool, (), seed)
+            again = another_item("random_item", item, pool, (), seed)
+            same = another_item("same_answer", item, pool, keys, seed)
+            assert found == again
+            assert found is not None
+            assert same is not None
+            assert own // 2 != found // 2  # nor the other question of the same passage
+            assert pool[same].gold == item.gold
+            assert own // 2 != same // 2
+            seen.add((own, found))
+    assert len(seen) == 8 * 6  # every able donor comes up
+    assert another_item("same_answer", pool[0], pool[:4], keys, 0) is None
+
+
+def test_noise_has_the_norm_and_a_direction_of_its_own() -> None:
+    activation = torch.randn(5, 2, 64) * torch.arange(1, 6)[:, None, None]
+    first, again, other = noise_like(activation, 0, "a"), noise_like(activation, 0, "a"), noise_like(activation, 0, "b")
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first.norm(dim=-1), activation.norm(dim=-1))
+    for one, two in ((first, other), (first, activation), (first[1:], first[:-1])):
+        assert torch.cosine_similarity(one, two, dim=-1).abs().max() < 0.6
+
+
+@pytest.mark.parametrize("side", ["english", "language"])
+def test_a_site_is_the_token_that_ends_its_part(pair: Pair, side: str) -> None:
+    lm = model("llama")
+    for item in getattr(pair, side).items:
+        context, _ = encode_options(lm, item)[0]
+        ends = {name: site_positions(lm, item, context, name) for name, _, _ in item.parts}
+        for name, start, end in item.parts:
+            (at,) = ends[name]
+            text = item.prompt[len(item.prompt) + start : len(item.prompt) + end]
+            until, before = (lm.tokenizer.decode(context[1 : stop + 1]) for stop in (at, at - 1))
+            assert text in until.removeprefix(item.prompt[: len(item.prompt) + start])
+            assert not before.endswith(text)
+            assert len(before) < len(item.prompt) + end
+        assert site_positions(lm, item, context, "last") == [len(context) - 1]
+        assert site_positions(lm, item, context, "options") == [ends[f"option_{k}"][0] for k in (1, 2, 3, 4)]
+
+
+# ---- a job
+
+
+EVERY = ["parallel", "self", "random_item", "same_answer", "permuted_options", "mean_english", "noise", "zero", "mean"]
+
+
+def patched(folder: Path, base: list[str], *overrides: str) -> pd.DataFrame:
+    run_job(folder, *base, *overrides)
+    assert pq.read_schema(folder / "patching.parquet").equals(PATCHING)
+    return pd.read_parquet(folder / "patching.parquet")
+
+
+@pytest.mark.parametrize(
+    ("component", "site"), [("resid", "last"), ("head", "last"), ("mlp", "options"), ("attn", "question")]
+)
+def test_every_condition_equals_a_naive_rerun(
+    pair: Pair, base: list[str], tmp_path: Path, component: str, site: str
+) -> None:
+    conditions = [*EVERY, "language=spa"]
+    chosen = "patch.conditions=[" + ",".join(f'"{c}"' for c in conditions) + "]"
+    settings = [f"patch.component={component}", f"patch.site={site}", "patch.items=all", "patch.layers=[2]"]
+    rows = patched(tmp_path, base, "lang=swh", chosen, *settings)
+    kind = Component(component)
+    lm = wrap(random_model(), tokenizer(), "llama")
+    heads = 4 if kind is Component.head else 1
+    assert len(rows) == len(conditions) * heads * 8
+    config = compose("lang=spa", *base)
+    spanish = instantiate(config.task).pairs(list(config.languages.values()), Source(config.data))[0].language.by_id()
+    english, own = pair.english.by_id(), pair.language.by_id()
+
+    def state(item: Item) -> tuple[list[int], list[list[int]], list[int], dict[int, Tensor]]:
+        requests = encode_options(lm, item)
+        context = requests[0][0]
+        sites = site_positions(lm, item, context, site)
+        return context, [tail for _, tail in requests], sites, naive_activation(lm, context, sites, kind)
+
+    foreign, native = ({i: state(item) for i, item in side.items()} for side in (english, own))
+
+    def expected(condition: str, item_id: str, donor: str, layer: int) -> Tensor:
+        like = foreign[item_id][3][layer]
+        values = {
+            "parallel": lambda: like,
+            "self": lambda: native[item_id][3][layer],
+            "random_item": lambda: foreign[donor][3][layer],
+            "same_answer": lambda: foreign[donor][3][layer],
+            "permuted_options": lambda: state(permuted(english[item_id], 0))[3][layer],
+            "language=spa": lambda: state(spanish[item_id])[3][layer],
+            "mean_english": lambda: torch.stack([s[3][layer] for i, s in foreign.items() if i != item_id]).mean(0),
+            "mean": lambda: torch.stack([s[3][layer] for i, s in native.items() if i != item_id]).mean(0),
+            "zero": lambda: torch.zeros_like(like),
+        }
+        return values[condition]()
+
+    for row in rows[rows["item_id"] == "passage-2/2"].itertuples():
+        if row.condition == "noise":
+            continue
+        context, options, sites, _ = native[row.item_id]
+        value = expected(row.condition, row.item_id, row.donor, row.layer)
+        head = int(row.head) if kind is Component.head else None
+        if head is not None:
+            value = value.view(len(sites), heads, -1)[:, head]
+        right = [naive_score(lm, context, option, sites, {row.layer: value}, kind, head) for option in options]
+        np.testing.assert_allclose(row.loglikelihoods, right, rtol=1e-5, atol=2e-4)
+        assert row.prediction == int(np.argmax(right))
+    assert (rows["correct"] == (rows["prediction"] == rows["gold"])).all()
+    assert rows[rows["condition"] == "random_item"].eval("donor != item_id").all()
+    assert rows[rows["condition"].isin(["permuted_options"])].eval("donor_gold != gold").all()
+    assert rows[rows["condition"].isin(["same_answer", "parallel"])].eval("donor_gold == gold").all()
+    sources = rows.groupby("condition")["source_language"].unique().map(list).to_dict()
+    languages = {"self": "swh_Latn", "mean": "swh_Latn", "noise": "", "zero": "", "language=spa": "spa_Latn"}
+    assert sources == {c: [languages.get(c, "eng_Latn")] for c in conditions}
+
+
+def test_failed_items_are_patched_and_self_changes_nothing(base: list[str], tmp_path: Path) -> None:
+    rows = patched(tmp_path, base, "lang=[swh,spa]", "patch=english")
+    predictions = pd.read_parquet(tmp_path / "predictions.parquet").set_index(["language", "item_id"])
+    right = predictions["correct"].unstack(0) == 1
+    for language in ("swh_Latn", "spa_Latn"):
+        own = rows[rows["language"] == language]
+        failed = right.index[right["eng_Latn"] & ~right[language]]
+        assert len(failed) > 0
+        assert own.groupby(["condition", "layer"])["item_id"].apply(set).map(set(failed).__eq__).all()
+        assert set(own["layer"]) == {0, 1, 2, 3, 4}
+        untouched = own[own["condition"] == "self"]
+        before = predictions["loglikelihoods"].loc[[(language, i) for i in untouched["item_id"]]]
+        difference = np.stack(untouched["loglikelihoods"].to_list()) - np.stack(before.to_list())
+        assert np.abs(difference).max() < 1e-5
+        last = own[(own["condition"] == "parallel") & (own["layer"] == 4)]
+        assert last["correct"].all()  # the English run's next token, and these items are right in English
+    shared = rows[rows["condition"] == "random_item"].drop_duplicates(["language", "item_id"])
+    assert (shared.groupby("item_id")["donor"].nunique() == 1).all()  # one donor for all languages
+
+
+def test_the_same_job_writes_the_same_bytes_and_a_cache_runs_no_model(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["lang=swh", "patch=english", "patch.items=all", f"cache={tmp_path / 'cache'}"]
+    patched(tmp_path / "one", base, *settings)
+    monkeypatch.setattr("align_pipeline.pipeline.load", lambda config: pytest.fail("the model was loaded"))
+    patched(tmp_path / "two", base, *settings)
+    monkeypatch.undo()
+    patched(tmp_path / "three", base, *settings[:-1], "batch_tokens=100")
+    one, two = ((tmp_path / name / "patching.parquet").read_bytes() for name in ("one", "two"))
+    assert one == two
+    first, third = (pd.read_parquet(tmp_path / name / "patching.parquet") for name in ("one", "three"))
+    assert first.drop(columns="loglikelihoods").equals(third.drop(columns="loglikelihoods"))
+
+
+def test_what_a_job_found_is_in_its_summary(base: list[str], tmp_path: Path) -> None:
+    content = run_job(tmp_path, *base, "lang=swh", "patch=english", "patch.items=all")
+    (row,) = content["languages"]
+    found = {one["condition"]: one for one in row["patching"]}
+    assert list(found) == EVERY[:-2]
+    assert found["self"]["middle_correction"] == 0
+    assert found["parallel"]["best_correction"] == 1
+    assert found["parallel"]["n_tf"] == row["tf"]
+    assert found["parallel"]["strongest_control"] in ("random_item", "same_answer", "mean_english", "noise")
+    assert (tmp_path / "patching_belebele_resid_last_1_correction.png").stat().st_size > 10_000
+    assert content["tokens"]["patching"] > 0
+
+
+def test_no_failed_items_is_an_empty_table(model_folder: Path, tmp_path: Path) -> None:
+    write_hub(tmp_path, "facebook/belebele", {c: {"test": belebele_rows("same")} for c in ("eng_Latn", "swh_Latn")})
+    settings = [*BASE, f"model.path={model_folder}", f"data={tmp_path}", "lang=swh", "patch=english"]
+    assert len(patched(tmp_path / "run", settings)) == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["patch.layers=[5]"], "patch.layers has 5, but patch.component=resid of random has layers 0 to 4"),
+        (["patch.layers=[0]", "patch.component=mlp"], "has layers 1 to 4"),
+        (["patch.conditions=[paralel]"], "no condition 'paralel'; there is parallel"),
+        (['patch.conditions=["language=spam"]'], "no language 'spam'; there is spa"),
+        (['patch.conditions=["language=deu"]'], "belebele has no German"),
+        (["task.limit=1"], "takes activations from other items, but there is only one"),
+        (["patch.conditions=[same_answer]", "task.limit=4"], "same_answer has no donor for any item"),
+        (["patch.site=options_1"], "no patch.site of belebele 'options_1'; there is"),
+        (["patch.window=0"], "patch.window=0 replaces nothing"),
+        (["patch.component=head", "patch.window=2"], "patch.window is for resid, attn and mlp"),
+        (["evaluate=false", "metric=dali"], "patch needs evaluate=true"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(base: list[str], tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        run_job(tmp_path, *base, "lang=swh", "patch=english", "patch.items=all", *overrides)
+    assert message in str(error.value)
+    assert not (tmp_path / "patching.parquet").exists()
+
+
+def test_a_task_without_options_in_its_prompt_cannot_reorder_them(base: list[str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="xcopa shows no options in its prompt"):
+        run_job(tmp_path, "task=xcopa", "lang=ind", "patch.conditions=[permuted_options]", "data=embedded")
