@@ -272,6 +272,8 @@ class Activations:
 
     Attributes:
         known: context and sites -> [K, S, D], on the CPU.
+        places: where each item's activation is read.
+        answers: the first token of each item's gold option.
     """
 
     lm: LanguageModel
@@ -280,6 +282,7 @@ class Activations:
     batch_tokens: int | None
     known: dict[Place, Tensor] = field(default_factory=dict)
     places: dict[Item, Place] = field(default_factory=dict)
+    answers: dict[Item, tuple[int, ...]] = field(default_factory=dict)
 
     def place(self, item: Item, context: Sequence[int]) -> Place:
         """A context of an item, and where the site is in it."""
@@ -287,10 +290,16 @@ class Activations:
 
     def of(self, items: Sequence[Item]) -> list[Tensor]:
         """[K, S, D] of each item, in the context that its first option is scored after."""
+        self.tokenize(items)
+        return self.at([self.places[item] for item in items])
+
+    def tokenize(self, items: Sequence[Item]) -> None:
+        """Fill `places` and `answers`."""
         for item in items:
             if item not in self.places:
-                self.places[item] = self.place(item, encode_options(self.lm, item)[0][0])
-        return self.at([self.places[item] for item in items])
+                requests = encode_options(self.lm, item)
+                self.places[item] = self.place(item, requests[0][0])
+                self.answers[item] = tuple(requests[item.gold][1][:1])
 
     def at(self, places: Sequence[Place]) -> list[Tensor]:
         """[K, S, D] of each place."""
@@ -490,11 +499,6 @@ class _Sources:
         self.others = {c: sides[self.pair.english.pivot].by_id() for c, sides in self.asked.others.items()}
 
     @functools.cached_property
-    def answers(self) -> list[tuple[int, ...]]:
-        """The first token of each English item's gold option."""
-        return [tuple(encode_options(self.lm, item)[item.gold][1][:1]) for item in self.pool]
-
-    @functools.cached_property
     def means(self) -> dict[str, tuple[Tensor, int]]:
         """Sum of the activations of all items, float64 [K, S, D], and their number."""
         sides = {"mean_english": (self.foreign, self.pool), "mean": (self.own, self.pair.language.items)}
@@ -515,7 +519,9 @@ class _Sources:
         if condition == "permuted_options":
             return Donor(own, permuted(self.pool[own], self.seed))
         if condition in OF_ANOTHER_ITEM:
-            keys = self.answers if condition == "same_answer" else ()
+            if condition == "same_answer":
+                self.foreign.tokenize(self.pool)
+            keys = [self.foreign.answers.get(other) for other in self.pool]
             found = another_item(condition, self.pool[own], self.pool, keys, self.seed)
             return None if found is None else Donor(found, self.pool[found])
         if condition in self.others:
