@@ -71,11 +71,11 @@ class Plan:
 
     Attributes:
         config: as the user gave it, `conditions` spelled out.
-        others: the items of the language of each ``language=<code>`` condition, by pivot.
+        others: the items of the language of each ``language=<code>`` condition.
     """
 
     config: PatchConfig
-    others: Mapping[str, Mapping[str, ItemSet]]
+    others: Mapping[str, ItemSet]
 
     @property
     def conditions(self) -> list[str]:
@@ -85,7 +85,7 @@ class Plan:
     def source_language(self, condition: str, pair: Pair) -> str:
         """Whose activations a condition puts in place; "" for nobody's."""
         if condition in self.others:
-            return self.others[condition][pair.english.pivot].language
+            return self.others[condition].language
         if condition in ("noise", "zero"):
             return ""
         return pair.language.language if condition in ("self", "mean") else ENGLISH
@@ -124,13 +124,7 @@ def plan(config: PatchConfig, task: ChoiceTask, pairs: Sequence[Pair], source: S
         if condition.startswith(LANGUAGE_CONDITION):
             language = _language(condition.removeprefix(LANGUAGE_CONDITION))
             task.supported([language], source, {language.flores})
-            found = {}
-            for pair in pairs:  # XCOPA's English differs by language; the other language's items do not
-                if pair.english.pivot not in found:
-                    config_name = task.config_of(language)
-                    assert config_name is not None, "supported() has refused it"
-                    found[pair.english.pivot] = task.side(source, config_name, language.flores, pair.english.pivot)
-            others[condition] = found
+            others[condition] = task.pairs([language], source)[0].language
     return Plan(dataclasses.replace(config, conditions=conditions), others)
 
 
@@ -164,10 +158,9 @@ def chosen_items(which: PatchItems, pair: Pair, predictions: pd.DataFrame) -> li
 def digest(asked: Plan, pair: Pair, ids: Sequence[str], seed: int) -> str:
     """Digest of everything but the model that a language's patched log-likelihoods depend on."""
     config = asked.config
-    others = [sides[pair.english.pivot] for sides in asked.others.values()]
     texts = [
         [(item.id, item.prompt, item.continuations, item.gold) for item in side.items]
-        for side in (pair.language, pair.english, *others)
+        for side in (pair.language, pair.english, *asked.others.values())
     ]
     settings = (config.conditions, config.layers, config.site, config.component.value, config.window, seed)
     return hashlib.sha256(repr((settings, list(ids), texts)).encode()).hexdigest()
@@ -496,7 +489,7 @@ class _Sources:
     def __post_init__(self) -> None:
         self.pool = self.pair.english.items
         self.index = {item.id: index for index, item in enumerate(self.pool)}
-        self.others = {c: sides[self.pair.english.pivot].by_id() for c, sides in self.asked.others.items()}
+        self.others = {c: side.by_id() for c, side in self.asked.others.items()}
 
     @functools.cached_property
     def means(self) -> dict[str, tuple[Tensor, int]]:

@@ -28,7 +28,7 @@ def our_task(name: str, fewshot: str) -> ChoiceTask:
 
 
 def ours(lm: LanguageModel, data: str, name: str, config: str, fewshot: str) -> list[Prediction]:
-    items = our_task(name, fewshot).side(Source(data), config, "xxx_Latn", "eng_Latn").items[:LIMIT]
+    items = our_task(name, fewshot)._side(Source(data), config, "xxx_Latn", "eng_Latn").items[:LIMIT]
     return predict(lm, items, 4096, lambda n: None)
 
 

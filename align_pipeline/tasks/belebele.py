@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from align_pipeline.data import Row
 from align_pipeline.records import Item
-from align_pipeline.tasks.choice import ChoiceTask, index_of, parts_of, texts_of
+from align_pipeline.tasks.choice import ChoiceTask, index_of, texts_of
+from align_pipeline.tasks.prompt import parts_of
 
 _OPTIONS = ("mc_answer1", "mc_answer2", "mc_answer3", "mc_answer4")
 _LETTERS = ("A", "B", "C", "D")

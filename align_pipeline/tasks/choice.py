@@ -166,14 +166,13 @@ class ChoiceTask(ABC):
         for language in languages:
             pivot, english_config = self.english_of(language)
             if pivot not in english:
-                english[pivot] = self.side(source, english_config, ENGLISH, pivot)
+                english[pivot] = self._side(source, english_config, ENGLISH, pivot)
             config = self.config_of(language)
             assert config is not None, "supported() keeps only languages that the task has"
-            pairs.append(pair(self.side(source, config, language.flores, pivot), english[pivot], self.limit))
+            pairs.append(pair(self._side(source, config, language.flores, pivot), english[pivot], self.limit))
         return pairs
 
-    def side(self, source: Source, config: str, language: str, pivot: str) -> ItemSet:
-        """All items of one language, with their few-shot examples; `task.limit` cuts English alone."""
+    def _side(self, source: Source, config: str, language: str, pivot: str) -> ItemSet:
         items = self._read(source, config, self.split)
         shots = items if self.fewshot_split == self.split else self._read(source, config, self.fewshot_split)
         limited = items if self.limit is None or language != ENGLISH else items[: self.limit]
@@ -277,24 +276,6 @@ def texts_of(row: Row, columns: Iterable[str]) -> list[str]:
             raise ValueError(f"{column} is empty.")
         texts.append(row[column].strip())
     return texts
-
-
-def parts_of(prompt: Sequence[tuple[str, str]]) -> tuple[str, tuple[tuple[str, int, int], ...]]:
-    """A prompt from its pieces, and where its named pieces stand.
-
-    Args:
-        prompt: (name, text); the name is "" for what is between the named pieces.
-
-    Returns:
-        The prompt, and `Item.parts`.
-    """
-    whole = "".join(text for _, text in prompt)
-    parts, at = [], -len(whole)
-    for name, text in prompt:
-        if name:
-            parts.append((name, at, at + len(text)))
-        at += len(text)
-    return whole, tuple(parts)
 
 
 def index_of(value: object, first: int, options: int, column: str) -> int:

@@ -9,7 +9,8 @@ from typing import ClassVar
 from align_pipeline.data import Row
 from align_pipeline.errors import InputError
 from align_pipeline.records import Item
-from align_pipeline.tasks.choice import ChoiceTask, index_of, parts_of, texts_of
+from align_pipeline.tasks.choice import ChoiceTask, index_of, texts_of
+from align_pipeline.tasks.prompt import parts_of
 
 _QUESTIONS = ("cause", "effect")
 _CLOSING = ".!?。！？…"

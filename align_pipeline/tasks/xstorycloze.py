@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from align_pipeline.data import Row
 from align_pipeline.records import Item
-from align_pipeline.tasks.choice import ChoiceTask, index_of, parts_of, texts_of
+from align_pipeline.tasks.choice import ChoiceTask, index_of, texts_of
+from align_pipeline.tasks.prompt import parts_of
 
 _SENTENCES = ("input_sentence_1", "input_sentence_2", "input_sentence_3", "input_sentence_4")
 _ENDINGS = ("sentence_quiz1", "sentence_quiz2")
