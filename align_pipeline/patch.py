@@ -395,7 +395,7 @@ def patch(
         advance: told how many items were finished.
 
     Raises:
-        InputError: a layer out of range, or a condition for which no item has a donor.
+        InputError: a layer out of range.
     """
     config, layers = asked.config, layers_of(lm, asked.config)
     own = Activations(lm, config.component, config.site, batch_tokens)
@@ -404,7 +404,10 @@ def patch(
     sources = _Sources(lm, asked, pair, foreign, own, seed)
     chosen = [[sources.donor(condition, item) for item in items] for condition in asked.conditions]
     for condition, row in zip(asked.conditions, chosen, strict=True):
-        _check_donors(condition, row, pair)
+        lacking = sum(donor is None for donor in row)
+        if lacking:
+            said = f"{lacking} of {len(items)} items have no donor and are left out"
+            log.warning("%s, %s: %s.", pair.language.language, condition, said)
     heads = num_heads(lm) if config.component is Component.head else 1
     result = torch.full(
         (len(chosen), len(items), len(layers), heads, len(items[0].continuations)), torch.nan, dtype=torch.float64
@@ -443,23 +446,6 @@ def patch(
         donors=torch.tensor([[-1 if d is None or d.item is None else d.index for d in row] for row in chosen]),
         donor_golds=torch.tensor([[-1 if d is None or d.item is None else d.item.gold for d in row] for row in chosen]),
     )
-
-
-def _check_donors(condition: str, donors: Sequence[Donor | None], pair: Pair) -> None:
-    lacking = sum(donor is None for donor in donors)
-    if lacking == len(donors):
-        raise InputError(
-            f"The condition {condition} has no donor for any item of {pair.language.language}: no other English item "
-            "will do; use more items (task.limit), or leave the condition out of patch.conditions."
-        )
-    if lacking:
-        log.info(
-            "%s, %s: %d of %d items have no donor and are left out.",
-            pair.language.language,
-            condition,
-            lacking,
-            len(donors),
-        )
 
 
 @dataclass(frozen=True)

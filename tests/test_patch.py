@@ -471,6 +471,17 @@ def test_what_a_job_found_is_in_its_summary(base: list[str], tmp_path: Path) -> 
     assert content["tokens"]["patching"] > 0
 
 
+def test_items_without_a_donor_are_left_out_and_told(
+    base: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ["lang=swh", "patch.conditions=[same_answer,self]", "patch.items=all"]
+    with caplog.at_level("WARNING"):
+        rows = patched(tmp_path, base, *settings, "task.limit=5")  # only items 0 and 4 have the same answer
+    assert "same_answer: 3 of 5 items have no donor and are left out" in caplog.text
+    assert set(rows[rows["condition"] == "same_answer"]["item_id"]) == {"passage-0/1", "passage-2/1"}
+    assert rows[rows["condition"] == "self"]["item_id"].nunique() == 5
+
+
 def test_no_failed_items_is_an_empty_table(model_folder: Path, tmp_path: Path) -> None:
     write_hub(tmp_path, "facebook/belebele", {c: {"test": belebele_rows("same")} for c in ("eng_Latn", "swh_Latn")})
     settings = [*BASE, f"model.path={model_folder}", f"data={tmp_path}", "lang=swh", "patch=english"]
@@ -486,7 +497,6 @@ def test_no_failed_items_is_an_empty_table(model_folder: Path, tmp_path: Path) -
         (['patch.conditions=["language=spam"]'], "no language 'spam'; there is spa"),
         (['patch.conditions=["language=deu"]'], "belebele has no German"),
         (["task.limit=1"], "takes activations from other items, but there is only one"),
-        (["patch.conditions=[same_answer]", "task.limit=4"], "same_answer has no donor for any item"),
         (["patch.site=options_1"], "no patch.site of belebele 'options_1'; there is"),
         (["patch.window=0"], "patch.window=0 replaces nothing"),
         (["patch.component=head", "patch.window=2"], "patch.window is for resid, attn and mlp"),
