@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from align_pipeline import __version__, analysis, patching_plots, plots
+from align_pipeline import __version__, analysis, patching_analysis, patching_plots, plots
 from align_pipeline.config import TREATMENT
 from align_pipeline.records import ENGLISH
 
@@ -663,7 +663,17 @@ def _patching_part(page: Page, part: Part) -> None:
             content += page.figure(
                 part.name("patching", str(row.component), str(row.site), str(row.window), name), draw, caption
             )
-        page.add(_folded(content + _patching_table(table), f"Patched: {kind}", i == 0))
+        content += _patching_table(table)
+        against = part.of("patching_contrasts")
+        against = against[(against[same] == rows[same].iloc[0]).all(axis="columns") & (against["head"] < 0)]
+        if len(against):
+            shown = _control_table(against[against["at"] == patching_analysis.MIDDLE])
+            content += _folded(shown, "The parallel activation against each control", False)
+        by_category = part.of("patching_categories")
+        by_category = by_category[(by_category[same] == rows[same].iloc[0]).all(axis="columns")]
+        if by_category["category"].nunique() > 1 and not (by_category["head"] >= 0).any():
+            content += _folded(_category_table(by_category, table), "By the items' category", False)
+        page.add(_folded(content, f"Patched: {kind}", i == 0))
 
 
 def _patching_findings(table: pd.DataFrame, kind: str) -> Iterator[str]:
@@ -706,6 +716,42 @@ def _patching_table(table: pd.DataFrame) -> str:
         "concept. Late layers hand over the answer itself: there options reordered is the control to look at."
     )
     return _html_table(list(table.itertuples()), columns, caption)
+
+
+def _control_table(middle: pd.DataFrame) -> str:
+    columns = [
+        Column("Language", lambda r: html.escape(r.language), text=True),
+        Column("Control", lambda r: html.escape(_control(r.control)), text=True),
+        Column("Lacks the concept", lambda r: "yes" if r.lacks_concept else "no", text=True),
+        Column("n", _get("n"), _count),
+        _numeric("Difference", "difference", sign=True),
+        _interval("low", "high"),
+        _numeric("of log-odds", "log_odds_difference", sign=True),
+        _interval("log_odds_low", "log_odds_high"),
+    ]
+    caption = (
+        "Correction rate with the parallel activation minus that with the control, on the same TF items, and the same "
+        "of the gold option's log-odds: means over the middle third of the layers with bootstrap intervals. Layer by "
+        "layer, with McNemar's test: <code>patching_contrasts.csv</code>."
+    )
+    return _html_table(list(middle.itertuples()), columns, caption)
+
+
+def _category_table(rates: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Correction rates per category at each condition's best layer."""
+    keys = ["language", "pivot", "condition"]
+    best = table.rename(columns={"best_layer": "layer"})[[*keys, "layer"]].dropna()
+    rows = rates.astype({"layer": float}).merge(best.astype({"layer": float}), on=[*keys, "layer"])
+    columns = [
+        Column("Language", lambda r: html.escape(r.language), text=True),
+        Column("Replaced by", lambda r: html.escape(patching_plots.condition_name(r.condition)), text=True),
+        Column("Category", lambda r: html.escape(r.category), text=True),
+        Column("Best layer", _get("layer"), _count),
+        Column("TF", _get("n_tf"), _count),
+        _numeric("Corrected", "correction_rate"),
+    ]
+    caption = "Share of TF items corrected, by category, at the layer that is best over all categories."
+    return _html_table(list(rows.itertuples()), columns, caption)
 
 
 def _control(name: Any) -> str:

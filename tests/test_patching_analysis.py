@@ -243,6 +243,8 @@ def test_the_report_tells_of_patching(tmp_path: Path) -> None:
     page = report.write([run], tmp_path / "report").read_text()
     assert "Patching: is misalignment the cause?" in page
     assert "In 2 of 2 this is clearly more" in page
+    assert "The parallel activation against each control" in page
+    assert "By the items' category" in page or "By the items&#x27; category" in page
     found = pd.read_csv(tmp_path / "report" / "patching.csv")
     own = patching_analysis.summary(join(patching, predictions))
     assert found["middle_correction"].tolist() == pytest.approx(own["middle_correction"].tolist())
