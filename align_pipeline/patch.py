@@ -47,7 +47,7 @@ from align_pipeline.errors import InputError, unknown
 from align_pipeline.evaluate import encode_options, prediction
 from align_pipeline.forward import Advance
 from align_pipeline.intervene import Branch, Scoring, activations, num_heads, patched_loglikelihoods, taps
-from align_pipeline.model import LanguageModel
+from align_pipeline.model import LanguageModel, Tokens
 from align_pipeline.records import ENGLISH, Item
 from align_pipeline.tasks import ChoiceTask, ItemSet, Pair
 
@@ -98,6 +98,8 @@ def plan(config: PatchConfig, task: ChoiceTask, pairs: Sequence[Pair], source: S
         InputError: a condition or a site that the task cannot have, a language it lacks, or too few items for a donor.
     """
     item = pairs[0].english.items[0]
+    if not item.continuations:
+        raise InputError(f"{task.name} has no options to score again; patch is for belebele, xcopa and xstorycloze.")
     parts = [name for name, _, _ in item.parts]
     reorders = any(name.startswith("option_") for name in parts)
     conditions = config.conditions
@@ -414,30 +416,20 @@ def patch(
     )
     scorings, targets, places = [], [], []
     for index, item in enumerate(items):
-        given = [(c, row[index]) for c, row in enumerate(chosen)]
-        donors = [(c, donor) for c, donor in given if donor is not None]
-        units: dict[tuple[int, ...], list[int]] = {}
+        able = [(c, donor) for c, row in enumerate(chosen) if (donor := row[index]) is not None]
+        given = [(asked.conditions[c], donor) for c, donor in able]
         requests = encode_options(lm, item)
-        for option, request in enumerate(requests):
-            units.setdefault(tuple(request[0]), []).append(option)  # a tokenizer may split the context in several ways
-        for context, options in units.items():
+        for context, options in _by_context(requests).items():
             place = own.place(item, context)
-            named = [(asked.conditions[c], donor) for c, donor in donors]
-            scorings.append(
-                Scoring(
-                    context=list(context),
-                    continuations=[requests[option][1] for option in options],
-                    sites=place[1],
-                    branches=functools.partial(_branches, sources, item, place, named, layers, config, heads),
-                )
-            )
-            targets.append((index, [c for c, _ in donors], options))
+            branches = functools.partial(_branches, sources, item, place, given, layers, config, heads)
+            scorings.append(Scoring(list(context), [requests[o][1] for o in options], place[1], branches))
+            targets.append((index, [c for c, _ in able], options))
             places.append(place)
     sources.read(items, chosen, places)
     for number, values in patched_loglikelihoods(lm, scorings, config.component, batch_tokens):
-        index, able, options = targets[number]
-        shaped = values.reshape(len(able), len(layers), heads, len(options))
-        for c, value in zip(able, shaped, strict=True):
+        index, done, options = targets[number]
+        shaped = values.reshape(len(done), len(layers), heads, len(options))
+        for c, value in zip(done, shaped, strict=True):
             result[c, index][:, :, options] = value
         advance(1)
     return Patched(
@@ -446,6 +438,14 @@ def patch(
         donors=torch.tensor([[-1 if d is None or d.item is None else d.index for d in row] for row in chosen]),
         donor_golds=torch.tensor([[-1 if d is None or d.item is None else d.item.gold for d in row] for row in chosen]),
     )
+
+
+def _by_context(requests: Sequence[tuple[Tokens, Tokens]]) -> dict[tuple[int, ...], list[int]]:
+    """The options by the context they are scored after: a tokenizer may split one text in several ways."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for option, (context, _) in enumerate(requests):
+        found.setdefault(tuple(context), []).append(option)
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from align_pipeline.errors import InputError
 from align_pipeline.evaluate import encode_options
 from align_pipeline.intervene import Branch, Scoring, activations, num_heads, patched_loglikelihoods, taps
 from align_pipeline.model import LanguageModel, wrap
-from align_pipeline.patch import another_item, noise_like, permuted, site_positions
+from align_pipeline.patch import another_item, noise_like, permuted, plan, site_positions
 from align_pipeline.records import PATCHING, Item
 from align_pipeline.tasks import Pair
 
@@ -508,6 +509,14 @@ def test_mistakes_are_told_in_one_sentence(base: list[str], tmp_path: Path, over
         run_job(tmp_path, *base, "lang=swh", "patch=english", "patch.items=all", *overrides)
     assert message in str(error.value)
     assert not (tmp_path / "patching.parquet").exists()
+
+
+def test_a_task_without_options_cannot_be_patched(pair: Pair, base: list[str]) -> None:
+    config = compose("lang=swh", "patch=english", *base)
+    sentences = [dataclasses.replace(item, options=(), continuations=(), parts=()) for item in pair.english.items]
+    bare = dataclasses.replace(pair, english=dataclasses.replace(pair.english, items=tuple(sentences)))
+    with pytest.raises(InputError, match="has no options to score again"):
+        plan(config.patch, instantiate(config.task), [bare], Source(config.source))
 
 
 def test_a_task_without_options_in_its_prompt_cannot_reorder_them(base: list[str], tmp_path: Path) -> None:
