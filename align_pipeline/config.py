@@ -126,6 +126,84 @@ class WandbConfig:
     """Group of the run; null is the sweep's folder in a multirun, none in a single run."""
 
 
+class Component(Enum):
+    """What is replaced: the residual stream, or what one attention, MLP or attention head adds to it."""
+
+    resid = "resid"
+    attn = "attn"
+    mlp = "mlp"
+    head = "head"
+
+
+class PatchItems(Enum):
+    """Which items are patched: right in English and wrong (tf) or right (ts) in the language, or all."""
+
+    tf = "tf"
+    ts = "ts"
+    all = "all"
+
+
+TREATMENT = "parallel"
+CONDITIONS = (
+    TREATMENT,
+    "self",
+    "random_item",
+    "same_answer",
+    "permuted_options",
+    "mean_english",
+    "noise",
+    "zero",
+    "mean",
+)
+"""What an activation can be replaced by; `align_pipeline.patch` says what each is. ``language=<code>`` is another."""
+LANGUAGE_CONDITION = "language="
+
+
+@dataclass
+class PatchConfig:
+    """Activation patching: replace an activation of the language's run and score the options again."""
+
+    conditions: Any = field(default_factory=list)
+    """``all`` (the treatment and every control the task can have) or a list of conditions; [] patches nothing."""
+    layers: Any = "all"
+    """``all`` or a list, numbered as everywhere; attn, mlp and head of block l are layer l, from 1."""
+    items: PatchItems = PatchItems.tf
+    """tf (right in English, wrong in the language), ts (right in both) or all."""
+    site: str = "last"
+    """Token: last (of the context), passage, question, options (ends of all at once), option_1, option_2, ..."""
+    component: Component = Component.resid
+    """resid (residual stream after the block), attn, mlp or head (each head of the block alone)."""
+    window: int = 1
+    """Replace in this many layers at once, from the row's layer on."""
+
+    def __post_init__(self) -> None:
+        if self.conditions != "all":
+            given = self.conditions if isinstance(self.conditions, list) else [self.conditions]
+            for name in given:
+                if name not in CONDITIONS and not str(name).startswith(LANGUAGE_CONDITION):
+                    raise unknown("condition", str(name), [*CONDITIONS, LANGUAGE_CONDITION + "<code>"])
+            self.conditions = list(dict.fromkeys(given))
+        self.layers = layer_list("patch.layers", self.layers)
+        if self.window < 1:
+            raise InputError(f"patch.window={self.window} replaces nothing; use 1 or more layers.")
+        if self.window > 1 and self.component is Component.head:
+            raise InputError("patch.window is for resid, attn and mlp: a head of one block has no like in another.")
+
+
+def layer_list(key: str, given: Any) -> Any:
+    """``all``, or layer numbers in order.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if given == "all":
+        return given
+    numbers = given if isinstance(given, list) else [given]
+    if not numbers or not all(isinstance(k, int) and not isinstance(k, bool) for k in numbers):
+        raise InputError(f"{key}={given} is neither 'all' nor a list of layer numbers such as [0,4,8].")
+    return sorted(set(numbers))
+
+
 @dataclass
 class Config:
     """One job."""
@@ -138,6 +216,8 @@ class Config:
     """The languages (group `lang`), by code."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """The alignment metrics (group `metric`), by name: `_target_` is a class of align_pipeline.metrics."""
+    patch: PatchConfig = field(default_factory=PatchConfig)
+    """Activation patching (group `patch`)."""
     data: str | None = None
     """``hub``, ``embedded`` or a folder with ``<hub id>/`` below it; null: embedded for model=tiny, else hub."""
     layers: Any = "all"
@@ -160,13 +240,11 @@ class Config:
             raise InputError("No language is selected; lang=swh or lang=set/xcopa selects some.")
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise InputError(f"batch_tokens={self.batch_tokens} leaves no room for a token; use 1 or more.")
-        if self.layers != "all":
-            given = self.layers if isinstance(self.layers, list) else [self.layers]
-            if not given or not all(isinstance(k, int) and not isinstance(k, bool) for k in given):
-                raise InputError(f"layers={self.layers} is neither 'all' nor a list of layer numbers such as [0,4,8].")
-            self.layers = sorted(set(given))
+        self.layers = layer_list("layers", self.layers)
         if not self.metrics and not self.evaluate:
             raise InputError("There is nothing to do with metric=[] and evaluate=false; select a metric or evaluate.")
+        if self.patch.conditions and not self.evaluate:
+            raise InputError("patch needs evaluate=true: which items fail is found by scoring them.")
 
     @property
     def source(self) -> str:

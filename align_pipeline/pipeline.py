@@ -21,9 +21,18 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from torch import Tensor
 
-from align_pipeline import console, distributed, language_id, summary, tracking
+from align_pipeline import (
+    console,
+    distributed,
+    language_id,
+    patch,
+    patching_analysis,
+    patching_plots,
+    summary,
+    tracking,
+)
 from align_pipeline.cache import Cache, model_key
-from align_pipeline.config import Config
+from align_pipeline.config import Config, PatchConfig
 from align_pipeline.data import Source
 from align_pipeline.errors import InputError, writing
 from align_pipeline.evaluate import confidence, from_tensors, predict, prediction, to_tensors
@@ -89,6 +98,7 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     stages = console.Stages()
     with stages.stage("data", f"Read {task.name} in {len(languages)} languages and English"):
         pairs = task.pairs(languages, source)
+    asked = patch.plan(config.patch, task, pairs, source) if config.patch.conditions else None
     job = Job(config, task.name, metrics, stages, Cache(Path(config.cache) if config.cache else None))
     if metrics:
         job.write_alignment(pairs, folder)
@@ -98,7 +108,10 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         translated = job.write_translations(task, task.translations(pairs, languages, source), folder)
     elif config.evaluate:
         job.write_predictions(pairs, folder)
-    tokens = {"extraction": extracted, "scoring": distributed.total(job.tokens_run) - extracted}
+    scored = distributed.total(job.tokens_run) - extracted
+    if asked is not None:
+        job.write_patching(asked, pairs, folder)
+    patched = distributed.total(job.tokens_run) - extracted - scored
     if not distributed.is_main():
         return None
     tables = [path for path in (folder / f"{name}.parquet" for name in SCHEMAS) if path.exists()]
@@ -110,6 +123,12 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         curves = summary.layer_curves(alignment)
         rows = summary.languages(pairs, curves, predictions, job.num_layers, translated)
         plots = draw(alignment, folder) if metrics else []
+        if asked is not None:
+            units = patching_analysis.join(pd.read_parquet(folder / "patching.parquet"), predictions, job.last_layers)
+            effects = patching_analysis.effects(units, seed=config.seed)
+            summary.add_patching(rows, patching_analysis.summary(units, seed=config.seed))
+            curves += summary.patching_curves(effects)
+            plots += patching_plots.draw(effects, folder)
     content = {
         "task": task.name,
         "model": config.model.name,
@@ -117,7 +136,7 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         "data": summary.provenance(task, source, pairs),
         "num_layers": job.num_layers or None,
         "truncated_texts": job.truncated,
-        "tokens": tokens,
+        "tokens": {"extraction": extracted, "scoring": scored, "patching": patched},
         "processes": distributed.size(),
         "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "config": settings,
@@ -128,6 +147,8 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     content["seconds"] = {name: round(value, 3) for name, value in stages.seconds.items()}
     write_text(folder / "summary.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     stages.console.print(summary.table(content, config, folder))
+    if any(row.get("patching") for row in rows):
+        stages.console.print(summary.patching_table(rows))
     return Summary(content, folder)
 
 
@@ -157,6 +178,11 @@ class Job:
             key = model_key(self.config.model) if self.lm else None
         assert key is not None or not distributed.is_main()
         return key or {}
+
+    @property
+    def last_layers(self) -> dict[str, int]:
+        """Layer L of the model, if it is known by now."""
+        return {self.config.model.name: self.num_layers} if self.num_layers else {}
 
     @property
     def tokens_run(self) -> int:
@@ -265,6 +291,47 @@ class Job:
         with self.stages.stage("scoring", what, total) as advance:
             return to_tensors(predict(lm, side.items, self.config.batch_tokens, advance))
 
+    def write_patching(self, asked: patch.Plan, pairs: Sequence[Pair], folder: Path) -> None:
+        """Write ``patching.parquet``; ``predictions.parquet`` says which items fail."""
+        config = asked.config
+        chosen = distributed.from_main(_to_patch(config, pairs, folder) if distributed.is_main() else [])
+        foreign: dict[str, patch.Activations] = {}
+
+        def compute(pair: Pair, ids: Sequence[str]) -> dict[str, Tensor]:
+            lm, budget, pivot = self.lm, self.config.batch_tokens, pair.english.pivot
+            if pivot not in foreign:
+                foreign.clear()  # as in write_alignment
+                foreign[pivot] = patch.Activations(lm, config.component, config.site, budget)
+            with self.stages.stage("patching", f"Patched {pair.language.language}", len(ids)) as advance:
+                truncated = lm.truncated
+                found = patch.patch(lm, asked, pair, ids, foreign[pivot], self.config.seed, budget, advance)
+                lm.truncated = truncated  # scoring has counted these texts
+                return found.tensors() | {"num_layers": torch.tensor(lm.num_layers)}
+
+        with _table(folder, "patching") as written:
+            for pair, ids in zip(pairs, chosen, strict=True):
+                language = pair.language.language
+                if not ids:
+                    log.warning("%s has no %s items: nothing to patch.", language, config.items.value.upper())
+                    continue
+                texts = patch.digest(asked, pair, ids, self.config.seed)
+                tensors = self._get("patching", texts, f"Patched {language}", functools.partial(compute, pair, ids))
+                if tensors is None or written is None:
+                    continue
+                self.num_layers = int(tensors.pop("num_layers"))
+                for rows in patch.Patched(**tensors).rows(asked, pair, ids):
+                    with writing(folder):
+                        written.append(
+                            model=self.config.model.name,
+                            task=self.task,
+                            language=language,
+                            pivot=pair.english.pivot,
+                            component=config.component.value,
+                            site=config.site,
+                            window=[config.window] * len(rows["item_id"]),
+                            **rows,
+                        )
+
     def write_translations(
         self, task: Flores, translations: Mapping[str, Sequence[Translation]], folder: Path
     ) -> dict[str, dict[str, Any]]:
@@ -315,6 +382,12 @@ def _check_needs(task: ParallelTask, metrics: Mapping[str, Metric]) -> None:
 def _table(folder: Path, name: str) -> contextlib.AbstractContextManager[Table | None]:
     """The table in the main process, nothing in the others."""
     return table(folder, name) if distributed.is_main() else contextlib.nullcontext()
+
+
+def _to_patch(config: PatchConfig, pairs: Sequence[Pair], folder: Path) -> list[list[str]]:
+    """The items to patch of each pair."""
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    return [patch.chosen_items(config.items, pair, predictions) for pair in pairs]
 
 
 def _alignment_texts(pair: Pair) -> str:

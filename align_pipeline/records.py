@@ -34,6 +34,8 @@ class Item:
         continuations: one per option, scored after `prompt`; each starts with its separating space.
         gold: index of the right option, from 0.
         category: the item's semantic category where its data set has one, else "".
+        parts: (name, start, end) of the passage, question and options that stand in the prompt, in characters counted
+            from the prompt's end (so 0 is the end, -1 the last character): examples put before it move nothing.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Item:
     continuations: tuple[str, ...]
     gold: int
     category: str = ""
+    parts: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,35 @@ TRANSLATIONS = pa.schema(
     ]
 )
 
-SCHEMAS = {"alignment": ALIGNMENT, "predictions": PREDICTIONS, "translations": TRANSLATIONS}
+PATCHING = pa.schema(
+    [
+        ("model", _TEXT),
+        ("task", _TEXT),
+        ("language", _TEXT),
+        ("pivot", _TEXT),
+        ("source_language", _TEXT),  # whose activation it is; "" for noise and zero
+        ("condition", _TEXT),  # parallel, self, random_item, ...; language=<code>
+        ("component", _TEXT),  # resid, attn, mlp, head
+        ("site", _TEXT),  # last, passage, question, options, option_1, ...
+        ("window", _INT),  # layers replaced at once
+        ("layer", _INT),  # the first of them
+        ("head", _INT),  # from 0; missing but for component head
+        ("item_id", _TEXT),
+        ("donor", _TEXT),  # the item the activation is of; "" where it is of none or of all
+        ("donor_gold", _INT),  # the donor's right option, as it is numbered in the donor's own prompt; or missing
+        ("gold", _INT),
+        ("prediction", _INT),
+        ("correct", pa.int8()),
+        ("loglikelihoods", pa.list_(_FLOAT)),
+    ]
+)
+
+SCHEMAS = {
+    "alignment": ALIGNMENT,
+    "predictions": PREDICTIONS,
+    "translations": TRANSLATIONS,
+    "patching": PATCHING,
+}
 
 
 class Table:

@@ -1,7 +1,7 @@
 """The study's answers from tables alone: ``python -m align_pipeline.report runs=<folder or glob> out=<folder>``.
 
-Reads every ``alignment.parquet`` and ``predictions.parquet`` in the folders and below them, whoever wrote them; writes
-CSV files, plots (PNG and SVG) and one self-contained ``report.html``. Needs no model, no torch and no network.
+Reads every ``alignment.parquet``, ``predictions.parquet`` and ``patching.parquet`` in the folders and below them;
+writes CSV files, plots (PNG and SVG) and one self-contained ``report.html``. Needs no model, no torch and no network.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from align_pipeline import analysis, translation_analysis
+from align_pipeline import analysis, patching_analysis, translation_analysis
 from align_pipeline.config import CONF
 from align_pipeline.errors import InputError, unknown
-from align_pipeline.records import ALIGNMENT, PREDICTIONS, SCHEMAS, TRANSLATIONS
+from align_pipeline.records import ALIGNMENT, PATCHING, PREDICTIONS, SCHEMAS, TRANSLATIONS
 from align_pipeline.report_page import render
 
 PACKAGE = Path(__file__).parent
@@ -49,6 +49,8 @@ _OPTIONAL = {
     "spbleu",
     "comet",
     "cometkiwi",
+    "head",
+    "donor_gold",
 }
 _PUBLISHED_MODEL = re.compile(r"llama-?3\.1-8b(?!.*(?:instruct|chat))", re.IGNORECASE)
 
@@ -64,6 +66,7 @@ class Tables:
         alignment: as `records.ALIGNMENT` without ``margin``, texts as categories.
         predictions: as `records.PREDICTIONS`, columns that no file has left out.
         translations: as `records.TRANSLATIONS`, likewise.
+        patching: as `records.PATCHING`.
         folders: with at least one table.
         summaries: the ``summary.json`` beside the tables, where there is one.
     """
@@ -71,6 +74,7 @@ class Tables:
     alignment: pd.DataFrame
     predictions: pd.DataFrame
     translations: pd.DataFrame
+    patching: pd.DataFrame
     folders: tuple[Path, ...]
     summaries: tuple[Mapping[str, Any], ...]
 
@@ -88,8 +92,10 @@ def read(runs: Sequence[Path]) -> Tables:
     alignment = _table([f / "alignment.parquet" for f in folders], ALIGNMENT, {"margin"})
     predictions = _table([f / "predictions.parquet" for f in folders], PREDICTIONS, set())
     translations = _table([f / "translations.parquet" for f in folders], TRANSLATIONS, set())
+    patching = _table([f / "patching.parquet" for f in folders], PATCHING, set())
     summaries = [_summary(folder / "summary.json") for folder in folders]
-    return Tables(alignment, predictions, translations, tuple(folders), tuple(s for s in summaries if s))
+    given = tuple(s for s in summaries if s)
+    return Tables(alignment, predictions, translations, patching, tuple(folders), given)
 
 
 def _folders(run: Path) -> Iterator[Path]:
@@ -196,6 +202,10 @@ class Results:
     groups: pd.DataFrame
     against_published: pd.DataFrame
     translation: translation_analysis.Findings | None
+    patching: pd.DataFrame
+    patching_effects: pd.DataFrame
+    patching_contrasts: pd.DataFrame
+    patching_categories: pd.DataFrame
     notes: tuple[str, ...] = field(default=())
 
 
@@ -207,6 +217,10 @@ FILES = {
     "confidence": "confidence of aligned against other items, per language and metric",
     "groups": "accuracy and sizes of TS and TF per language",
     "points": "what the correlations compare: alignment and accuracy per language",
+    "patching": "activation patching: each condition's best layer and middle third, per language",
+    "patching_effects": "correction and damage rates and log-odds, per language, condition and layer",
+    "patching_contrasts": "the parallel activation against each control, per language and layer",
+    "patching_categories": "correction rates by the items' category",
     "against_published": "beside the figures of the study's released outputs",
 }
 
@@ -218,6 +232,7 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
     cells = analysis.tally(study)
     groups = analysis.groups(study.predictions)
     points = analysis.points(study, cells)
+    patched = patching_analysis.join(tables.patching, tables.predictions, last_layers(tables.summaries))
     return Results(
         tables=tables,
         study=study,
@@ -233,6 +248,10 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
         groups=groups,
         against_published=against_published(study, points),
         translation=translation_analysis.analyse(tables.translations, study, cells, groups, seed),
+        patching=patching_analysis.summary(patched, seed=seed),
+        patching_effects=patching_analysis.effects(patched, seed=seed),
+        patching_contrasts=patching_analysis.contrasts(patched, seed=seed),
+        patching_categories=patching_analysis.by_category(patched),
         notes=(*study.notes, *_about_layers(study, tables)),
     )
 
@@ -318,9 +337,8 @@ def write(runs: Sequence[Path], out: Path, failed: Sequence[str] = (), seed: int
 
 
 def _write_all(results: Results, folder: Path, failed: Sequence[str]) -> None:
-    files = {
-        name: what for name, what in FILES.items() if name != "against_published" or len(results.against_published)
-    }
+    sometimes = [name for name in FILES if name.startswith(("against_published", "patching"))]
+    files = {name: what for name, what in FILES.items() if name not in sometimes or len(getattr(results, name))}
     for name in files:
         getattr(results, name).to_csv(folder / f"{name}.csv", index=False)
     if results.translation is not None:

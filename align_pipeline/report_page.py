@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from align_pipeline import __version__, analysis, plots, translation_analysis
+from align_pipeline import __version__, analysis, patching_analysis, patching_plots, plots, translation_analysis
+from align_pipeline.config import TREATMENT
 from align_pipeline.records import ENGLISH
 
 if TYPE_CHECKING:
@@ -309,6 +310,7 @@ def _section(page: Page, results: Results, model: str, task: str) -> None:
     _layer_part(page, part)
     _instance_part(page, part)
     _pooled_part(page, part)
+    _patching_part(page, part)
     _calibration_part(page, part)
     _published_part(page, part)
 
@@ -657,6 +659,119 @@ def _pooled_part(page: Page, part: Part) -> None:
         "deviation. p: two-sided."
     )
     page.add(_html_table(list(best.itertuples()), columns, caption))
+
+
+def _patching_part(page: Page, part: Part) -> None:
+    effects, found = part.of("patching_effects"), part.of("patching")
+    if not (effects["n_tf"] > 0).any():
+        return
+    page.add("<h3>Patching: is misalignment the cause?</h3>")
+    for i, (_, rows) in enumerate(effects.groupby(patching_plots.KIND, sort=False)):
+        row = next(rows.itertuples())
+        same = [column for column in ("component", "site", "window") if column in found]
+        table = found[(found[same] == rows[same].iloc[0]).all(axis="columns")]
+        kind = html.escape(patching_plots.kind_name(row))
+        content = "".join(_patching_findings(table, kind))
+        for name, draw in patching_plots.figures(rows):
+            caption = (
+                f"Share of items right in English and wrong unpatched that patching makes right, by layer: {kind}."
+            )
+            content += page.figure(
+                part.name("patching", str(row.component), str(row.site), str(row.window), name), draw, caption
+            )
+        content += _patching_table(table)
+        against = part.of("patching_contrasts")
+        against = against[(against[same] == rows[same].iloc[0]).all(axis="columns") & (against["head"] < 0)]
+        if len(against):
+            shown = _control_table(against[against["at"] == patching_analysis.MIDDLE])
+            content += _folded(shown, "The parallel activation against each control", False)
+        by_category = part.of("patching_categories")
+        by_category = by_category[(by_category[same] == rows[same].iloc[0]).all(axis="columns")]
+        if by_category["category"].nunique() > 1 and not (by_category["head"] >= 0).any():
+            content += _folded(_category_table(by_category, table), "By the items' category", False)
+        page.add(_folded(content, f"Patched: {kind}", i == 0))
+
+
+def _patching_findings(table: pd.DataFrame, kind: str) -> Iterator[str]:
+    treated = table[(table["condition"] == TREATMENT) & table["attributable"].notna() & (table["head"] < 0)]
+    if treated.empty:
+        return
+    n, languages = int(treated["n_tf"].sum()), len(treated)
+    weights = treated["n_tf"] / n
+    corrected = float((treated["middle_correction"] * weights).sum())
+    clear = int((treated["attributable_low"] > 0).sum())
+    yield (
+        f"<p>With the parallel English activation ({kind}), {corrected:.1%} of {n:,} failed items in {languages} "
+        f"language{'s' * (languages > 1)} become right, on average over the middle third of the layers. In {clear} of "
+        f"{languages} this is clearly more (95% interval of the difference above 0) than with the strongest control "
+        "that lacks the concept.</p>"
+    )
+
+
+def _patching_table(table: pd.DataFrame) -> str:
+    heads = bool((table["head"] >= 0).any())
+    columns = [
+        Column("Language", lambda r: html.escape(r.language), text=True),
+        Column("Replaced by", lambda r: html.escape(patching_plots.condition_name(r.condition)), text=True),
+        *([Column("Head", _get("head"), _count)] if heads else []),
+        Column("TF", _get("n_tf"), _count),
+        Column("TS", _get("n_ts"), _count),
+        Column("Best layer", _get("best_layer"), _count),
+        _numeric("corrected there", "best_correction"),
+        _numeric("Middle third", "middle_correction"),
+        _interval("middle_low", "middle_high"),
+        _numeric("damaged", "middle_damage"),
+        _numeric("Due to the concept", "attributable", sign=True),
+        _interval("attributable_low", "attributable_high"),
+        Column("Strongest control", lambda r: html.escape(_control(r.strongest_control)), text=True),
+    ]
+    caption = (
+        "Share of TF items corrected (and, where they were patched, of TS items damaged). Middle third: mean over the "
+        "layers from a third to two thirds of the depth, which nothing was selected for; the best layer is chosen on "
+        "the same items. Due to the concept: the parallel activation minus the strongest control that lacks the "
+        "concept. Late layers hand over the answer itself: there options reordered is the control to look at."
+    )
+    return _html_table(list(table.itertuples()), columns, caption)
+
+
+def _control_table(middle: pd.DataFrame) -> str:
+    columns = [
+        Column("Language", lambda r: html.escape(r.language), text=True),
+        Column("Control", lambda r: html.escape(_control(r.control)), text=True),
+        Column("Lacks the concept", lambda r: "yes" if r.lacks_concept else "no", text=True),
+        Column("n", _get("n"), _count),
+        _numeric("Difference", "difference", sign=True),
+        _interval("low", "high"),
+        _numeric("of log-odds", "log_odds_difference", sign=True),
+        _interval("log_odds_low", "log_odds_high"),
+    ]
+    caption = (
+        "Correction rate with the parallel activation minus that with the control, on the same TF items, and the same "
+        "of the gold option's log-odds: means over the middle third of the layers with bootstrap intervals. Layer by "
+        "layer, with McNemar's test: <code>patching_contrasts.csv</code>."
+    )
+    return _html_table(list(middle.itertuples()), columns, caption)
+
+
+def _category_table(rates: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Correction rates per category at each condition's best layer."""
+    keys = ["language", "pivot", "condition"]
+    best = table.rename(columns={"best_layer": "layer"})[[*keys, "layer"]].dropna()
+    rows = rates.astype({"layer": float}).merge(best.astype({"layer": float}), on=[*keys, "layer"])
+    columns = [
+        Column("Language", lambda r: html.escape(r.language), text=True),
+        Column("Replaced by", lambda r: html.escape(patching_plots.condition_name(r.condition)), text=True),
+        Column("Category", lambda r: html.escape(r.category), text=True),
+        Column("Best layer", _get("layer"), _count),
+        Column("TF", _get("n_tf"), _count),
+        _numeric("Corrected", "correction_rate"),
+    ]
+    caption = "Share of TF items corrected, by category, at the layer that is best over all categories."
+    return _html_table(list(rows.itertuples()), columns, caption)
+
+
+def _control(name: Any) -> str:
+    return patching_plots.condition_name(name) if isinstance(name, str) else ""
 
 
 def _calibration_part(page: Page, part: Part) -> None:

@@ -96,6 +96,51 @@ def _accuracies(pair: Pair, predictions: pd.DataFrame) -> dict[str, Any]:
     return dict(zip(keys, values, strict=True))
 
 
+def patching_curves(effects: pd.DataFrame) -> list[Curve]:
+    """Share of TF items that each condition corrects per layer; heads are too many for curves."""
+    shown = effects[(effects["head"] < 0) & effects["correction_rate"].notna()]
+    return [
+        Curve(str(condition), str(language), rows["layer"].tolist(), rows["correction_rate"].tolist(), "patching")
+        for (language, _, condition), rows in shown.groupby(["language", "pivot", "condition"], sort=False)
+    ]
+
+
+def add_patching(rows: Sequence[dict[str, Any]], found: pd.DataFrame) -> None:
+    """Give each language's row its conditions: `patching_analysis.summary` without what all of them share."""
+    dropped = ["model", "task", "language", "pivot"]
+    for row in rows:
+        own = found[(found["language"] == row["language"]) & (found["pivot"] == row["pivot"])].drop(columns=dropped)
+        records = own.astype(object).where(own.notna(), None).to_dict("records")
+        row["patching"] = [{key: getattr(v, "item", lambda v=v: v)() for key, v in r.items()} for r in records]
+
+
+def patching_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What each condition corrected, for a person."""
+    caption = (
+        "Share of TF items that become right. Middle: mean over the middle third of the layers. Attributable to the "
+        "concept: the treatment minus the strongest control that lacks the concept, over the middle third."
+    )
+    made = Table(title="Activation patching", caption=caption, title_justify="left", caption_justify="left")
+    for column in ("language", "condition"):
+        made.add_column(column)
+    for column in ("TF", "corrected\nmax @layer", "middle", "attributable to the concept"):
+        made.add_column(column, justify="right")
+    for row in rows:
+        found = row["patching"]
+        if len(found) > 30:  # heads: the most telling ones
+            found = sorted(found, key=lambda one: -(one["best_correction"] or 0))[:10]
+        for one in found:
+            head = f", head {one['head']}" if one["head"] >= 0 else ""
+            best = "" if one["best_layer"] is None else f"{one['best_correction']:.3f} @{one['best_layer']}"
+            middle = "" if one["middle_correction"] is None else f"{one['middle_correction']:.3f}"
+            left = ""
+            if one["attributable"] is not None:
+                interval = f"[{one['attributable_low']:+.3f}, {one['attributable_high']:+.3f}]"
+                left = f"{one['attributable']:+.3f} {interval} over {one['strongest_control']}"
+            made.add_row(row["language"], one["condition"] + head, str(one["n_tf"]), best, middle, left)
+    return made
+
+
 def flat(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The rows as ``<number>/<language>``, for W&B's summary; one language alone also gets the bare names."""
     numbers: dict[str, float] = {}
@@ -106,6 +151,10 @@ def flat(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         for direction, found in row.get("translation", {}).items():
             scores = {name: found[name]["score"] for name in SCORES if name in found}
             values |= {f"{name}/{direction}": value for name, value in (scores | _rates(found)).items()}
+        for one in row.get("patching", []):
+            if one["head"] < 0:
+                keys = ("best_layer", "best_correction", "middle_correction", "attributable")
+                values |= {f"patch_{one['condition']}_{key}": one[key] for key in keys if one[key] is not None}
         numbers |= {f"{key}/{row['language']}": value for key, value in values.items()}
         if len(rows) == 1:
             numbers |= values

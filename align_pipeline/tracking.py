@@ -17,12 +17,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Curve:
-    """Share of aligned items per layer, for one language and metric."""
+    """A share of items per layer, for one language.
+
+    Attributes:
+        metric: the alignment metric, or the condition of patching.
+        group: ``alignment`` (share of aligned items) or ``patching`` (share of TF items corrected).
+    """
 
     metric: str
     language: str
     layers: Sequence[int]
     values: Sequence[float]
+    group: str = "alignment"
 
 
 def track(
@@ -43,8 +49,8 @@ def track(
         tags: task, model and languages.
         settings: the resolved config.
         summary: flat numbers, by name.
-        curves: logged against the `layer` axis as ``alignment/<metric>/<language>``; a job of one language also logs
-            ``alignment/<metric>``, which a dashboard overlays over the jobs of a sweep.
+        curves: logged against the `layer` axis as ``<group>/<metric>/<language>``; a job of one language also logs
+            ``<group>/<metric>``, which a dashboard overlays over the jobs of a sweep.
         plots: PNG files.
         tables: parquet and JSON files for the artifact.
 
@@ -61,6 +67,7 @@ def track(
     with run:
         run.define_metric("layer")
         run.define_metric("alignment/*", step_metric="layer")
+        run.define_metric("patching/*", step_metric="layer")
         _log_curves(run, curves)
         run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in plots})
         run.summary.update(dict(summary))
@@ -118,21 +125,24 @@ def _log_curves(run: Any, curves: Sequence[Curve]) -> None:
     for layer in sorted({layer for curve in curves for layer in curve.layers}):
         row: dict[str, float] = {"layer": layer}
         for curve in curves:
-            value = dict(zip(curve.layers, curve.values, strict=True))[layer]
-            row[f"alignment/{curve.metric}/{curve.language}"] = value
+            values = dict(zip(curve.layers, curve.values, strict=True))
+            if layer not in values:  # attention and MLPs begin at layer 1
+                continue
+            row[f"{curve.group}/{curve.metric}/{curve.language}"] = values[layer]
             if single:
-                row[f"alignment/{curve.metric}"] = value
+                row[f"{curve.group}/{curve.metric}"] = values[layer]
         run.log(row)
-    for metric in dict.fromkeys(curve.metric for curve in curves):
-        chosen = [curve for curve in curves if curve.metric == metric]
+    said = {"alignment": "aligned items", "patching": "TF items corrected"}
+    for group, metric in dict.fromkeys((curve.group, curve.metric) for curve in curves):
+        chosen = [curve for curve in curves if (curve.group, curve.metric) == (group, metric)]
         chart = wandb.plot.line_series(
             xs=[list(curve.layers) for curve in chosen],
             ys=[list(curve.values) for curve in chosen],
             keys=[curve.language for curve in chosen],
-            title=f"{metric}: aligned items by layer",
+            title=f"{metric}: {said[group]} by layer",
             xname="layer",
         )
-        run.log({f"curves/{metric}": chart})
+        run.log({f"curves/{metric}" if group == "alignment" else f"curves/{group}/{metric}": chart})
 
 
 def track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequence[str]) -> None:

@@ -191,7 +191,7 @@ def chains(sequences: Sequence[Tokens], depth: int = 0) -> list[Tree]:
 
 def trees(root: Node, row_tokens: int = ROW_TOKENS) -> list[Tree]:
     """The trie as rows, each a subtree with what stands above it repeated."""
-    return [_lay([(above, node)], 0) for above, node in _cut(root, [], row_tokens)]
+    return [lay([(above, node)], 0) for above, node in _cut(root, [], row_tokens)]
 
 
 def _cut(node: Node, above: list[int], row_tokens: int) -> Iterator[tuple[list[int], Node]]:
@@ -234,7 +234,7 @@ def _steps(node: Node, above: list[int], cuts: tuple[int, ...], row_tokens: int)
     prefix, total = above[trunk:], len(above) - trunk + node.size
     whole = above + node.edge
     if total <= row_tokens or not node.children:
-        yield Step(tuple(above[:trunk]), (_lay([(prefix, node)], trunk),), cuts)
+        yield Step(tuple(above[:trunk]), (lay([(prefix, node)], trunk),), cuts)
         return
     # Nothing that a result is needed from may vanish into the cache.
     reach = min(len(whole), node.first_need)
@@ -263,7 +263,7 @@ def _filled(
     used = 0
     for prefix, node in parts:
         skipped = max(depth - node.depth, 0)  # a member that ends inside the trunk's reach keeps its last tokens
-        tree = _lay([(prefix, Node(node.depth + skipped, node.edge[skipped:], node.children, node.members))], depth)
+        tree = lay([(prefix, Node(node.depth + skipped, node.edge[skipped:], node.children, node.members))], depth)
         if waiting and used + len(tree.tokens) > row_tokens:
             yield Step(tuple(trunk), tuple(waiting), cuts)
             waiting, used = [], 0
@@ -273,7 +273,7 @@ def _filled(
         yield Step(tuple(trunk), tuple(waiting), cuts)
 
 
-def _lay(parts: Sequence[tuple[list[int], Node]], depth: int) -> Tree:
+def lay(parts: Sequence[tuple[list[int], Node]], depth: int) -> Tree:
     """Write subtrees into a row, each after the tokens above it; `depth` tokens stand before the row."""
     tokens: list[int] = []
     positions: list[int] = []

@@ -61,6 +61,9 @@ def workspace(entity: str, project: str, metrics: Sequence[str] = METRICS) -> An
         panels.BarPlot(title="TF: right in English, wrong in the language", metrics=[panels.SummaryMetric("tf")]),
         panels.BarPlot(title="Accuracy", metrics=[panels.SummaryMetric("accuracy")]),
     ]
+    patched = [
+        panels.LinePlot(title="TF items corrected by layer", x="layer", metric_regex="patching/[^/]*", range_y=(0, 1))
+    ]
     drawn = [panels.MediaBrowser(title="Plots of jobs and reports", media_keys=["plots/*"])]
     return ws.Workspace(
         entity=entity,
@@ -70,6 +73,7 @@ def workspace(entity: str, project: str, metrics: Sequence[str] = METRICS) -> An
             ws.Section(name="Alignment by layer", panels=[*curves, *languages], is_open=True),
             ws.Section(name="Alignment against accuracy", panels=against, is_open=True),
             ws.Section(name="Transfer", panels=transfer, is_open=True),
+            ws.Section(name="Patching", panels=patched),
             ws.Section(name="Plots", panels=drawn),
         ],
     )

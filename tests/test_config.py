@@ -61,6 +61,11 @@ def test_every_language_set_composes(name: str) -> None:
     assert config.named == []
 
 
+@pytest.mark.parametrize("name", options("patch"))
+def test_every_patch_composes(name: str) -> None:
+    assert bool(compose(f"patch={name}").patch.conditions) == (name != "none")
+
+
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_composes_and_builds(name: str) -> None:
     config = compose(f"experiment={name}")

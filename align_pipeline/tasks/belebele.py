@@ -9,6 +9,7 @@ from align_pipeline.data import Row
 from align_pipeline.records import Item
 from align_pipeline.tasks.choice import ChoiceTask, index_of
 from align_pipeline.tasks.parallel import texts_of
+from align_pipeline.tasks.prompt import parts_of
 
 _OPTIONS = ("mc_answer1", "mc_answer2", "mc_answer3", "mc_answer4")
 _LETTERS = ("A", "B", "C", "D")
@@ -32,14 +33,18 @@ class Belebele(ChoiceTask):
         """See `ChoiceTask.item`; the prompt is byte for byte lm-evaluation-harness's."""
         passage, question, *options = texts_of(row, ("flores_passage", "question", *_OPTIONS))
         premise = f"{passage} {question}"
-        listed = "\n".join(f"{letter}: {row[column]}" for letter, column in zip(_LETTERS, _OPTIONS, strict=True))
+        pieces = [("", "P: "), ("passage", row["flores_passage"]), ("", "\nQ: "), ("question", question), ("", "\n")]
+        for number, (letter, column) in enumerate(zip(_LETTERS, _OPTIONS, strict=True), 1):
+            pieces += [("", f"{letter}: "), (f"option_{number}", row[column]), ("", "\n")]
+        prompt, parts = parts_of([*pieces, ("", "Answer:")])
         return Item(
             # Rows of two languages need not be in one order: the passage's link and the question's number are shared.
             id=f"{row['link']}/{row['question_number']}",
             options=tuple(f"{premise} {option}" for option in options),
             premise=premise,
-            prompt=f"P: {row['flores_passage']}\nQ: {question}\n{listed}\nAnswer:",
+            prompt=prompt,
             continuations=tuple(f" {letter}" for letter in _LETTERS),
             gold=index_of(row["correct_answer_num"], 1, 4, "correct_answer_num"),
             category=str(row.get("category") or ""),
+            parts=parts,
         )

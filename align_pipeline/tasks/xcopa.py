@@ -11,6 +11,7 @@ from align_pipeline.errors import InputError
 from align_pipeline.records import Item
 from align_pipeline.tasks.choice import ChoiceTask, index_of
 from align_pipeline.tasks.parallel import texts_of
+from align_pipeline.tasks.prompt import parts_of
 
 _QUESTIONS = ("cause", "effect")
 _CLOSING = ".!?。！？…"
@@ -45,14 +46,16 @@ class Xcopa(ChoiceTask):
             options = tuple(f"{cut} {first_connector} {choice.lower()}" for choice in choices)
         else:
             options = tuple(f"{premise.rstrip(_CLOSING).rstrip()} {connector} {choice}" for choice in choices)
+        prompt, parts = parts_of([("passage", cut), ("", " "), ("question", scoring_connector)])
         return Item(
             id=str(row["idx"]),
             options=options,
             premise=premise,
-            prompt=f"{cut} {scoring_connector}",
+            prompt=prompt,
             continuations=tuple(f" {choice[0].lower()}{choice[1:]}" for choice in choices),
             gold=index_of(row["label"], 0, 2, "label"),
             category=str(row.get("category") or row["question"]),
+            parts=parts,
         )
 
     def _connector(self, code: str, kind: int) -> tuple[str, str]:

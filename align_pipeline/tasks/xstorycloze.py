@@ -9,6 +9,7 @@ from align_pipeline.data import Row
 from align_pipeline.records import Item
 from align_pipeline.tasks.choice import ChoiceTask, index_of
 from align_pipeline.tasks.parallel import texts_of
+from align_pipeline.tasks.prompt import parts_of
 
 _SENTENCES = ("input_sentence_1", "input_sentence_2", "input_sentence_3", "input_sentence_4")
 _ENDINGS = ("sentence_quiz1", "sentence_quiz2")
@@ -27,12 +28,14 @@ class XStoryCloze(ChoiceTask):
         """See `ChoiceTask.item`; the prompt joins the sentences as they stand, as lm-evaluation-harness does."""
         story = " ".join(texts_of(row, _SENTENCES))
         endings = texts_of(row, _ENDINGS)
+        prompt, parts = parts_of([("passage", " ".join(row[column] for column in _SENTENCES))])
         return Item(
             id=str(row["story_id"]),
             options=tuple(f"{story} {ending}" for ending in endings),
             premise=story,
-            prompt=" ".join(row[column] for column in _SENTENCES),
+            prompt=prompt,
             continuations=tuple(f" {row[column]}" for column in _ENDINGS),
             gold=index_of(row["answer_right_ending"], 1, 2, "answer_right_ending"),
             category=str(row.get("category") or ""),
+            parts=parts,
         )

@@ -1,0 +1,566 @@
+"""Activation patching with controls: is misalignment the cause of wrong answers?
+
+An activation of the language's run is replaced at one token and layer, and the options are scored again. What it is
+replaced by is the condition; the treatment and its controls differ in what they supply:
+
+| condition | replaced by | language | concept | next token |
+|---|---|---|---|---|
+| parallel | the same item's English activation: the treatment | English | right | right |
+| self | its own activation: nothing may change | own | right | own |
+| random_item | another English item's | English | wrong | any |
+| same_answer | another English item's, whose gold option begins with the same token | English | wrong | right |
+| permuted_options | the same English item's with its options reordered, gold elsewhere | English | right | wrong |
+| language=<code> | the same item's in another language | that | right | right |
+| mean_english | mean over all other English items | English | none | none |
+| noise | a random direction of the parallel activation's norm | none | none | none |
+| zero, mean | zeros; mean over the language's other items: ablation | none, own | none | none |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor
+
+from align_pipeline.config import (
+    CONDITIONS,
+    CONF,
+    LANGUAGE_CONDITION,
+    TREATMENT,
+    Component,
+    Language,
+    PatchConfig,
+    PatchItems,
+)
+from align_pipeline.data import Source
+from align_pipeline.errors import InputError, unknown
+from align_pipeline.evaluate import encode_options, prediction
+from align_pipeline.forward import Advance
+from align_pipeline.intervene import Branch, Scoring, activations, num_heads, patched_loglikelihoods, taps
+from align_pipeline.model import LanguageModel, Tokens
+from align_pipeline.records import ENGLISH, Item
+from align_pipeline.tasks import ItemSet, Pair, ParallelTask
+
+log = logging.getLogger(__name__)
+
+OF_ANOTHER_ITEM = ("random_item", "same_answer")
+OF_ALL_ITEMS = ("mean_english", "mean")
+_NO_CONTROL = ("zero", "mean")  # what `all` leaves out: ablations are another question
+
+
+Place = tuple[tuple[int, ...], tuple[int, ...]]
+"""A context's tokens, and the positions of a site in it."""
+
+
+# ---- what is asked
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is patched, checked against the task.
+
+    Attributes:
+        config: as the user gave it, `conditions` spelled out.
+        others: the items of the language of each ``language=<code>`` condition.
+    """
+
+    config: PatchConfig
+    others: Mapping[str, ItemSet]
+
+    @property
+    def conditions(self) -> list[str]:
+        """The conditions, in the user's order."""
+        return list(self.config.conditions)
+
+    def source_language(self, condition: str, pair: Pair) -> str:
+        """Whose activations a condition puts in place; "" for nobody's."""
+        if condition in self.others:
+            return self.others[condition].language
+        if condition in ("noise", "zero"):
+            return ""
+        return pair.language.language if condition in ("self", "mean") else ENGLISH
+
+
+def plan(config: PatchConfig, task: ParallelTask, pairs: Sequence[Pair], source: Source) -> Plan:
+    """Check what is asked against the task and its items, before any model is loaded.
+
+    Raises:
+        InputError: a condition or a site that the task cannot have, a language it lacks, or too few items for a donor.
+    """
+    item = pairs[0].english.items[0]
+    if not item.continuations:
+        raise InputError(f"{task.name} has no options to score again; patch is for belebele, xcopa and xstorycloze.")
+    parts = [name for name, _, _ in item.parts]
+    reorders = any(name.startswith("option_") for name in parts)
+    conditions = config.conditions
+    if conditions == "all":
+        conditions = [c for c in CONDITIONS if c not in _NO_CONTROL and (reorders or c != "permuted_options")]
+    if "permuted_options" in conditions and not reorders:
+        raise InputError(
+            f"patch.conditions has permuted_options, but {task.name} shows no options in its prompt that could be "
+            "reordered; belebele does."
+        )
+    sites = ["last", *parts, *(["options"] if reorders else [])]
+    if config.site not in sites:
+        raise unknown(f"patch.site of {task.name}", config.site, sites)
+    for condition in conditions:
+        for pair in pairs:
+            size = len(pair.language.items if condition == "mean" else pair.english.items)
+            if condition in (*OF_ANOTHER_ITEM, *OF_ALL_ITEMS) and size < 2:
+                raise InputError(
+                    f"The condition {condition} takes activations from other items, but there is only one; "
+                    "raise task.limit."
+                )
+    others = {}
+    for condition in conditions:
+        if condition.startswith(LANGUAGE_CONDITION):
+            language = _language(condition.removeprefix(LANGUAGE_CONDITION))
+            task.supported([language], source, {language.flores})
+            others[condition] = task.pairs([language], source)[0].language
+    return Plan(dataclasses.replace(config, conditions=conditions), others)
+
+
+def _language(code: str) -> Language:
+    path = CONF / "lang" / f"{code}.yaml"
+    if not path.is_file():
+        raise unknown("language", code, [p.stem for p in (CONF / "lang").glob("*.yaml")])
+    return Language(**yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def chosen_items(which: PatchItems, pair: Pair, predictions: pd.DataFrame) -> list[str]:
+    """The paired items of a language that are to be patched, in English order.
+
+    Args:
+        which: all, or those that are right in English and right (ts) or wrong (tf) in the language.
+        pair: the language and its English.
+        predictions: as `records.PREDICTIONS`, with both sides.
+    """
+    right = {}
+    for side in (pair.language, pair.english):
+        own = predictions[(predictions["language"] == side.language) & (predictions["pivot"] == side.pivot)]
+        right[side] = dict(zip(own["item_id"], own["correct"] == 1, strict=True))
+    return [
+        item_id
+        for item_id in pair.ids
+        if which is PatchItems.all
+        or (right[pair.english][item_id] and right[pair.language][item_id] == (which is PatchItems.ts))
+    ]
+
+
+def digest(asked: Plan, pair: Pair, ids: Sequence[str], seed: int) -> str:
+    """Digest of everything but the model that a language's patched log-likelihoods depend on."""
+    config = asked.config
+    texts = [
+        [(item.id, item.prompt, item.continuations, item.gold) for item in side.items]
+        for side in (pair.language, pair.english, *asked.others.values())
+    ]
+    settings = (config.conditions, config.layers, config.site, config.component.value, config.window, seed)
+    return hashlib.sha256(repr((settings, list(ids), texts)).encode()).hexdigest()
+
+
+# ---- donors
+
+
+def permuted(item: Item, seed: int) -> Item:
+    """The item with its options in another order, in the prompt too, so that the gold option stands elsewhere."""
+    listed = [(name, start, end) for name, start, end in item.parts if name.startswith("option_")]
+    shift = random.Random(f"{seed}/permuted_options/{item.id}").randrange(1, len(listed))
+    order = [(place + shift) % len(listed) for place in range(len(listed))]
+    parts = [part for part in item.parts if part not in listed]  # they stand before the options
+    prompt, at = "", -len(item.prompt)
+    for (name, start, end), other in zip(listed, order, strict=True):
+        prompt += _cut(item.prompt, at, start)
+        text = _cut(item.prompt, *listed[other][1:])
+        parts.append((name, len(prompt) - len(item.prompt), len(prompt) + len(text) - len(item.prompt)))
+        prompt += text
+        at = end
+    prompt += _cut(item.prompt, at, 0)
+    options = tuple(item.options[k] for k in order)
+    return dataclasses.replace(item, prompt=prompt, options=options, gold=order.index(item.gold), parts=tuple(parts))
+
+
+def _cut(text: str, start: int, end: int) -> str:
+    return text[len(text) + start : len(text) + end]
+
+
+def another_item(condition: str, item: Item, pool: Sequence[Item], keys: Sequence[object], seed: int) -> int | None:
+    """The index of another item to take an activation from, always the same for one seed; None if there is none.
+
+    Args:
+        condition: random_item or same_answer.
+        item: the item that is patched, one of the pool.
+        pool: all English items.
+        keys: what each of them answers: the first token of its gold option.
+        seed: of the draw.
+    """
+    own = next(index for index, other in enumerate(pool) if other.id == item.id)
+    passage = _passage(pool[own])
+    able = [
+        index
+        for index, other in enumerate(pool)
+        # Two questions of one passage share half of their concept.
+        if index != own
+        and (passage is None or _passage(other) != passage)
+        and (condition != "same_answer" or keys[index] == keys[own])
+    ]
+    return random.Random(f"{seed}/{condition}/{item.id}").choice(able) if able else None
+
+
+def _passage(item: Item) -> str | None:
+    return next((_cut(item.prompt, start, end) for name, start, end in item.parts if name == "passage"), None)
+
+
+def noise_like(activation: Tensor, seed: int, item_id: str) -> Tensor:
+    """A random direction with the activation's norm along its last axis, the same for one seed and item."""
+    digest = hashlib.sha256(f"{seed}/noise/{item_id}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    direction = torch.randn(activation.shape, generator=generator)
+    norm = activation.float().norm(dim=-1, keepdim=True)
+    noise: Tensor = direction / direction.norm(dim=-1, keepdim=True) * norm
+    return noise.to(activation.dtype)
+
+
+# ---- where in an item
+
+
+def site_positions(lm: LanguageModel, item: Item, context: Sequence[int], site: str) -> list[int]:
+    """Positions of a site's tokens in the item's context, ascending.
+
+    The token that ends a part is the last one that holds any of its characters: so a site is found in every language.
+
+    Raises:
+        InputError: the tokenizer tells no character offsets, or the part was cut off by ``model.too_long``.
+    """
+    if site == "last":
+        return [len(context) - 1]
+    if not lm.tokenizer.is_fast:
+        raise InputError(f"patch.site={site} needs a tokenizer that tells character offsets; {lm.name}'s does not.")
+    prompt = item.prompt.rstrip()
+    offsets: list[tuple[int, int]] = lm.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    names = [name for name, _, _ in item.parts if name == site or (site == "options" and name.startswith("option_"))]
+    positions: list[int] = []
+    for name, _, end in item.parts:
+        if name not in names:
+            continue
+        stop = min(len(item.prompt) + end, len(prompt))
+        last = max(i for i, (a, b) in enumerate(offsets) if a < stop and b > a)
+        # Counted from the end: truncation drops tokens from the beginning.
+        positions.append(len(context) - len(offsets) + last)
+        if positions[-1] < 0:
+            raise InputError(f"The {name} of item {item.id} was cut off; raise model.max_length or use fewer examples.")
+    return sorted(positions)
+
+
+@dataclass
+class Activations:
+    """Activations by text: what was read once is not read again.
+
+    Attributes:
+        known: context and sites -> [K, S, D], on the CPU.
+        places: where each item's activation is read.
+        answers: the first token of each item's gold option.
+    """
+
+    lm: LanguageModel
+    component: Component
+    site: str
+    batch_tokens: int | None
+    known: dict[Place, Tensor] = field(default_factory=dict)
+    places: dict[Item, Place] = field(default_factory=dict)
+    answers: dict[Item, tuple[int, ...]] = field(default_factory=dict)
+
+    def place(self, item: Item, context: Sequence[int]) -> Place:
+        """A context of an item, and where the site is in it."""
+        return tuple(context), tuple(site_positions(self.lm, item, context, self.site))
+
+    def of(self, items: Sequence[Item]) -> list[Tensor]:
+        """[K, S, D] of each item, in the context that its first option is scored after."""
+        self.tokenize(items)
+        return self.at([self.places[item] for item in items])
+
+    def tokenize(self, items: Sequence[Item]) -> None:
+        """Fill `places` and `answers`."""
+        for item in items:
+            if item not in self.places:
+                requests = encode_options(self.lm, item)
+                self.places[item] = self.place(item, requests[0][0])
+                self.answers[item] = tuple(requests[item.gold][1][:1])
+
+    def at(self, places: Sequence[Place]) -> list[Tensor]:
+        """[K, S, D] of each place."""
+        missing = [place for place in dict.fromkeys(places) if place not in self.known]
+        if missing:
+            contexts, sites = [list(context) for context, _ in missing], [sites for _, sites in missing]
+            states = activations(self.lm, contexts, sites, self.component, self.batch_tokens)
+            self.known.update(zip(missing, states, strict=True))
+        return [self.known[place] for place in places]
+
+
+# ---- one language
+
+
+def layers_of(lm: LanguageModel, config: PatchConfig) -> list[int]:
+    """The layers to patch.
+
+    Raises:
+        InputError: one of them does not exist for the component.
+    """
+    able = list(taps(lm, config.component))
+    if config.layers == "all":
+        return able
+    outside = [k for k in config.layers if k not in able]
+    if outside:
+        raise InputError(
+            f"patch.layers has {outside[0]}, but patch.component={config.component.value} of {lm.name} has layers "
+            f"{able[0]} to {able[-1]}."
+        )
+    return list(config.layers)
+
+
+@dataclass(frozen=True)
+class Patched:
+    """What became of the options.
+
+    Attributes:
+        layers: K layers.
+        loglikelihoods: float64 [C, n, K, H, options], nan where an item has no donor; H is 1 but for heads.
+        donors: [C, n], index of the donor among the English items, -1 for none.
+        donor_golds: [C, n], the donor's right option as it is numbered in the donor's prompt, -1 for none.
+    """
+
+    layers: Tensor
+    loglikelihoods: Tensor
+    donors: Tensor
+    donor_golds: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, for the cache."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def rows(self, asked: Plan, pair: Pair, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Columns of `records.PATCHING` that tell one result from another, a block per condition, layer and head."""
+        gold = {item.id: item.gold for item in pair.english.items}
+        for c, condition in enumerate(asked.conditions):
+            given = torch.nonzero(~self.loglikelihoods[c].isnan().flatten(1).any(1)).flatten().tolist()
+            donors = [int(self.donors[c, n]) for n in given]
+            known = {
+                "source_language": asked.source_language(condition, pair),
+                "condition": condition,
+                "item_id": [ids[n] for n in given],
+                "donor": [pair.english.items[d].id if d >= 0 else "" for d in donors],
+                "donor_gold": [int(self.donor_golds[c, n]) if self.donor_golds[c, n] >= 0 else None for n in given],
+                "gold": [gold[ids[n]] for n in given],
+            }
+            for k, layer in enumerate(self.layers.tolist()):
+                for head in range(self.loglikelihoods.shape[3]):
+                    values = self.loglikelihoods[c, given, k, head]
+                    best = [prediction(value) for value in values.tolist()]
+                    yield known | {
+                        "layer": [layer] * len(given),
+                        "head": [head if asked.config.component is Component.head else None] * len(given),
+                        "prediction": best,
+                        "correct": [int(b == g) for b, g in zip(best, known["gold"], strict=True)],
+                        "loglikelihoods": values.tolist(),
+                    }
+
+
+def patch(
+    lm: LanguageModel,
+    asked: Plan,
+    pair: Pair,
+    ids: Sequence[str],
+    foreign: Activations,
+    seed: int,
+    batch_tokens: int | None,
+    advance: Advance = lambda items: None,
+) -> Patched:
+    """Replace activations of a language's items and score their options again, in every condition and layer.
+
+    Args:
+        lm: the model.
+        asked: conditions, layers, site, component.
+        pair: the language and its English.
+        ids: the items to patch.
+        foreign: remembers English (and other languages') activations from one language to the next.
+        seed: of donors and noise.
+        batch_tokens: most tokens in a forward pass, roughly; None: as many as memory has room for.
+        advance: told how many items were finished.
+
+    Raises:
+        InputError: a layer out of range.
+    """
+    config, layers = asked.config, layers_of(lm, asked.config)
+    own = Activations(lm, config.component, config.site, batch_tokens)
+    by_id = pair.language.by_id()
+    items = [by_id[item_id] for item_id in ids]
+    sources = _Sources(lm, asked, pair, foreign, own, seed)
+    chosen = [[sources.donor(condition, item) for item in items] for condition in asked.conditions]
+    for condition, row in zip(asked.conditions, chosen, strict=True):
+        lacking = sum(donor is None for donor in row)
+        if lacking:
+            said = f"{lacking} of {len(items)} items have no donor and are left out"
+            log.warning("%s, %s: %s.", pair.language.language, condition, said)
+    heads = num_heads(lm) if config.component is Component.head else 1
+    result = torch.full(
+        (len(chosen), len(items), len(layers), heads, len(items[0].continuations)), torch.nan, dtype=torch.float64
+    )
+    scorings, targets, places = [], [], []
+    for index, item in enumerate(items):
+        able = [(c, donor) for c, row in enumerate(chosen) if (donor := row[index]) is not None]
+        given = [(asked.conditions[c], donor) for c, donor in able]
+        requests = encode_options(lm, item)
+        for context, options in _by_context(requests).items():
+            place = own.place(item, context)
+            branches = functools.partial(_branches, sources, item, place, given, layers, config, heads)
+            scorings.append(Scoring(list(context), [requests[o][1] for o in options], place[1], branches))
+            targets.append((index, [c for c, _ in able], options))
+            places.append(place)
+    sources.read(items, chosen, places)
+    for number, values in patched_loglikelihoods(lm, scorings, config.component, batch_tokens, advance).items():
+        index, done, options = targets[number]
+        shaped = values.reshape(len(done), len(layers), heads, len(options))
+        for c, value in zip(done, shaped, strict=True):
+            result[c, index][:, :, options] = value
+    return Patched(
+        layers=torch.tensor(layers),
+        loglikelihoods=result,
+        donors=torch.tensor([[-1 if d is None or d.item is None else d.index for d in row] for row in chosen]),
+        donor_golds=torch.tensor([[-1 if d is None or d.item is None else d.item.gold for d in row] for row in chosen]),
+    )
+
+
+def _by_context(requests: Sequence[tuple[Tokens, Tokens]]) -> dict[tuple[int, ...], list[int]]:
+    """The options by the context they are scored after: a tokenizer may split one text in several ways."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for option, (context, _) in enumerate(requests):
+        found.setdefault(tuple(context), []).append(option)
+    return found
+
+
+@dataclass(frozen=True)
+class Donor:
+    """Where an activation comes from.
+
+    Attributes:
+        index: of the item among the English items; -1 for none.
+        item: as it is read; None where it is no single item's.
+    """
+
+    index: int = -1
+    item: Item | None = None
+
+
+@dataclass
+class _Sources:
+    """The activations that one language's items are given."""
+
+    lm: LanguageModel
+    asked: Plan
+    pair: Pair
+    foreign: Activations
+    own: Activations
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.pool = self.pair.english.items
+        self.index = {item.id: index for index, item in enumerate(self.pool)}
+        self.others = {c: side.by_id() for c, side in self.asked.others.items()}
+
+    @functools.cached_property
+    def means(self) -> dict[str, tuple[Tensor, int]]:
+        """Sum of the activations of all items, float64 [K, S, D], and their number."""
+        sides = {"mean_english": (self.foreign, self.pool), "mean": (self.own, self.pair.language.items)}
+        wanted = {c: side for c, side in sides.items() if c in self.asked.conditions}
+        return {
+            condition: (functools.reduce(lambda a, b: a + b.double(), states, torch.zeros(())), len(states))
+            for condition, (memory, items) in wanted.items()
+            for states in [memory.of(items)]
+        }
+
+    def donor(self, condition: str, item: Item) -> Donor | None:
+        """Whose activation the item is given; None: nobody's will do."""
+        own = self.index[item.id]
+        if condition == TREATMENT:
+            return Donor(own, self.pool[own])
+        if condition == "self":
+            return Donor(own, item)
+        if condition == "permuted_options":
+            return Donor(own, permuted(self.pool[own], self.seed))
+        if condition in OF_ANOTHER_ITEM:
+            if condition == "same_answer":
+                self.foreign.tokenize(self.pool)
+            keys = [self.foreign.answers.get(other) for other in self.pool]
+            found = another_item(condition, self.pool[own], self.pool, keys, self.seed)
+            return None if found is None else Donor(found, self.pool[found])
+        if condition in self.others:
+            return Donor(own, self.others[condition][item.id]) if item.id in self.others[condition] else None
+        return Donor()
+
+    def read(self, items: Sequence[Item], chosen: Sequence[Sequence[Donor | None]], places: Sequence[Place]) -> None:
+        """Read all activations at once: texts that begin alike then share their beginnings."""
+        wanted = [
+            donor.item
+            for condition, donors in zip(self.asked.conditions, chosen, strict=True)
+            for donor in donors
+            if condition != "self" and donor is not None and donor.item is not None
+        ]
+        if "mean_english" in self.asked.conditions:
+            wanted += self.pool
+        if "noise" in self.asked.conditions:
+            wanted += [self.english(item) for item in items]
+        self.foreign.of(wanted)
+        if {"self", "zero"} & set(self.asked.conditions):
+            self.own.at(places)
+
+    def english(self, item: Item) -> Item:
+        """The English version of an item."""
+        return self.pool[self.index[item.id]]
+
+    def value(self, condition: str, item: Item, donor: Donor, place: Place) -> Tensor:
+        """The activation, [K, S, D]."""
+        if condition == "self":
+            return self.own.at([place])[0]
+        if condition in self.means:
+            total, count = self.means[condition]
+            (own,) = self.own.of([item]) if condition == "mean" else self.foreign.of([self.english(item)])
+            return ((total - own.double()) / (count - 1)).to(own.dtype)
+        if condition == "noise":
+            return noise_like(self.foreign.of([self.english(item)])[0], self.seed, item.id)
+        if condition == "zero":
+            return torch.zeros_like(self.own.at([place])[0])
+        assert donor.item is not None
+        return self.foreign.of([donor.item])[0]
+
+
+def _branches(
+    sources: _Sources,
+    item: Item,
+    place: Place,
+    donors: Sequence[tuple[str, Donor]],
+    layers: Sequence[int],
+    config: PatchConfig,
+    heads: int,
+) -> list[Branch]:
+    """A branch per condition, layer and head, in this order."""
+    able = {layer: k for k, layer in enumerate(taps(sources.lm, config.component))}
+    branches = []
+    for condition, donor in donors:
+        value = sources.value(condition, item, donor, place)
+        for layer in layers:
+            if config.component is Component.head:
+                parts = value[able[layer]].view(len(value[able[layer]]), heads, -1)
+                branches += [Branch({layer: parts[:, head]}, head) for head in range(heads)]
+            else:
+                window = [k for k in range(layer, layer + config.window) if k in able]
+                branches.append(Branch({k: value[able[k]] for k in window}))
+    return branches
