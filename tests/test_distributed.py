@@ -125,7 +125,7 @@ def test_tables_are_the_same_bytes_for_any_number_of_processes(
     assert set(printed[1:]) == {""}
     # What several processes put into the cache, one takes from it.
     warm = run_job_here(tmp_path / "warm", *base, f"cache={tmp_path / 'cache'}")
-    assert warm["tokens"] == {"extraction": 0, "scoring": 0}
+    assert set(warm["tokens"].values()) == {0}
     assert (tmp_path / "warm" / TABLES[0]).read_bytes() == (alone / TABLES[0]).read_bytes()
 
 
