@@ -12,7 +12,6 @@ import inspect
 import itertools
 import logging
 import os
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -135,17 +134,19 @@ def greedy(
     outputs: list[Tokens] = [[]] * len(prompts)
     with torch.inference_mode():
         trunk = _trunk(lm, beginning)
-        waiting = deque(_batches(rests, len(beginning) + max_new_tokens, batch_tokens, padded))
-        while waiting:
-            rows = waiting.popleft()
+
+        def run(rows: list[int]) -> list[Tokens]:
             found = _in_memory(lm, trunk, len(beginning), [(rests[row], limits[row]) for row in rows])
             if found is None:
                 half = len(rows) // 2
-                waiting.extendleft((rows[half:], rows[:half]))
-                continue
+                return run(rows[:half]) + run(rows[half:])
+            advance(len(rows))
+            return found
+
+        batches = list(_batches(rests, len(beginning) + max_new_tokens, batch_tokens, padded))
+        for rows, found in zip(batches, map(run, batches), strict=True):
             for row, output in zip(rows, found, strict=True):
                 outputs[row] = output
-            advance(len(rows))
     return outputs
 
 
