@@ -206,7 +206,7 @@ def test_selection(override: str, expected: list[str], tmp_path: Path) -> None:
     assert list(composed["languages"]) == expected
 
 
-@pytest.mark.parametrize("dataset", ["belebele", "xcopa", "xstorycloze"])
+@pytest.mark.parametrize("dataset", ["belebele", "xcopa", "xstorycloze", "flores"])
 def test_set_of_a_benchmark_has_all_its_languages_but_the_pivot(dataset: str, tmp_path: Path) -> None:
     members = list(select(tmp_path, f"lang=set/{dataset}")["languages"])
     assert members == [code for code, config in FILES.items() if dataset in config["codes"] and code != "eng"]
