@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help install demo test lint types format embedded benchmark clean
+.PHONY: help install demo test test-slurm lint types format embedded benchmark clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,6 +28,10 @@ demo: $(VENV)/installed ## Run the main job on the embedded data and model
 
 test: $(VENV)/installed-dev ## Run the tests (offline, CPU)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test-slurm: $(VENV)/installed-dev ## Run sweeps on a SLURM cluster of this machine alone
+	@tests/slurm/install.sh
+	$(BIN)/python -m pytest tests/slurm --durations=0
 
 lint: $(VENV)/installed-dev ## Check style and format
 	$(BIN)/ruff check .

@@ -197,6 +197,8 @@ def one_sentence(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         found = unwritable(error, error.filename)
         return None if found is None else str(found)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file == "hydra/launcher/submitit_slurm":
+        return "hydra/launcher=slurm needs the extra 'slurm': pip install 'align_pipeline[slurm]'."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).partition("/")
         options = [str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml")]
