@@ -23,7 +23,7 @@ from pathlib import Path
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 PATH = f"{Path(__file__).parent}:{os.environ['PATH']}:/usr/sbin"
 """Where its commands are: this folder's sacct, and daemons that are not on every user's path."""
-CPUS, GIGABYTES = 16, 16
+CPUS, GIGABYTES, GPUS = 16, 16, 2
 """What the node says it has; more than the machine may have, so that a sweep's jobs start at once."""
 CONFIG = """\
 ClusterName=test
@@ -63,7 +63,8 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={megabytes}
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 Gres=gpu:{gpus} CPUs={cpus} RealMemory={megabytes}
 PartitionName=main Nodes={host} Default=YES PriorityTier=1 GraceTime=15
 PartitionName=urgent Nodes={host} PriorityTier=2 PreemptMode=OFF
 """
@@ -134,9 +135,13 @@ def start(folder: Path) -> Cluster:
         node_port=node_port,
         first_job=random.randrange(10_000, 60_000) * 100,
         cpus=CPUS,
+        gpus=GPUS,
         megabytes=GIGABYTES * 1024,
     )
     (folder / "slurm.conf").write_text(text)
+    for number in range(GPUS):  # any file will do for SLURM to give it to one job at a time
+        (folder / f"gpu{number}").touch()
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n")
     cluster = Cluster(folder)
     daemons = {
         "munged": [

@@ -268,7 +268,12 @@ def test_what_slurm_does_not_take_is_one_sentence(start: Callable[..., Sweep]) -
 
 
 def test_tasks_of_a_job_share_its_items(start: Callable[..., Sweep], alone: Path, tmp_path: Path) -> None:
-    code, printed = start("lang=[swh,spa]", "hydra.launcher.tasks_per_node=2").end()
+    sweep = start("lang=[swh,spa]", "hydra.launcher.tasks_per_node=2", "hydra.launcher.gpus_per_node=2")
+    job, _ = sweep.task()
+    shown = sweep.cluster.command("scontrol", "show", "job", job)
+    assert "NumTasks=2 " in shown
+    assert "TresPerNode=gres:gpu:2" in shown
+    code, printed = sweep.end()
     assert code == 0, printed
     job = tmp_path / "sweep/0_belebele"
     for name in TABLES:
