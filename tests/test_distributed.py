@@ -129,6 +129,25 @@ def test_tables_are_the_same_bytes_for_any_number_of_processes(
     assert (tmp_path / "warm" / TABLES[0]).read_bytes() == (alone / TABLES[0]).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("patching", ["patch=english", "patch.items=all", "patch.conditions=[parallel,self,random_item]", "lang=swh"]),
+        ("translations", ["task=flores", "data=embedded", "task.limit=7", "task.max_new_tokens=5", "lang=swh"]),
+    ],
+)
+def test_patching_and_translations_are_the_same_bytes(
+    base: list[str], tmp_path: Path, name: str, more: list[str]
+) -> None:
+    overrides = [*base, *more]
+    assert processes.join(processes.start(2, job, (tmp_path / "two", overrides), tmp_path / "log")) == [0, 0]
+    run_job_here(tmp_path / "one", *overrides)
+    found, expected = (pd.read_parquet(tmp_path / folder / f"{name}.parquet") for folder in ("two", "one"))
+    assert len(expected) > 10
+    pd.testing.assert_frame_equal(found, expected)
+    assert (tmp_path / "two" / f"{name}.parquet").read_bytes() == (tmp_path / "one" / f"{name}.parquet").read_bytes()
+
+
 def counting_job(folder: Path, overrides: list[str]) -> None:
     """A job that leaves the number of its own passes."""
     passes = 0

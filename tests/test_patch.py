@@ -15,8 +15,11 @@ import pytest
 import torch
 from conftest import belebele_rows, compose, random_model, run_job, tokenizer, write_hub
 from hydra.utils import instantiate
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
+from align_pipeline import intervene
 from align_pipeline.config import Component
 from align_pipeline.data import Source
 from align_pipeline.errors import InputError
@@ -522,3 +525,17 @@ def test_a_task_without_options_cannot_be_patched(pair: Pair, base: list[str]) -
 def test_a_task_without_options_in_its_prompt_cannot_reorder_them(base: list[str], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="xcopa shows no options in its prompt"):
         run_job(tmp_path, "task=xcopa", "lang=ind", "patch.conditions=[permuted_options]", "data=embedded")
+
+
+@given(st.lists(st.lists(st.integers(0, 1), max_size=6), min_size=1, max_size=8))
+def test_beginnings_are_cut_where_others_share_them(beginnings: list[list[int]]) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(intervene, "TRUNK_TOKENS", 1)
+        found = intervene._cuts(beginnings)
+    for index, (own, cuts) in enumerate(zip(beginnings, found, strict=True)):
+        shared = {
+            next((k for k, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other)))
+            for place, other in enumerate(beginnings)
+            if place != index
+        }
+        assert list(cuts) == [*sorted(shared - {0, len(own)}), len(own)]
