@@ -26,6 +26,7 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 Value = TypeVar("Value")
 
+_MEETING = timedelta(minutes=10)  # a process that died before the others met it must not keep them for ever
 _PATIENCE = timedelta(days=7)  # processes wait while the main one waits for another job's cache entry or for W&B
 
 
@@ -57,7 +58,14 @@ def start() -> None:
     if not dist.is_initialized():
         here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
         own_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= here
-        dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpus else "gloo", timeout=_PATIENCE)
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpus else "gloo", timeout=_MEETING)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"The {size} processes of this job do not find one another at {os.environ.get('MASTER_ADDR')}:"
+                f"{os.environ.get('MASTER_PORT')}: one of them ended early, or the launcher's settings are wrong."
+            ) from error
+        dist.distributed_c10d._set_pg_timeout(_PATIENCE)
     _group.rank, _group.size = dist.get_rank(), dist.get_world_size()
     if torch.cuda.is_available():
         torch.cuda.set_device(local_gpu())

@@ -8,6 +8,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -67,6 +68,7 @@ def _enter(environment: dict[str, str], log: Path, function: Callable[..., None]
         from align_pipeline import distributed
 
         torch.set_num_threads(1)
+        distributed._MEETING = timedelta(seconds=60)
         code = 0
         try:
             distributed.start()

@@ -265,6 +265,13 @@ def test_a_killed_process_ends_the_others(base: list[str], alone: Path, tmp_path
         assert (tmp_path / "out" / table).read_bytes() == (alone / table).read_bytes()
 
 
+def test_a_process_that_never_comes_is_not_waited_for(tmp_path: Path) -> None:
+    children = processes.start(2, job, (tmp_path / "out", []), tmp_path / "log")
+    children[0].kill()
+    assert processes.join(children) == [-signal.SIGKILL, 1]
+    assert "do not find one another" in (tmp_path / "log.1").read_text()
+
+
 # ---- the launchers themselves
 
 
