@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -66,8 +65,7 @@ def start() -> None:
                 f"The {size} processes of this job do not find one another at {os.environ.get('MASTER_ADDR')}:"
                 f"{os.environ.get('MASTER_PORT')}: one of them ended early, or the launcher's settings are wrong."
             ) from error
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch is about to publish its name
-            dist.distributed_c10d._set_pg_timeout(_PATIENCE)
+        dist.set_timeout(_PATIENCE)
     _group.rank, _group.size = dist.get_rank(), dist.get_world_size()
     if torch.cuda.is_available():
         torch.cuda.set_device(local_gpu())
