@@ -31,7 +31,7 @@ from align_pipeline.data import Source
 from align_pipeline.evaluate import encode_options
 from align_pipeline.forward import STEP_TOKENS
 from align_pipeline.similarity import text_tokens
-from align_pipeline.tasks.choice import ItemSet
+from align_pipeline.tasks.parallel import ItemSet
 from align_pipeline.tree import Tokens, steps, trees, trie
 
 STUDY = {"belebele": "set/belebele_paper", "xcopa": "set/xcopa", "xstorycloze": "set/xstorycloze"}

@@ -57,7 +57,7 @@ def test_layers_and_metrics_of_a_finished_run_take_no_forward_pass(
     other = ["metric=[dali,mexa_t]", "metrics.dali.criterion=rowwise", "metrics.mexa_t.pooling=last", "layers=[1,3]"]
     again = run_job(tmp_path / "b", "lang=spa", *base, *other)
     assert passes == []
-    assert again["tokens"] == {"extraction": 0, "scoring": 0}
+    assert set(again["tokens"].values()) == {0}
     assert again["languages"][0]["accuracy"] == first["languages"][1]["accuracy"]
     assert [found["layers"] for found in again["languages"][0]["metrics"].values()] == [[1, 3], [1, 3]]
 

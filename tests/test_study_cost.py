@@ -15,7 +15,7 @@ from align_pipeline.evaluate import predict
 from align_pipeline.forward import POOLINGS, hidden_states
 from align_pipeline.model import LanguageModel, wrap
 from align_pipeline.similarity import english_states, similarities, text_tokens
-from align_pipeline.tasks.choice import ItemSet, pair
+from align_pipeline.tasks.parallel import ItemSet, pair
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import study_cost
