@@ -30,8 +30,13 @@ def _serve() -> None:
             os.environ["PYTHONPATH"] = before
 
 
-def start(size: int, function: Callable[..., None], arguments: Sequence[Any], log: Path) -> list[BaseProcess]:
-    """Start a group of processes as a launcher would; each calls the function, what it prints goes to `log`.<rank>."""
+def start(
+    size: int, function: Callable[..., None], arguments: Sequence[Any], log: Path, meeting: float = 60
+) -> list[BaseProcess]:
+    """Start a group of processes as a launcher would; each calls the function, what it prints goes to `log`.<rank>.
+
+    They try twice, for `meeting` seconds, to find one another.
+    """
     _serve()
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -41,7 +46,9 @@ def start(size: int, function: Callable[..., None], arguments: Sequence[Any], lo
         launcher = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
         environment = {key: str(value) for key, value in {**launcher, "MASTER_PORT": port}.items()}
         output = log.with_name(f"{log.name}.{rank}")
-        children.append(CONTEXT.Process(target=_enter, args=(environment, output, function, arguments), daemon=True))
+        children.append(
+            CONTEXT.Process(target=_enter, args=(environment, output, meeting, function, arguments), daemon=True)
+        )
         children[-1].start()
     return children
 
@@ -58,7 +65,9 @@ def join(children: Sequence[BaseProcess], seconds: float = 120) -> list[int | No
     return codes
 
 
-def _enter(environment: dict[str, str], log: Path, function: Callable[..., None], arguments: Sequence[Any]) -> None:
+def _enter(
+    environment: dict[str, str], log: Path, meeting: float, function: Callable[..., None], arguments: Sequence[Any]
+) -> None:
     os.environ.update(environment)
     with log.open("w") as file:
         for stream in (sys.stdout, sys.stderr):
@@ -68,7 +77,7 @@ def _enter(environment: dict[str, str], log: Path, function: Callable[..., None]
         from align_pipeline import distributed
 
         torch.set_num_threads(1)
-        distributed._MEETING = timedelta(seconds=60)
+        distributed._MEETING = timedelta(seconds=meeting)
         code = 0
         try:
             distributed.start()

@@ -266,7 +266,7 @@ def test_a_killed_process_ends_the_others(base: list[str], alone: Path, tmp_path
 
 
 def test_a_process_that_never_comes_is_not_waited_for(tmp_path: Path) -> None:
-    children = processes.start(2, job, (tmp_path / "out", []), tmp_path / "log")
+    children = processes.start(2, job, (tmp_path / "out", []), tmp_path / "log", meeting=3)
     children[0].kill()
     assert processes.join(children) == [-signal.SIGKILL, 1]
     assert "do not find one another" in (tmp_path / "log.1").read_text()
