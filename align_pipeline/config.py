@@ -161,16 +161,18 @@ LANGUAGE_CONDITION = "language="
 
 @dataclass
 class PatchConfig:
-    """Activation patching: replace an activation of the language's run and score the options again."""
+    """Activation patching: replace an activation of the language's run; score the options, or translate, again."""
 
     conditions: Any = field(default_factory=list)
     """``all`` (the treatment and every control the task can have) or a list of conditions; [] patches nothing."""
-    layers: Any = "all"
-    """``all`` or a list, numbered as everywhere; attn, mlp and head of block l are layer l, from 1."""
+    layers: Any = "auto"
+    """``all``, a list, numbered as everywhere, or ``auto``: all, for translation nine from the first to the last; attn,
+    mlp and head of block l are layer l, from 1."""
     items: PatchItems = PatchItems.tf
-    """tf (right in English, wrong in the language), ts (right in both) or all."""
+    """tf (right in English, wrong in the language), ts (right in both) or all; translation has but all."""
     site: str = "last"
-    """Token: last (of the context), passage, question, options (ends of all at once), option_1, option_2, ..."""
+    """Token: last (of the context; of the sentence to be translated), passage, question, options (ends of all at once),
+    option_1, option_2, ..."""
     component: Component = Component.resid
     """resid (residual stream after the block), attn, mlp or head (each head of the block alone)."""
     window: int = 1
@@ -183,7 +185,8 @@ class PatchConfig:
                 if name not in CONDITIONS and not str(name).startswith(LANGUAGE_CONDITION):
                     raise unknown("condition", str(name), [*CONDITIONS, LANGUAGE_CONDITION + "<code>"])
             self.conditions = list(dict.fromkeys(given))
-        self.layers = layer_list("patch.layers", self.layers)
+        if self.layers != "auto":
+            self.layers = layer_list("patch.layers", self.layers)
         if self.window < 1:
             raise InputError(f"patch.window={self.window} replaces nothing; use 1 or more layers.")
         if self.window > 1 and self.component is Component.head:

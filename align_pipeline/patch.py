@@ -115,19 +115,33 @@ def plan(config: PatchConfig, task: ParallelTask, pairs: Sequence[Pair], source:
         raise unknown(f"patch.site of {task.name}", config.site, sites)
     for condition in conditions:
         for pair in pairs:
-            size = len(pair.language.items if condition == "mean" else pair.english.items)
-            if condition in (*OF_ANOTHER_ITEM, *OF_ALL_ITEMS) and size < 2:
-                raise InputError(
-                    f"The condition {condition} takes activations from other items, but there is only one; "
-                    "raise task.limit."
-                )
+            need_several(condition, pair.language.items if condition == "mean" else pair.english.items)
+    others = others_of(conditions, task, source)
+    layers = "all" if config.layers == "auto" else config.layers
+    return Plan(dataclasses.replace(config, conditions=conditions, layers=layers), others)
+
+
+def others_of(conditions: Sequence[str], task: ParallelTask, source: Source) -> dict[str, ItemSet]:
+    """The items of the language of each ``language=<code>`` condition.
+
+    Raises:
+        InputError: there is no such language, or the task lacks it.
+    """
     others = {}
     for condition in conditions:
         if condition.startswith(LANGUAGE_CONDITION):
             language = _language(condition.removeprefix(LANGUAGE_CONDITION))
             task.supported([language], source, {language.flores})
             others[condition] = task.pairs([language], source)[0].language
-    return Plan(dataclasses.replace(config, conditions=conditions), others)
+    return others
+
+
+def need_several(condition: str, items: Sequence[Item]) -> None:
+    """Refuse a condition that takes activations from other items where there are none."""
+    if condition in (*OF_ANOTHER_ITEM, *OF_ALL_ITEMS) and len(items) < 2:
+        raise InputError(
+            f"The condition {condition} takes activations from other items, but there is only one; raise task.limit."
+        )
 
 
 def _language(code: str) -> Language:
@@ -316,7 +330,7 @@ def layers_of(lm: LanguageModel, config: PatchConfig) -> list[int]:
         InputError: one of them does not exist for the component.
     """
     able = list(taps(lm, config.component))
-    if config.layers == "all":
+    if isinstance(config.layers, str):
         return able
     outside = [k for k in config.layers if k not in able]
     if outside:

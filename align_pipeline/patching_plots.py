@@ -1,4 +1,4 @@
-"""Figures of patching: how many failed items each condition corrects, by layer, and where languages differ."""
+"""Figures of patching: what each condition corrects, or makes of translations, by layer; where languages differ."""
 
 from __future__ import annotations
 
@@ -28,9 +28,15 @@ NAMES = {
     "mean": "mean of the language",
 }
 COMPONENTS = {"resid": "residual stream", "attn": "attention", "mlp": "MLP", "head": "heads"}
-SITES = {"last": "the context's last token", "options": "the ends of all options"}
+SITES = {
+    "last": "the context's last token",
+    "options": "the ends of all options",
+    "source": "the end of the source sentence",
+}
 KIND = ["model", "task", "component", "site", "window"]
 """What one figure is of."""
+KIND_TRANSLATION = ["model", "task", "direction", *KIND[2:]]
+"""What one figure of translations is of."""
 
 
 def condition_name(condition: str) -> str:
@@ -57,6 +63,15 @@ def draw(effects: pd.DataFrame, folder: Path) -> list[Path]:
         stem = folder / "_".join(["patching", *(plots.slug(str(word)) for word in key[1:])])
         for name, figure in figures(part):
             paths += plots.save(figure, stem.with_name(f"{stem.name}_{name}"), ("png",))
+    return paths
+
+
+def draw_translation(effects: pd.DataFrame, folder: Path) -> list[Path]:
+    """A job's figures of translations as PNG, from `translation_patching_analysis.effects`."""
+    paths = []
+    for key, part in effects.groupby(KIND_TRANSLATION, sort=False):
+        stem = "_".join(["translation_patching", *(plots.slug(str(word)) for word in key[2:])])
+        paths += plots.save(partial(translation, part), folder / stem, ("png",))
     return paths
 
 
@@ -90,25 +105,69 @@ def correction(part: pd.DataFrame) -> Figure:
         part: effects of one kind of patch. With one language the treatment's bootstrap interval is shaded.
     """
     table = pooled(part, ["condition", "layer"]).pivot(index="condition", columns="layer", values="rate")
+    own = _treated(part)
+    interval = None if own is None else (own["correction_low"].to_numpy(float), own["correction_high"].to_numpy(float))
+    figure, axes = _lines(table, interval, least=0.05)
+    axes.set_ylabel("share of TF items corrected")
+    plots._title(axes, _title(part), _below(part))
+    return figure
+
+
+def translation(part: pd.DataFrame) -> Figure:
+    """chrF++ of what is generated, by layer, a line per condition; the treatment is the thick one, dashed: unpatched.
+
+    Args:
+        part: `translation_patching_analysis.effects` of one kind of patch and one direction; several languages are
+            averaged. With one language the interval of the treatment's difference from unpatched is shaded.
+    """
+    table = part.groupby(["condition", "layer"])["chrf"].mean().unstack("layer")
+    before = float(part.drop_duplicates("language")["chrf_unpatched"].mean())
+    own = _treated(part)
+    interval = None
+    if own is not None:
+        interval = (before + own["chrf_low"].to_numpy(float), before + own["chrf_high"].to_numpy(float))
+    figure, axes = _lines(table, interval, least=max(5.0, before * 1.08))
+    axes.axhline(before, color="#555555", linewidth=1.0, linestyle="--")
+    axes.annotate("unpatched", (0, before), (4, 3), ("axes fraction", "data"), textcoords="offset points", fontsize=8)
+    axes.set_ylabel("chrF++")
+    row = next(part.itertuples())
+    languages = sorted(part["language"].astype(str).unique())
+    whose = languages[0] if len(languages) == 1 else f"mean over {len(languages)} languages"
+    title = f"{plots.TASKS.get(str(row.task), str(row.task))}, {row.direction}, patched: {kind_name(row)}"
+    plots._title(axes, title, f"{whose}, n = {int(part['n'].max()):,} sentences")
+    return figure
+
+
+def _treated(part: pd.DataFrame) -> pd.DataFrame | None:
+    """The treatment's rows, if they are of one language and all layers, so that an interval can be drawn."""
+    own = part[part["condition"] == TREATMENT].sort_values("layer")
+    return own if part["language"].nunique() == 1 and len(own) == part["layer"].nunique() else None
+
+
+def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, least: float) -> tuple[Figure, Any]:
+    """A line per condition, named at its end.
+
+    Args:
+        table: condition by layer.
+        interval: low and high of the treatment, by layer.
+        least: the axis reaches this far up.
+    """
     order = [TREATMENT, *NAMES]
     names = sorted(table.index, key=lambda c: order.index(c) if c in order else len(order))
     layers = table.columns.to_numpy(int)
     figure, axes = plots._figure(9.0, 4.6, right=2.35)
     colours = dict(zip(names, [*plots.OKABE_ITO, "#882255", "#999933", "#332288"] * 2, strict=False))
-    top = max(0.05, float(np.nanmax(table.to_numpy(float))) * 1.08)
+    top = max(least, float(np.nanmax(table.to_numpy(float))) * 1.08)
     for name in reversed(names):
         thick = name == TREATMENT
         axes.plot(layers, table.loc[name].to_numpy(float), color=colours[name], linewidth=2.8 if thick else 1.4)
-    own = part[part["condition"] == TREATMENT].sort_values("layer")
-    if part["language"].nunique() == 1 and len(own) == len(layers):
-        low, high = own["correction_low"].to_numpy(float), own["correction_high"].to_numpy(float)
-        axes.fill_between(layers, low, high, color=colours[TREATMENT], alpha=0.15, linewidth=0)
-        top = max(top, float(np.nanmax(high)) * 1.04)
+    if interval is not None:
+        axes.fill_between(layers, *interval, color=colours[TREATMENT], alpha=0.15, linewidth=0)
+        top = max(top, float(np.nanmax(interval[1])) * 1.04)
     axes.set_ylim(-0.02 * top, top)
     axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
     axes.set_xticks(plots._ticks(layers))
     axes.set_xlabel("layer (hidden state)")
-    axes.set_ylabel("share of TF items corrected")
     ends = np.array([float(table.loc[name].to_numpy(float)[-1]) for name in names])
     spots = plots._spread(ends, 1.04 * top * 0.17 / 3.4, -0.02 * top, top)
     edge, gutter = layers[-1] + 0.4, 0.03 * (layers[-1] - layers[0] + 0.8)
@@ -118,8 +177,7 @@ def correction(part: pd.DataFrame) -> Figure:
         label = condition_name(name)
         weight = "bold" if name == TREATMENT else "normal"
         axes.text(edge + 1.3 * gutter, spot, label, fontsize=8.5, color=colours[name], va="center", weight=weight)
-    plots._title(axes, _title(part), _below(part))
-    return figure
+    return figure, axes
 
 
 def grid(part: pd.DataFrame, rows: str) -> Figure:

@@ -30,6 +30,8 @@ from align_pipeline import (
     patching_plots,
     summary,
     tracking,
+    translation_patching,
+    translation_patching_analysis,
 )
 from align_pipeline.cache import Cache, model_key
 from align_pipeline.config import Config, PatchConfig
@@ -43,7 +45,15 @@ from align_pipeline.records import SCHEMAS, Item, Prediction, Table, table, writ
 from align_pipeline.similarity import EnglishStates, Similarities, english_states, similarities
 from align_pipeline.sweep import NOTHING
 from align_pipeline.tasks import Flores, ItemSet, Pair, ParallelTask, Translation
-from align_pipeline.translate import Hypotheses, corpus_scores, counts, sentence_scores, spbleu_missing, translate
+from align_pipeline.translate import (
+    Hypotheses,
+    corpus_scores,
+    counts,
+    sentence_scores,
+    sentence_statistics,
+    spbleu_missing,
+    translate,
+)
 
 log = logging.getLogger(__name__)
 _TRUNCATED = "truncated"
@@ -98,19 +108,27 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     stages = console.Stages()
     with stages.stage("data", f"Read {task.name} in {len(languages)} languages and English"):
         pairs = task.pairs(languages, source)
-    asked = patch.plan(config.patch, task, pairs, source) if config.patch.conditions else None
+    asked = translated_again = None
+    if config.patch.conditions and isinstance(task, Flores):
+        translated_again = translation_patching.plan(config.patch, task, pairs, source)
+    elif config.patch.conditions:
+        asked = patch.plan(config.patch, task, pairs, source)
     job = Job(config, task.name, metrics, stages, Cache(Path(config.cache) if config.cache else None))
     if metrics:
         job.write_alignment(pairs, folder)
     extracted = distributed.total(job.tokens_run)
     translated: dict[str, dict[str, Any]] = {}
+    translations: dict[str, list[Translation]] = {}
     if config.evaluate and isinstance(task, Flores):
-        translated = job.write_translations(task, task.translations(pairs, languages, source), folder)
+        translations = task.translations(pairs, languages, source)
+        translated = job.write_translations(task, translations, folder)
     elif config.evaluate:
         job.write_predictions(pairs, folder)
     scored = distributed.total(job.tokens_run) - extracted
     if asked is not None:
         job.write_patching(asked, pairs, folder)
+    if translated_again is not None and isinstance(task, Flores):
+        job.write_translation_patching(translated_again, task, translations, pairs, folder)
     patched = distributed.total(job.tokens_run) - extracted - scored
     if not distributed.is_main():
         return None
@@ -129,6 +147,12 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
             summary.add_patching(rows, patching_analysis.summary(units, seed=config.seed))
             curves += summary.patching_curves(effects)
             plots += patching_plots.draw(effects, folder)
+        if translated_again is not None:
+            table = pd.read_parquet(folder / "translation_patching.parquet")
+            found = translation_patching_analysis.analyse(table, job.last_layers, seed=config.seed)
+            summary.add_translation_patching(rows, found)
+            curves += summary.translation_patching_curves(found.effects)
+            plots += patching_plots.draw_translation(found.effects, folder)
     content = {
         "task": task.name,
         "model": config.model.name,
@@ -149,6 +173,8 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     stages.console.print(summary.table(content, config, folder))
     if any(row.get("patching") for row in rows):
         stages.console.print(summary.patching_table(rows))
+    if any(row.get("translation_patching") for row in rows):
+        stages.console.print(summary.translation_patching_table(rows))
     return Summary(content, folder)
 
 
@@ -332,6 +358,78 @@ class Job:
                             **rows,
                         )
 
+    def write_translation_patching(
+        self,
+        asked: translation_patching.Plan,
+        task: Flores,
+        translations: Mapping[str, Sequence[Translation]],
+        pairs: Sequence[Pair],
+        folder: Path,
+    ) -> None:
+        """Write ``translation_patching.parquet``; ``translations.parquet`` has what the model says unpatched."""
+        config, seed = asked.config, self.config.seed
+
+        @functools.lru_cache(maxsize=1)  # the conditions of one language and direction come one after the other
+        def sentences(pair: Pair, one: Translation) -> translation_patching.Sentences:
+            return translation_patching.Sentences(self.lm, asked, one, pair, seed, self.config.batch_tokens)
+
+        def compute(pair: Pair, one: Translation, condition: str, what: str) -> dict[str, Tensor]:
+            lm, budget = self.lm, self.config.batch_tokens
+            layers = translation_patching.patched_layers(lm, config)
+            truncated = lm.truncated
+            with self.stages.stage("patching", what, len(one.ids) * len(layers)) as advance:
+                own, values = sentences(pair, one).own, sentences(pair, one).values(condition)
+                made = translation_patching.translate_patched(
+                    own, values, lm, config, task.max_new_tokens, budget, advance
+                )
+            lm.truncated = truncated  # translating has counted these texts
+            return made.tensors() | {"layers": torch.tensor(layers), "num_layers": torch.tensor(lm.num_layers)}
+
+        with _table(folder, "translation_patching") as written:
+            before = pd.read_parquet(folder / "translations.parquet") if written is not None else pd.DataFrame()
+            for pair in pairs:
+                for one in translations[pair.language.language]:
+                    conditions = asked.conditions[one.direction]
+                    for condition in conditions:
+                        what = f"Patched {one.language}, {one.direction}, {condition}"
+                        texts = translation_patching.digest(asked, condition, one, pair, task.max_new_tokens, seed)
+                        run = functools.partial(compute, pair, one, condition, what)
+                        tensors = self._get("translation_patching", texts, what, run)
+                        if tensors is None or written is None:
+                            continue
+                        self.num_layers = int(tensors.pop("num_layers"))
+                        layers = tensors.pop("layers").tolist()
+                        donors = translation_patching.donors(condition, one, pair, seed)
+                        whose = translation_patching.source_language(asked, condition, one)
+                        with self.stages.stage("scores", f"Scored {what.lower()}, with sacrebleu"), writing(folder):
+                            _append_patched(
+                                written,
+                                self,
+                                one,
+                                config,
+                                condition,
+                                layers,
+                                donors,
+                                whose,
+                                Hypotheses.from_tensors(tensors),
+                            )
+                    if conditions and written is not None:
+                        own = before[(before["language"] == one.language) & (before["direction"] == one.direction)]
+                        made = Hypotheses(tuple(own["hypothesis"]), tuple(own["cut_off"] == 1))
+                        none = [""] * len(one.ids)
+                        with writing(folder):
+                            _append_patched(
+                                written,
+                                self,
+                                one,
+                                config,
+                                translation_patching_analysis.UNPATCHED,
+                                [-1],
+                                none,
+                                "",
+                                made,
+                            )
+
     def write_translations(
         self, task: Flores, translations: Mapping[str, Sequence[Translation]], folder: Path
     ) -> dict[str, dict[str, Any]]:
@@ -445,6 +543,43 @@ def _append_translations(
         spbleu=scores.get("spbleu", none),
         comet=none,
         cometkiwi=none,
+        cut_off=[int(cut) for cut in hypotheses.cut_off],
+    )
+
+
+def _append_patched(
+    written: Table,
+    job: Job,
+    translation: Translation,
+    config: PatchConfig,
+    condition: str,
+    layers: Sequence[int],
+    donors: Sequence[str],
+    source_language: str,
+    hypotheses: Hypotheses,
+) -> None:
+    count, length = len(layers), len(layers) * len(translation.ids)
+    references = list(translation.references) * count
+    scores = sentence_scores(hypotheses.texts, references, translation.target, ("bleu", "chrf"))
+    statistics = sentence_statistics(hypotheses.texts, references, translation.target)
+    written.append(
+        model=job.config.model.name,
+        task=job.task,
+        direction=translation.direction,
+        language=translation.language,
+        source_language=source_language,
+        condition=condition,
+        component=config.component.value,
+        site=translation_patching.SITE,
+        window=[config.window] * length,
+        layer=[layer for layer in layers for _ in translation.ids],
+        item_id=list(translation.ids) * count,
+        donor=list(donors) * count,
+        hypothesis=list(hypotheses.texts),
+        bleu=scores["bleu"],
+        chrf=scores["chrf"],
+        bleu_statistics=statistics["bleu"],
+        chrf_statistics=statistics["chrf"],
         cut_off=[int(cut) for cut in hypotheses.cut_off],
     )
 

@@ -148,11 +148,35 @@ PATCHING = pa.schema(
     ]
 )
 
+TRANSLATION_PATCHING = pa.schema(
+    [
+        ("model", _TEXT),
+        ("task", _TEXT),
+        ("direction", _TEXT),  # en-xx, xx-en
+        ("language", _TEXT),  # X's, in both directions
+        ("source_language", _TEXT),  # whose activation it is; "" for noise, zero and unpatched
+        ("condition", _TEXT),  # parallel, self, ... as in PATCHING; unpatched: what translations.parquet has
+        ("component", _TEXT),  # resid, attn, mlp
+        ("site", _TEXT),  # source: the last token of the sentence to be translated
+        ("window", _INT),  # layers replaced at once
+        ("layer", _INT),  # the first of them; -1 for unpatched
+        ("item_id", _TEXT),
+        ("donor", _TEXT),  # the sentence the activation is of; "" where it is of none or of all
+        ("hypothesis", _TEXT),
+        ("bleu", _FLOAT),  # sacrebleu's sentence scores, 0 to 100
+        ("chrf", _FLOAT),  # chrF++
+        ("bleu_statistics", pa.list_(_INT)),  # what corpus scores are sums of: translate.sentence_statistics
+        ("chrf_statistics", pa.list_(_INT)),
+        ("cut_off", pa.int8()),  # 1: still going on after the most tokens allowed
+    ]
+)
+
 SCHEMAS = {
     "alignment": ALIGNMENT,
     "predictions": PREDICTIONS,
     "translations": TRANSLATIONS,
     "patching": PATCHING,
+    "translation_patching": TRANSLATION_PATCHING,
 }
 
 

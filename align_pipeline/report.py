@@ -1,7 +1,7 @@
 """The study's answers from tables alone: ``python -m align_pipeline.report runs=<folder or glob> out=<folder>``.
 
-Reads every ``alignment.parquet``, ``predictions.parquet`` and ``patching.parquet`` in the folders and below them;
-writes CSV files, plots (PNG and SVG) and one self-contained ``report.html``. Needs no model, no torch and no network.
+Reads every table of `align_pipeline.records` in the folders and below them; writes CSV files, plots (PNG and SVG) and
+one self-contained ``report.html``. Needs no model, no torch and no network.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from align_pipeline import analysis, patching_analysis, translation_analysis
+from align_pipeline import analysis, patching_analysis, translation_analysis, translation_patching_analysis
 from align_pipeline.config import CONF
 from align_pipeline.errors import InputError, unknown
-from align_pipeline.records import ALIGNMENT, PATCHING, PREDICTIONS, SCHEMAS, TRANSLATIONS
+from align_pipeline.records import ALIGNMENT, PATCHING, PREDICTIONS, SCHEMAS, TRANSLATION_PATCHING, TRANSLATIONS
 from align_pipeline.report_page import render
 
 PACKAGE = Path(__file__).parent
@@ -67,6 +67,7 @@ class Tables:
         predictions: as `records.PREDICTIONS`, columns that no file has left out.
         translations: as `records.TRANSLATIONS`, likewise.
         patching: as `records.PATCHING`.
+        translation_patching: as `records.TRANSLATION_PATCHING` without ``hypothesis``.
         folders: with at least one table.
         summaries: the ``summary.json`` beside the tables, where there is one.
     """
@@ -75,6 +76,7 @@ class Tables:
     predictions: pd.DataFrame
     translations: pd.DataFrame
     patching: pd.DataFrame
+    translation_patching: pd.DataFrame
     folders: tuple[Path, ...]
     summaries: tuple[Mapping[str, Any], ...]
 
@@ -93,9 +95,10 @@ def read(runs: Sequence[Path]) -> Tables:
     predictions = _table([f / "predictions.parquet" for f in folders], PREDICTIONS, set())
     translations = _table([f / "translations.parquet" for f in folders], TRANSLATIONS, set())
     patching = _table([f / "patching.parquet" for f in folders], PATCHING, set())
+    again = _table([f / "translation_patching.parquet" for f in folders], TRANSLATION_PATCHING, {"hypothesis"})
     summaries = [_summary(folder / "summary.json") for folder in folders]
     given = tuple(s for s in summaries if s)
-    return Tables(alignment, predictions, translations, patching, tuple(folders), given)
+    return Tables(alignment, predictions, translations, patching, again, tuple(folders), given)
 
 
 def _folders(run: Path) -> Iterator[Path]:
@@ -206,6 +209,9 @@ class Results:
     patching_effects: pd.DataFrame
     patching_contrasts: pd.DataFrame
     patching_categories: pd.DataFrame
+    translation_patching: pd.DataFrame
+    translation_patching_effects: pd.DataFrame
+    translation_patching_contrasts: pd.DataFrame
     notes: tuple[str, ...] = field(default=())
 
 
@@ -221,6 +227,9 @@ FILES = {
     "patching_effects": "correction and damage rates and log-odds, per language, condition and layer",
     "patching_contrasts": "the parallel activation against each control, per language and layer",
     "patching_categories": "correction rates by the items' category",
+    "translation_patching": "patched translation: each condition's best layer and middle third, per language",
+    "translation_patching_effects": "BLEU and chrF++ patched and unpatched, per language, condition and layer",
+    "translation_patching_contrasts": "the parallel activation against each control, per language and layer",
     "against_published": "beside the figures of the study's released outputs",
 }
 
@@ -233,6 +242,7 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
     groups = analysis.groups(study.predictions)
     points = analysis.points(study, cells)
     patched = patching_analysis.join(tables.patching, tables.predictions, last_layers(tables.summaries))
+    again = translation_patching_analysis.analyse(tables.translation_patching, last_layers(tables.summaries), seed=seed)
     return Results(
         tables=tables,
         study=study,
@@ -252,6 +262,9 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
         patching_effects=patching_analysis.effects(patched, seed=seed),
         patching_contrasts=patching_analysis.contrasts(patched, seed=seed),
         patching_categories=patching_analysis.by_category(patched),
+        translation_patching=again.summary,
+        translation_patching_effects=again.effects,
+        translation_patching_contrasts=again.contrasts,
         notes=(*study.notes, *_about_layers(study, tables)),
     )
 
@@ -337,7 +350,7 @@ def write(runs: Sequence[Path], out: Path, failed: Sequence[str] = (), seed: int
 
 
 def _write_all(results: Results, folder: Path, failed: Sequence[str]) -> None:
-    sometimes = [name for name in FILES if name.startswith(("against_published", "patching"))]
+    sometimes = [name for name in FILES if name.startswith(("against_published", "patching", "translation_patching"))]
     files = {name: what for name, what in FILES.items() if name not in sometimes or len(getattr(results, name))}
     for name in files:
         getattr(results, name).to_csv(folder / f"{name}.csv", index=False)

@@ -17,6 +17,7 @@ from align_pipeline.records import ENGLISH
 from align_pipeline.tasks import ItemSet, Pair, ParallelTask
 from align_pipeline.tracking import Curve
 from align_pipeline.translate import SCORES
+from align_pipeline.translation_patching_analysis import Findings
 
 
 def layer_curves(alignment: pd.DataFrame) -> list[Curve]:
@@ -110,8 +111,7 @@ def add_patching(rows: Sequence[dict[str, Any]], found: pd.DataFrame) -> None:
     dropped = ["model", "task", "language", "pivot"]
     for row in rows:
         own = found[(found["language"] == row["language"]) & (found["pivot"] == row["pivot"])].drop(columns=dropped)
-        records = own.astype(object).where(own.notna(), None).to_dict("records")
-        row["patching"] = [{key: getattr(v, "item", lambda v=v: v)() for key, v in r.items()} for r in records]
+        row["patching"] = _records(own)
 
 
 def patching_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -141,6 +141,55 @@ def patching_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return made
 
 
+def translation_patching_curves(effects: pd.DataFrame) -> list[Curve]:
+    """chrF++ by layer, for each direction and condition."""
+    return [
+        Curve(f"{direction}/{condition}", str(language), rows["layer"].tolist(), rows["chrf"].tolist(), "patched_chrf")
+        for (language, direction, condition), rows in effects.dropna(subset="chrf").groupby(
+            ["language", "direction", "condition"], sort=False
+        )
+    ]
+
+
+def add_translation_patching(rows: Sequence[dict[str, Any]], found: Findings) -> None:
+    """Give each language's row its ``summary``, ``effects`` and ``contrasts``, without what all of them share."""
+    for row in rows:
+        row["translation_patching"] = {
+            name: _records(table[table["language"] == row["language"]].drop(columns=["model", "task", "language"]))
+            for name, table in vars(found).items()
+        }
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values, None for what is missing."""
+    records = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(key): getattr(v, "item", lambda v=v: v)() for key, v in r.items()} for r in records]
+
+
+def translation_patching_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What each condition made of the translations, for a person."""
+    caption = (
+        "Corpus chrF++. Middle: mean change over the middle third of the layers. Attributable to the concept: the "
+        "treatment minus the strongest control that lacks the concept, over the middle third."
+    )
+    made = Table(title="Patched translation", caption=caption, title_justify="left", caption_justify="left")
+    for column in ("language", "direction", "condition"):
+        made.add_column(column)
+    for column in ("n", "unpatched", "best\n@layer", "middle", "attributable to the concept"):
+        made.add_column(column, justify="right")
+    for row in rows:
+        for one in row["translation_patching"]["summary"]:
+            best = f"{one['best']:.1f} @{one['best_layer']}"
+            middle = "" if one["middle_difference"] is None else f"{one['middle_difference']:+.1f}"
+            left = ""
+            if one["attributable"] is not None:
+                interval = f"[{one['attributable_low']:+.1f}, {one['attributable_high']:+.1f}]"
+                left = f"{one['attributable']:+.1f} {interval} over {one['strongest_control']}"
+            numbers = (str(one["n"]), f"{one['unpatched']:.1f}", best, middle, left)
+            made.add_row(row["language"], one["direction"], one["condition"], *numbers)
+    return made
+
+
 def flat(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The rows as ``<number>/<language>``, for W&B's summary; one language alone also gets the bare names."""
     numbers: dict[str, float] = {}
@@ -155,6 +204,10 @@ def flat(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             if one["head"] < 0:
                 keys = ("best_layer", "best_correction", "middle_correction", "attributable")
                 values |= {f"patch_{one['condition']}_{key}": one[key] for key in keys if one[key] is not None}
+        for one in row.get("translation_patching", {}).get("summary", []):
+            keys = ("best_layer", "best", "middle_difference", "attributable")
+            name = f"patch_{one['condition']}_chrf"
+            values |= {f"{name}_{key}/{one['direction']}": one[key] for key in keys if one[key] is not None}
         numbers |= {f"{key}/{row['language']}": value for key, value in values.items()}
         if len(rows) == 1:
             numbers |= values

@@ -17,11 +17,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Curve:
-    """A share of items per layer, for one language.
+    """A share of items, or a score, per layer, for one language.
 
     Attributes:
-        metric: the alignment metric, or the condition of patching.
-        group: ``alignment`` (share of aligned items) or ``patching`` (share of TF items corrected).
+        metric: the alignment metric, or the condition of patching, behind its direction if that is of translation.
+        group: ``alignment`` (share of aligned items), ``patching`` (share of TF items corrected) or ``patched_chrf``
+            (chrF++ of patched translations).
     """
 
     metric: str
@@ -68,6 +69,7 @@ def track(
         run.define_metric("layer")
         run.define_metric("alignment/*", step_metric="layer")
         run.define_metric("patching/*", step_metric="layer")
+        run.define_metric("patched_chrf/*", step_metric="layer")
         _log_curves(run, curves)
         run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in plots})
         run.summary.update(dict(summary))
@@ -132,7 +134,7 @@ def _log_curves(run: Any, curves: Sequence[Curve]) -> None:
             if single:
                 row[f"{curve.group}/{curve.metric}"] = values[layer]
         run.log(row)
-    said = {"alignment": "aligned items", "patching": "TF items corrected"}
+    said = {"alignment": "aligned items", "patching": "TF items corrected", "patched_chrf": "chrF++"}
     for group, metric in dict.fromkeys((curve.group, curve.metric) for curve in curves):
         chosen = [curve for curve in curves if (curve.group, curve.metric) == (group, metric)]
         chart = wandb.plot.line_series(

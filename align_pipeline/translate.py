@@ -13,7 +13,7 @@ import inspect
 import itertools
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 COMPACT = 0.75
 """A batch is made smaller when no more than this share of its rows goes on: moving the cache has its price too."""
 
+_NOTHING = contextlib.nullcontext()
 ROOM = 32
 """Tokens that a row's cache has room for before it is copied to where there is more."""
 
@@ -89,7 +90,11 @@ def translate(
     """
     encoded = lm.encode(translation.prompts)
     prompts = [lm.limit(t, f"The prompt of sentence {i}") for i, t in zip(translation.ids, encoded, strict=True)]
-    outputs = greedy(lm, prompts, max_new_tokens, batch_tokens, advance)
+    return lines(lm, greedy(lm, prompts, max_new_tokens, batch_tokens, advance))
+
+
+def lines(lm: LanguageModel, outputs: Sequence[Tokens]) -> Hypotheses:
+    """What was generated, as text up to the line break."""
     texts = lm.tokenizer.batch_decode(outputs, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return Hypotheses(
         tuple(text.split("\n")[0].strip() for text in texts),
@@ -126,56 +131,78 @@ def greedy(
     batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     beginning = _common(prompts)
     rests = [prompt[len(beginning) :] for prompt in prompts]
-    # The last token is only predicted, never read.
-    limits = [min(max_new_tokens, lm.max_length - len(prompt) + 1) for prompt in prompts]
-    longest = max(map(len, prompts)) + max_new_tokens
-    # Rows of several lengths need padding, and so a model that is told positions; and windows are counted in columns,
-    # padding included, so none may cut off tokens.
-    padded = "position_ids" in _arguments(lm) and (lm.window is None or longest <= lm.window)
+    limits = _limits(lm, prompts, max_new_tokens)
+    padded = _pads(lm, max(map(len, prompts)) + max_new_tokens)
     batches = list(_batches(rests, len(beginning) + max_new_tokens, batch_tokens, padded))
-    advance = distributed.advancing(advance)
 
     @functools.cache
     def trunk() -> Any:
         return _trunk(lm, beginning)
 
     def run(rows: list[int]) -> list[Tokens]:
-        with torch.inference_mode():
-            found = _in_memory(lm, trunk(), len(beginning), [(rests[row], limits[row]) for row in rows])
-        if found is None:
-            half = len(rows) // 2
-            return run(rows[:half]) + run(rows[half:])
-        advance(len(rows))
-        return found
+        return _Batch(lm, trunk(), len(beginning), [rests[row] for row in rows]).run([limits[row] for row in rows])
 
-    found = distributed.each(batches, [len(rows) for rows in batches], run)
+    return _in_batches(lm, batches, [len(prompt) for prompt in prompts], run, advance)
+
+
+def _limits(lm: LanguageModel, prompts: Sequence[Tokens], max_new_tokens: int) -> list[int]:
+    """Most new tokens of each prompt; the last token is only predicted, never read."""
+    return [min(max_new_tokens, lm.max_length - len(prompt) + 1) for prompt in prompts]
+
+
+def _pads(lm: LanguageModel, longest: int) -> bool:
+    """Whether rows of several lengths may run together.
+
+    They need padding, and so a model that is told positions; and windows are counted in columns, padding included, so
+    none may cut off tokens.
+    """
+    return "position_ids" in _arguments(lm) and (lm.window is None or longest <= lm.window)
+
+
+def _in_batches(
+    lm: LanguageModel,
+    batches: Sequence[list[int]],
+    lengths: Sequence[int],
+    run: Callable[[list[int]], list[Tokens]],
+    advance: Advance,
+) -> list[Tokens]:
+    """What `run` makes of each row, batch by batch, a batch that does not fit the memory in halves.
+
+    Args:
+        lm: the model.
+        batches: rows that run together; every row is in one of them.
+        lengths: tokens of each row, to be told in an error.
+        run: the new tokens of a batch's rows.
+        advance: told how many rows each batch finished.
+
+    Raises:
+        InputError: a single row does not fit.
+    """
+    advance = distributed.advancing(advance)
+
+    def fitting(rows: list[int]) -> list[Tokens]:
+        with contextlib.suppress(torch.OutOfMemoryError), torch.inference_mode():
+            found = run(rows)
+            advance(len(rows))
+            return found
+        if len(rows) == 1:
+            raise InputError(
+                f"A prompt of {lengths[rows[0]]} tokens does not fit the memory of {lm.device} beside {lm.name}; use "
+                "model.dtype=bfloat16, fewer examples (task.num_fewshot) or a device with more memory."
+            )
+        if lm.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.info("Out of memory: %d sentences are translated in two batches.", len(rows))
+        half = len(rows) // 2
+        return fitting(rows[:half]) + fitting(rows[half:])
+
+    found = distributed.each(batches, [len(rows) for rows in batches], fitting)
     output_of = {
         row: output
         for rows, outputs in zip(batches, found, strict=True)
         for row, output in zip(rows, outputs, strict=True)
     }
-    return [output_of[row] for row in range(len(prompts))]
-
-
-def _in_memory(
-    lm: LanguageModel, trunk: Any, beginning: int, rows: Sequence[tuple[Tokens, int]]
-) -> list[Tokens] | None:
-    """The new tokens of rows (tokens, most new tokens); None if they do not fit the memory together.
-
-    Raises:
-        InputError: a single row does not fit.
-    """
-    with contextlib.suppress(torch.OutOfMemoryError):
-        return _Batch(lm, trunk, beginning, [rest for rest, _ in rows]).run([limit for _, limit in rows])
-    if len(rows) == 1:
-        raise InputError(
-            f"A prompt of {beginning + len(rows[0][0])} tokens does not fit the memory of {lm.device} beside "
-            f"{lm.name}; use model.dtype=bfloat16, fewer examples (task.num_fewshot) or a device with more memory."
-        )
-    if lm.device.type == "cuda":
-        torch.cuda.empty_cache()
-    log.info("Out of memory: %d sentences are translated in two batches.", len(rows))
-    return None
+    return [output_of[row] for row in range(len(lengths))]
 
 
 def _arguments(lm: LanguageModel) -> Collection[str]:
@@ -267,12 +294,30 @@ class _Batch:
         self.positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, beginning:]
         lm.tokens_run += sum(map(len, rests))
 
-    def run(self, limits: Sequence[int]) -> list[Tokens]:
-        """The new tokens of each row, `limits[row]` at most."""
+    def branch(self, rows: Sequence[int], tails: Sequence[Tokens]) -> None:
+        """Read the rows' tokens and go on with other rows: each begins as one of these, and has tokens of its own.
+
+        Args:
+            rows: which of the present rows each begins as.
+            tails: its own tokens; as many for each.
+        """
+        self._logits()
+        origins = torch.tensor(rows, device=self.tokens.device)
+        self.cache.batch_select_indices(origins)
+        self.tokens = torch.tensor(tails, device=self.tokens.device)
+        self.mask = torch.cat([self.mask[origins], torch.ones_like(self.tokens)], dim=1)
+        self.positions = self.mask.cumsum(dim=1)[:, -self.tokens.shape[1] :] - 1
+        self.rows = list(range(len(rows)))
+        self.lm.tokens_run += self.tokens.numel()
+
+    def run(self, limits: Sequence[int], first: contextlib.AbstractContextManager[Any] = _NOTHING) -> list[Tokens]:
+        """The new tokens of each row, `limits[row]` at most; the pass before the first of them runs within `first`."""
         outputs: list[Tokens] = [[] for _ in limits]
         going = self.rows
         while going:
-            found = self._step()
+            with first:
+                found = self._step()
+            first = _NOTHING
             chosen = dict(zip(self.rows, found.tolist(), strict=True))
             for row in going:
                 outputs[row].append(chosen[row])
@@ -280,16 +325,21 @@ class _Batch:
             self._append(found, going)
         return outputs
 
-    def _step(self) -> Tensor:
-        """[rows]: the most likely next tokens."""
+    def _logits(self) -> Tensor:
+        """[rows, V] after the present tokens, which the cache then holds."""
         arguments, taken = {"position_ids": self.positions, "logits_to_keep": 1}, _arguments(self.lm)
-        logits = self.lm.model(
+        logits: Tensor = self.lm.model(
             input_ids=self.tokens,
             attention_mask=self.mask,
             past_key_values=self.cache,
             use_cache=True,
             **{name: value for name, value in arguments.items() if name in taken},
         ).logits[:, -1]
+        return logits
+
+    def _step(self) -> Tensor:
+        """[rows]: the most likely next tokens."""
+        logits = self._logits()
         best: Tensor
         found: Tensor
         best, found = logits.float().max(dim=-1)
@@ -376,11 +426,31 @@ def corpus_scores(
     return found
 
 
-def sentence_scores(hypotheses: Sequence[str], references: Sequence[str], target: str) -> dict[str, list[float]]:
+def sentence_scores(
+    hypotheses: Sequence[str], references: Sequence[str], target: str, names: Collection[str] = tuple(SCORES)
+) -> dict[str, list[float]]:
     """sacrebleu's sentence scores, 0 to 100, by `SCORES`; BLEU counts the orders that a sentence has."""
     return {
         name: [metric.sentence_score(h, [r]).score for h, r in zip(hypotheses, references, strict=True)]
         for name, metric in _metrics(target, sentence=True).items()
+        if name in names
+    }
+
+
+def sentence_statistics(
+    hypotheses: Sequence[str], references: Sequence[str], target: str
+) -> dict[str, list[list[int]]]:
+    """What sacrebleu's corpus BLEU and chrF++ are computed from, summed over sentences.
+
+    Returns:
+        bleu: tokens of the hypothesis and of the reference, then of n-grams, n = 1 to 4, how many are right, then how
+        many there are; chrf: of n-grams of 1 to 6 characters and 1 to 2 words, in turn, how many the hypothesis has,
+        how many the reference has, how many both have.
+    """
+    metrics = _metrics(target, sentence=False)
+    return {
+        name: metrics[name]._extract_corpus_statistics(list(hypotheses), [list(references)])
+        for name in ("bleu", "chrf")
     }
 
 

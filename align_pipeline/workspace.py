@@ -62,7 +62,8 @@ def workspace(entity: str, project: str, metrics: Sequence[str] = METRICS) -> An
         panels.BarPlot(title="Accuracy", metrics=[panels.SummaryMetric("accuracy")]),
     ]
     patched = [
-        panels.LinePlot(title="TF items corrected by layer", x="layer", metric_regex="patching/[^/]*", range_y=(0, 1))
+        panels.LinePlot(title="TF items corrected by layer", x="layer", metric_regex="patching/[^/]*", range_y=(0, 1)),
+        panels.LinePlot(title="chrF++ of patched translations", x="layer", metric_regex="patched_chrf/[^/]*/[^/]*"),
     ]
     drawn = [panels.MediaBrowser(title="Plots of jobs and reports", media_keys=["plots/*"])]
     return ws.Workspace(

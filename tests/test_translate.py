@@ -161,6 +161,7 @@ def translation(**changes: Any) -> Translation:
         "sources": texts,
         "references": ("Lluvia.", "Un perro.", "Nieve.", "Uno"),
         "prompts": tuple(f"English: {text}\nSpanish:" for text in texts),
+        "ending": "\nSpanish:",
     }
     return Translation(**(values | changes))
 

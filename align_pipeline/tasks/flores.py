@@ -31,6 +31,7 @@ class Translation:
         sources: sentences to be translated.
         references: what people made of them.
         prompts: few-shot examples and source; a model goes on with a space and the translation.
+        ending: what a prompt has after its source.
     """
 
     direction: str
@@ -40,6 +41,12 @@ class Translation:
     sources: tuple[str, ...]
     references: tuple[str, ...]
     prompts: tuple[str, ...]
+    ending: str
+
+    def prompt_of(self, index: int, source: str) -> tuple[str, int, int]:
+        """A prompt with another source, and the characters from which and up to which it stands in it."""
+        before = self.prompts[index].removesuffix(self.sources[index] + self.ending)
+        return before + source + self.ending, len(before), len(before) + len(source)
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,7 @@ class Flores(ParallelTask):
             sources=tuple(a for a, _ in sides),
             references=tuple(b for _, b in sides),
             prompts=tuple(f"{beginning}{before}: {a}\n{after}:" for a, _ in sides),
+            ending=f"\n{after}:",
         )
 
 

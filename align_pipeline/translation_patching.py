@@ -1,0 +1,280 @@
+"""Activation patching of translation: an activation at the end of the source sentence is replaced, and what is then
+generated is scored.
+
+The donor of a condition (`align_pipeline.patch` has the list) is a sentence in the source's place of the very same
+prompt, label and examples included, so that nothing but the sentence differs: for the treatment the English sentence
+where the language's stood. From English into the language the source is that sentence already: there is no treatment,
+only controls and ``language=<code>``.
+
+The prompt up to the site is read once per sentence and held in a KV cache; behind it every layer is a row of one batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from align_pipeline import distributed
+from align_pipeline.config import CONDITIONS, LANGUAGE_CONDITION, TREATMENT, Component, PatchConfig, PatchItems
+from align_pipeline.data import Source
+from align_pipeline.errors import InputError, unknown
+from align_pipeline.forward import Advance, token_budget
+from align_pipeline.intervene import Branch, _edits, _hooked, taps
+from align_pipeline.model import LanguageModel, Tokens
+from align_pipeline.patch import (
+    Activations,
+    Place,
+    another_item,
+    layers_of,
+    need_several,
+    noise_like,
+    others_of,
+)
+from align_pipeline.records import ENGLISH, Item
+from align_pipeline.tasks import Flores, Pair, Translation
+from align_pipeline.translate import Hypotheses, _Batch, _batches, _common, _in_batches, _limits, _pads, _trunk, lines
+
+log = logging.getLogger(__name__)
+
+SITE = "source"
+ALL = (TREATMENT, "self", "random_item", "mean_english", "noise")
+OF_OPTIONS = ("same_answer", "permuted_options")
+SPREAD = 9
+"""Layers that are patched unless others are asked for: each costs a translation of every sentence."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is patched, checked against the task.
+
+    Attributes:
+        config: as the user gave it.
+        conditions: by direction; a direction without any is not patched.
+        others: sentences by id, of the language of each ``language=<code>`` condition.
+        languages: FLORES code of each of these.
+    """
+
+    config: PatchConfig
+    conditions: Mapping[str, Sequence[str]]
+    others: Mapping[str, Mapping[str, str]]
+    languages: Mapping[str, str]
+
+
+def plan(config: PatchConfig, task: Flores, pairs: Sequence[Pair], source: Source) -> Plan:
+    """Check what is asked against the task and its sentences, before any model is loaded.
+
+    Raises:
+        InputError: a condition, site, component or choice of items that translation cannot have, or too few sentences.
+    """
+    asked = list(ALL) if config.conditions == "all" else list(config.conditions)
+    for condition in asked:
+        if condition in OF_OPTIONS:
+            able = [c for c in CONDITIONS if c not in OF_OPTIONS] + [LANGUAGE_CONDITION + "<code>"]
+            raise InputError(
+                f"patch.conditions has {condition}, but {task.name} has no options to answer with; it can have "
+                f"{', '.join(able)}."
+            )
+        for pair in pairs:
+            need_several(condition, pair.english.items)
+    if config.site not in ("last", SITE):
+        raise unknown(f"patch.site of {task.name}", config.site, ["last", SITE])
+    if config.component is Component.head:
+        raise InputError(f"patch.component=head is not for {task.name}: use resid, attn or mlp.")
+    if config.items is PatchItems.ts:
+        raise InputError(
+            "patch.items=ts is not for translation, which is not right or wrong: it patches all sentences."
+        )
+    conditions = dict.fromkeys(task.directions, asked)
+    if "en-xx" in conditions and (config.conditions == "all" or TREATMENT in asked):
+        left = [] if config.conditions == "all" else [c for c in asked if c != TREATMENT]
+        said = (
+            f"en-xx: the source is the English sentence itself, so there is no {TREATMENT} activation to put in place; "
+            'patch.conditions=["language=<code>",...] names others'
+        )
+        if not left and len(conditions) == 1:
+            raise InputError(said + ".")
+        log.info("%s. Not patched: %s.", said, TREATMENT if left else "en-xx")
+        conditions["en-xx"] = left
+    others = others_of(asked, task, source)
+    return Plan(
+        config,
+        conditions,
+        {c: {item.id: item.premise for item in side.items} for c, side in others.items()},
+        {c: side.language for c, side in others.items()},
+    )
+
+
+def digest(asked: Plan, condition: str, translation: Translation, pair: Pair, max_new_tokens: int, seed: int) -> str:
+    """Digest of everything but the model that what is generated under a condition depends on."""
+    config = asked.config
+    settings = (condition, config.layers, config.component.value, config.window, max_new_tokens, seed)
+    sentences = [item.premise for item in pair.english.items], asked.others.get(condition)
+    return hashlib.sha256(repr((settings, translation, sentences)).encode()).hexdigest()
+
+
+def patched_layers(lm: LanguageModel, config: PatchConfig) -> list[int]:
+    """The layers to patch: unless the user says which, `SPREAD` from the first to the last.
+
+    Raises:
+        InputError: one of them does not exist for the component.
+    """
+    able = layers_of(lm, config)
+    if config.layers != "auto" or len(able) <= SPREAD:
+        return able
+    return [able[round(k * (len(able) - 1) / (SPREAD - 1))] for k in range(SPREAD)]
+
+
+# ---- donors
+
+
+def donors(condition: str, translation: Translation, pair: Pair, seed: int) -> list[str]:
+    """The id of the sentence that each sentence is given the activation of; "" where it is of none or of all."""
+    if condition == "random_item":
+        by_id, pool = pair.english.by_id(), pair.english.items
+        found = [another_item(condition, by_id[i], pool, (), seed) for i in translation.ids]
+        return [pool[k].id if k is not None else "" for k in found]
+    one = condition in (TREATMENT, "self") or condition.startswith(LANGUAGE_CONDITION)
+    return list(translation.ids) if one else [""] * len(translation.ids)
+
+
+def source_language(asked: Plan, condition: str, translation: Translation) -> str:
+    """Whose activations a condition puts in place; "" for nobody's."""
+    if condition in ("noise", "zero"):
+        return ""
+    own = translation.language if translation.direction == "xx-en" else ENGLISH
+    return asked.languages.get(condition, own if condition in ("self", "mean") else ENGLISH)
+
+
+@dataclass
+class Sentences:
+    """The sentences that can stand in a translation's prompts, and their activations at their last tokens.
+
+    Attributes:
+        known: what was read for one condition is not read again for the next.
+    """
+
+    lm: LanguageModel
+    asked: Plan
+    translation: Translation
+    pair: Pair
+    seed: int
+    batch_tokens: int | None
+    known: Activations = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.known = Activations(self.lm, self.asked.config.component, SITE, self.batch_tokens)
+        self.own = self.places(self.translation.sources)
+
+    def places(self, sentences: Sequence[str]) -> list[Place]:
+        """The prompts with other sentences as their sources, and where their last tokens are."""
+        items = []
+        for index, sentence in enumerate(sentences):
+            prompt, start, end = self.translation.prompt_of(index, sentence)
+            part = (SITE, start - len(prompt), end - len(prompt))
+            items.append(Item(self.translation.ids[index], (), sentence, prompt, (), -1, parts=(part,)))
+        prompts = [
+            self.lm.limit(tokens, f"The prompt of sentence {item.id}")
+            for item, tokens in zip(items, self.lm.encode([item.prompt for item in items]), strict=True)
+        ]
+        return [self.known.place(item, prompt) for item, prompt in zip(items, prompts, strict=True)]
+
+    def values(self, condition: str) -> Tensor:
+        """What each sentence is given: [n, K, 1, D], K the layers of `intervene.taps`."""
+        english = self.pair.english.by_id()
+        ids = self.translation.ids
+        if condition in ("self", "mean", "zero"):
+            states = self._read(self.translation.sources)
+            return (
+                states if condition == "self" else torch.zeros_like(states) if condition == "zero" else others(states)
+            )
+        if condition in self.asked.others:
+            return self._read([self.asked.others[condition][i] for i in ids])
+        if condition == "random_item":
+            return self._read([english[i].premise for i in donors(condition, self.translation, self.pair, self.seed)])
+        states = self._read([english[i].premise for i in ids])
+        if condition == "mean_english":
+            return others(states)
+        if condition == "noise":
+            return torch.stack([noise_like(state, self.seed, i) for state, i in zip(states, ids, strict=True)])
+        return states
+
+    def _read(self, sentences: Sequence[str]) -> Tensor:
+        return torch.stack(self.known.at(self.places(sentences)))
+
+
+def others(states: Tensor) -> Tensor:
+    """For each sentence the mean over all others, [n, ...]; taken in float64."""
+    total = states.double().sum(dim=0)
+    return ((total - states.double()) / (len(states) - 1)).to(states.dtype)
+
+
+# ---- generation
+
+
+def translate_patched(
+    sentences: Sequence[Place],
+    values: Tensor,
+    lm: LanguageModel,
+    config: PatchConfig,
+    max_new_tokens: int,
+    batch_tokens: int | None,
+    advance: Advance = lambda rows: None,
+) -> Hypotheses:
+    """Translate by greedy decoding with activations replaced, as `translate.translate` does without.
+
+    Args:
+        sentences: tokens of the prompts, and the position of each one's site.
+        values: what each is given, [n, K, 1, D], K the layers of `intervene.taps`.
+        lm: the model.
+        config: layers, component and window.
+        max_new_tokens: longest translation, in tokens.
+        batch_tokens: see `translate.greedy`.
+        advance: told how many translations each batch finished.
+
+    Returns:
+        Translations layer by layer, of all sentences each.
+
+    Raises:
+        InputError: logits are not finite, or a prompt does not fit the device's memory.
+    """
+    places, layers = taps(lm, config.component), patched_layers(lm, config)
+    number = {layer: k for k, layer in enumerate(places)}
+    prompts = [list(prompt) for prompt, _ in sentences]
+    heads = [prompt[: sites[0]] for prompt, (_, sites) in zip(prompts, sentences, strict=True)]
+    tails = [prompt[sites[0] :] for prompt, (_, sites) in zip(prompts, sentences, strict=True)]
+    limits = _limits(lm, prompts, max_new_tokens)
+    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
+    beginning = _common(heads)
+    padded = _pads(lm, max(map(len, prompts)) + max_new_tokens)
+    # A row is sentence * layers + layer: rows of a sentence run together and share what stands before the site.
+    rests = [heads[row // len(layers)][len(beginning) :] for row in range(len(prompts) * len(layers))]
+    batches = []
+    for width in sorted({len(tail) for tail in tails}):
+        alike = [row for row in range(len(rests)) if len(tails[row // len(layers)]) == width]
+        more = len(beginning) + width + max_new_tokens
+        for batch in _batches([rests[row] for row in alike], more, batch_tokens, padded):
+            batches.append([alike[k] for k in batch])
+    held: list[object] = []
+
+    def run(rows: list[int]) -> list[Tokens]:
+        if not held:
+            held.append(_trunk(lm, beginning))
+        chosen = list(dict.fromkeys(row // len(layers) for row in rows))
+        branches = []
+        for row in rows:
+            sentence, layer = row // len(layers), layers[row % len(layers)]
+            window = [k for k in range(layer, layer + config.window) if k in number]
+            branches.append(Branch({k: values[sentence, number[k]] for k in window}))
+        batch = _Batch(lm, held[0], len(beginning), [heads[n][len(beginning) :] for n in chosen])
+        origins = [row // len(layers) for row in rows]
+        batch.branch([chosen.index(n) for n in origins], [tails[n] for n in origins])
+        edits = _edits(places, branches, [[[(row, 0)]] for row in range(len(rows))])
+        return batch.run([limits[n] for n in origins], _hooked(edits))
+
+    outputs = _in_batches(lm, batches, [len(prompts[row // len(layers)]) for row in range(len(rests))], run, advance)
+    return lines(lm, [outputs[n * len(layers) + k] for k in range(len(layers)) for n in range(len(prompts))])
