@@ -368,17 +368,17 @@ class Job:
     ) -> None:
         """Write ``translation_patching.parquet``; ``translations.parquet`` has what the model says unpatched."""
         config, seed = asked.config, self.config.seed
-
-        @functools.lru_cache(maxsize=1)  # the conditions of one language and direction come one after the other
-        def sentences(pair: Pair, one: Translation) -> translation_patching.Sentences:
-            return translation_patching.Sentences(self.lm, asked, one, pair, seed, self.config.batch_tokens)
+        held: dict[tuple[str, str], translation_patching.Sentences] = {}
 
         def compute(pair: Pair, one: Translation, condition: str, what: str) -> dict[str, Tensor]:
-            lm, budget = self.lm, self.config.batch_tokens
+            lm, budget, key = self.lm, self.config.batch_tokens, (one.language, one.direction)
             layers = translation_patching.patched_layers(lm, config)
             truncated = lm.truncated
             with self.stages.stage("patching", what, len(one.ids) * len(layers)) as advance:
-                own, values = sentences(pair, one).own, sentences(pair, one).values(condition)
+                if key not in held:
+                    held.clear()  # as in write_alignment
+                    held[key] = translation_patching.Sentences(lm, asked, one, pair, seed, budget)
+                own, values = held[key].own, held[key].values(condition)
                 made = translation_patching.translate_patched(
                     own, values, lm, config, task.max_new_tokens, budget, advance
                 )
@@ -401,7 +401,7 @@ class Job:
                         layers = tensors.pop("layers").tolist()
                         donors = translation_patching.donors(condition, one, pair, seed)
                         whose = translation_patching.source_language(asked, condition, one)
-                        with self.stages.stage("scores", f"Scored {what.lower()}, with sacrebleu"), writing(folder):
+                        with self.stages.stage("scores", f"Scored p{what[1:]}, with sacrebleu"), writing(folder):
                             _append_patched(
                                 written,
                                 self,
