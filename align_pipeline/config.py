@@ -166,8 +166,8 @@ class PatchConfig:
     conditions: Any = field(default_factory=list)
     """``all`` (the treatment and every control the task can have) or a list of conditions; [] patches nothing."""
     layers: Any = "auto"
-    """``all``, a list, numbered as everywhere, or ``auto``: all, for translation nine from the first to the last; attn,
-    mlp and head of block l are layer l, from 1."""
+    """``all``, a list, numbered as everywhere, or ``auto``: all, for translation nine from the first to the last but
+    one; attn, mlp and head of block l are layer l, from 1."""
     items: PatchItems = PatchItems.tf
     """tf (right in English, wrong in the language), ts (right in both) or all; translation has but all."""
     site: str = "last"

@@ -118,15 +118,18 @@ def digest(asked: Plan, condition: str, translation: Translation, pair: Pair, ma
 
 
 def patched_layers(lm: LanguageModel, config: PatchConfig) -> list[int]:
-    """The layers to patch: unless the user says which, `SPREAD` from the first to the last.
+    """The layers to patch: unless the user says which, `SPREAD` from the first to the last but one.
+
+    After the last block, a token before the prompt's end is read by none: nothing can change.
 
     Raises:
         InputError: one of them does not exist for the component.
     """
     able = layers_of(lm, config)
-    if config.layers != "auto" or len(able) <= SPREAD:
+    if config.layers != "auto" or len(able) == 1:
         return able
-    return [able[round(k * (len(able) - 1) / (SPREAD - 1))] for k in range(SPREAD)]
+    count = min(SPREAD, len(able) - 1)
+    return [able[round(k * (len(able) - 2) / max(count - 1, 1))] for k in range(count)]
 
 
 # ---- donors

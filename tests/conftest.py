@@ -84,7 +84,7 @@ def random_model(architecture: str = "llama", **changes: Any) -> Any:
         ),
     }
     kind, own = configs[architecture]
-    config = kind(**(own if architecture == "bloom" else {**shape, **own}), **changes)
+    config = kind(**{**({} if architecture == "bloom" else shape), **own, **changes})
     torch.manual_seed(0)
     model = t.AutoModelForCausalLM.from_config(
         config, attn_implementation="eager" if architecture in ("gemma2", "bloom") else "sdpa"
