@@ -133,6 +133,13 @@ def test_tables_are_the_same_bytes_for_any_number_of_processes(
     ("name", "more"),
     [
         ("patching", ["patch=english", "patch.items=all", "patch.conditions=[parallel,self,random_item]", "lang=swh"]),
+        (
+            "translation_patching",
+            [
+                *("task=flores", "data=embedded", "task.limit=7", "task.max_new_tokens=5", "lang=swh"),
+                *("patch=english", "patch.layers=[1,3]", "task.direction=xx-en"),
+            ],
+        ),
         ("translations", ["task=flores", "data=embedded", "task.limit=7", "task.max_new_tokens=5", "lang=swh"]),
     ],
 )
