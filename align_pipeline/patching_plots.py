@@ -107,7 +107,10 @@ def correction(part: pd.DataFrame) -> Figure:
     table = pooled(part, ["condition", "layer"]).pivot(index="condition", columns="layer", values="rate")
     own = _treated(part)
     interval = None if own is None else (own["correction_low"].to_numpy(float), own["correction_high"].to_numpy(float))
-    figure, axes = _lines(table, interval, least=0.05)
+    top = max(
+        0.05, 1.08 * float(np.nanmax(table.to_numpy(float))), *(1.04 * np.nanmax(x) for x in (interval or ())[1:])
+    )
+    figure, axes = _lines(table, interval, -0.02 * top, top)
     axes.set_ylabel("share of TF items corrected")
     plots._title(axes, _title(part), _below(part))
     return figure
@@ -126,7 +129,10 @@ def translation(part: pd.DataFrame) -> Figure:
     interval = None
     if own is not None:
         interval = (before + own["chrf_low"].to_numpy(float), before + own["chrf_high"].to_numpy(float))
-    figure, axes = _lines(table, interval, least=max(5.0, before * 1.08))
+    shown = np.concatenate([table.to_numpy(float).ravel(), [before], *(interval or ())])
+    low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
+    room = max(0.06 * (high - low), 0.5)
+    figure, axes = _lines(table, interval, low - room, high + room)
     axes.axhline(before, color="#555555", linewidth=1.0, linestyle="--")
     axes.annotate("unpatched", (0, before), (4, 3), ("axes fraction", "data"), textcoords="offset points", fontsize=8)
     axes.set_ylabel("chrF++")
@@ -144,32 +150,31 @@ def _treated(part: pd.DataFrame) -> pd.DataFrame | None:
     return own if part["language"].nunique() == 1 and len(own) == part["layer"].nunique() else None
 
 
-def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, least: float) -> tuple[Figure, Any]:
+def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float, top: float) -> tuple[Figure, Any]:
     """A line per condition, named at its end.
 
     Args:
         table: condition by layer.
         interval: low and high of the treatment, by layer.
-        least: the axis reaches this far up.
+        bottom: where the axis begins.
+        top: where it ends.
     """
     order = [TREATMENT, *NAMES]
     names = sorted(table.index, key=lambda c: order.index(c) if c in order else len(order))
     layers = table.columns.to_numpy(int)
     figure, axes = plots._figure(9.0, 4.6, right=2.35)
     colours = dict(zip(names, [*plots.OKABE_ITO, "#882255", "#999933", "#332288"] * 2, strict=False))
-    top = max(least, float(np.nanmax(table.to_numpy(float))) * 1.08)
     for name in reversed(names):
         thick = name == TREATMENT
         axes.plot(layers, table.loc[name].to_numpy(float), color=colours[name], linewidth=2.8 if thick else 1.4)
     if interval is not None:
         axes.fill_between(layers, *interval, color=colours[TREATMENT], alpha=0.15, linewidth=0)
-        top = max(top, float(np.nanmax(interval[1])) * 1.04)
-    axes.set_ylim(-0.02 * top, top)
+    axes.set_ylim(bottom, top)
     axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
     axes.set_xticks(plots._ticks(layers))
     axes.set_xlabel("layer (hidden state)")
     ends = np.array([float(table.loc[name].to_numpy(float)[-1]) for name in names])
-    spots = plots._spread(ends, 1.04 * top * 0.17 / 3.4, -0.02 * top, top)
+    spots = plots._spread(ends, 1.02 * (top - bottom) * 0.17 / 3.4, bottom, top)
     edge, gutter = layers[-1] + 0.4, 0.03 * (layers[-1] - layers[0] + 0.8)
     for name, spot, end in zip(names, spots, ends, strict=True):
         leader = ([layers[-1], edge, edge + gutter], [end, end, spot])
