@@ -54,6 +54,7 @@ from align_pipeline.translate import (
     spbleu_missing,
     translate,
 )
+from align_pipeline.translation_patching_analysis import UNPATCHED
 
 log = logging.getLogger(__name__)
 _TRUNCATED = "truncated"
@@ -108,9 +109,9 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     stages = console.Stages()
     with stages.stage("data", f"Read {task.name} in {len(languages)} languages and English"):
         pairs = task.pairs(languages, source)
-    asked = translated_again = None
+    asked: patch.Plan | translation_patching.Plan | None = None
     if config.patch.conditions and isinstance(task, Flores):
-        translated_again = translation_patching.plan(config.patch, task, pairs, source)
+        asked = translation_patching.plan(config.patch, task, pairs, source)
     elif config.patch.conditions:
         asked = patch.plan(config.patch, task, pairs, source)
     job = Job(config, task.name, metrics, stages, Cache(Path(config.cache) if config.cache else None))
@@ -125,10 +126,10 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     elif config.evaluate:
         job.write_predictions(pairs, folder)
     scored = distributed.total(job.tokens_run) - extracted
-    if asked is not None:
+    if isinstance(asked, patch.Plan):
         job.write_patching(asked, pairs, folder)
-    if translated_again is not None and isinstance(task, Flores):
-        job.write_translation_patching(translated_again, task, translations, pairs, folder)
+    elif asked is not None:
+        job.write_translation_patching(asked, translations, pairs, folder)
     patched = distributed.total(job.tokens_run) - extracted - scored
     if not distributed.is_main():
         return None
@@ -141,13 +142,13 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         curves = summary.layer_curves(alignment)
         rows = summary.languages(pairs, curves, predictions, job.num_layers, translated)
         plots = draw(alignment, folder) if metrics else []
-        if asked is not None:
+        if isinstance(asked, patch.Plan):
             units = patching_analysis.join(pd.read_parquet(folder / "patching.parquet"), predictions, job.last_layers)
             effects = patching_analysis.effects(units, seed=config.seed)
             summary.add_patching(rows, patching_analysis.summary(units, seed=config.seed))
             curves += summary.patching_curves(effects)
             plots += patching_plots.draw(effects, folder)
-        if translated_again is not None:
+        elif asked is not None:
             table = pd.read_parquet(folder / "translation_patching.parquet")
             found = translation_patching_analysis.analyse(table, job.last_layers, seed=config.seed)
             summary.add_translation_patching(rows, found)
@@ -361,7 +362,6 @@ class Job:
     def write_translation_patching(
         self,
         asked: translation_patching.Plan,
-        task: Flores,
         translations: Mapping[str, Sequence[Translation]],
         pairs: Sequence[Pair],
         folder: Path,
@@ -378,57 +378,63 @@ class Job:
                 if key not in held:
                     held.clear()  # as in write_alignment
                     held[key] = translation_patching.Sentences(lm, asked, one, pair, seed, budget)
-                own, values = held[key].own, held[key].values(condition)
-                made = translation_patching.translate_patched(
-                    own, values, lm, config, task.max_new_tokens, budget, advance
-                )
+                made = translation_patching.translate_patched(held[key], held[key].values(condition), budget, advance)
             lm.truncated = truncated  # translating has counted these texts
             return made.tensors() | {"layers": torch.tensor(layers), "num_layers": torch.tensor(lm.num_layers)}
 
         with _table(folder, "translation_patching") as written:
             before = pd.read_parquet(folder / "translations.parquet") if written is not None else pd.DataFrame()
-            for pair in pairs:
-                for one in translations[pair.language.language]:
-                    conditions = asked.conditions[one.direction]
-                    for condition in conditions:
-                        what = f"Patched {one.language}, {one.direction}, {condition}"
-                        texts = translation_patching.digest(asked, condition, one, pair, task.max_new_tokens, seed)
-                        run = functools.partial(compute, pair, one, condition, what)
-                        tensors = self._get("translation_patching", texts, what, run)
-                        if tensors is None or written is None:
-                            continue
-                        self.num_layers = int(tensors.pop("num_layers"))
-                        layers = tensors.pop("layers").tolist()
-                        donors = translation_patching.donors(condition, one, pair, seed)
-                        whose = translation_patching.source_language(asked, condition, one)
-                        with self.stages.stage("scores", f"Scored p{what[1:]}, with sacrebleu"), writing(folder):
-                            _append_patched(
-                                written,
-                                self,
-                                one,
-                                config,
-                                condition,
-                                layers,
-                                donors,
-                                whose,
-                                Hypotheses.from_tensors(tensors),
-                            )
-                    if conditions and written is not None:
-                        own = before[(before["language"] == one.language) & (before["direction"] == one.direction)]
-                        made = Hypotheses(tuple(own["hypothesis"]), tuple(own["cut_off"] == 1))
-                        none = [""] * len(one.ids)
-                        with writing(folder):
-                            _append_patched(
-                                written,
-                                self,
-                                one,
-                                config,
-                                translation_patching_analysis.UNPATCHED,
-                                [-1],
-                                none,
-                                "",
-                                made,
-                            )
+            every = [(pair, one) for pair in pairs for one in translations[pair.language.language]]
+            for pair, one in every:
+                for condition in asked.conditions[one.direction]:
+                    what = f"Patched {one.language}, {one.direction}, {condition}"
+                    texts = translation_patching.digest(asked, condition, one, pair, seed)
+                    run = functools.partial(compute, pair, one, condition, what)
+                    tensors = self._get("translation_patching", texts, what, run)
+                    if tensors is None or written is None:
+                        continue
+                    self.num_layers = int(tensors.pop("num_layers"))
+                    layers, made = tensors.pop("layers").tolist(), Hypotheses.from_tensors(tensors)
+                    donors = translation_patching.donors(condition, one, pair, seed)
+                    self._append_patched(written, asked, one, condition, layers, donors, made)
+                if asked.conditions[one.direction] and written is not None:
+                    own = before[(before["language"] == one.language) & (before["direction"] == one.direction)]
+                    made = Hypotheses(tuple(own["hypothesis"]), tuple(own["cut_off"] == 1))
+                    self._append_patched(written, asked, one, UNPATCHED, [-1], [""] * len(one.ids), made)
+
+    def _append_patched(
+        self,
+        written: Table,
+        asked: translation_patching.Plan,
+        one: Translation,
+        condition: str,
+        layers: Sequence[int],
+        donors: Sequence[str],
+        made: Hypotheses,
+    ) -> None:
+        references = list(one.references) * len(layers)
+        with self.stages.stage("scores", f"Scored {one.language}, {one.direction}, {condition}, with sacrebleu"):
+            scores = sentence_scores(made.texts, references, one.target, ("bleu", "chrf"))
+            statistics = sentence_statistics(made.texts, references, one.target)
+        with writing(written.path.parent):
+            written.append(
+                model=self.config.model.name,
+                task=self.task,
+                direction=one.direction,
+                language=one.language,
+                source_language=translation_patching.source_language(asked, condition, one),
+                condition=condition,
+                component=asked.config.component.value,
+                site=translation_patching.SITE,
+                window=[asked.config.window] * len(references),
+                layer=np.repeat(layers, len(one.ids)),
+                item_id=list(one.ids) * len(layers),
+                donor=list(donors) * len(layers),
+                hypothesis=list(made.texts),
+                **scores,
+                **{f"{name}_statistics": values for name, values in statistics.items()},
+                cut_off=[int(cut) for cut in made.cut_off],
+            )
 
     def write_translations(
         self, task: Flores, translations: Mapping[str, Sequence[Translation]], folder: Path
@@ -543,43 +549,6 @@ def _append_translations(
         spbleu=scores.get("spbleu", none),
         comet=none,
         cometkiwi=none,
-        cut_off=[int(cut) for cut in hypotheses.cut_off],
-    )
-
-
-def _append_patched(
-    written: Table,
-    job: Job,
-    translation: Translation,
-    config: PatchConfig,
-    condition: str,
-    layers: Sequence[int],
-    donors: Sequence[str],
-    source_language: str,
-    hypotheses: Hypotheses,
-) -> None:
-    count, length = len(layers), len(layers) * len(translation.ids)
-    references = list(translation.references) * count
-    scores = sentence_scores(hypotheses.texts, references, translation.target, ("bleu", "chrf"))
-    statistics = sentence_statistics(hypotheses.texts, references, translation.target)
-    written.append(
-        model=job.config.model.name,
-        task=job.task,
-        direction=translation.direction,
-        language=translation.language,
-        source_language=source_language,
-        condition=condition,
-        component=config.component.value,
-        site=translation_patching.SITE,
-        window=[config.window] * length,
-        layer=[layer for layer in layers for _ in translation.ids],
-        item_id=list(translation.ids) * count,
-        donor=list(donors) * count,
-        hypothesis=list(hypotheses.texts),
-        bleu=scores["bleu"],
-        chrf=scores["chrf"],
-        bleu_statistics=statistics["bleu"],
-        chrf_statistics=statistics["chrf"],
         cut_off=[int(cut) for cut in hypotheses.cut_off],
     )
 

@@ -35,9 +35,10 @@ log = logging.getLogger(__name__)
 COMPACT = 0.75
 """A batch is made smaller when no more than this share of its rows goes on: moving the cache has its price too."""
 
-_NOTHING = contextlib.nullcontext()
 ROOM = 32
 """Tokens that a row's cache has room for before it is copied to where there is more."""
+
+_NOTHING = contextlib.nullcontext()
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ The prompt up to the site is read once per sentence and held in a KV cache; behi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ from align_pipeline.forward import Advance, token_budget
 from align_pipeline.intervene import Branch, _edits, _hooked, taps
 from align_pipeline.model import LanguageModel, Tokens
 from align_pipeline.patch import (
+    OF_ALL_ITEMS,
     Activations,
     Place,
     another_item,
@@ -38,6 +41,7 @@ from align_pipeline.patch import (
 from align_pipeline.records import ENGLISH, Item
 from align_pipeline.tasks import Flores, Pair, Translation
 from align_pipeline.translate import Hypotheses, _Batch, _batches, _common, _in_batches, _limits, _pads, _trunk, lines
+from align_pipeline.translation_patching_analysis import UNPATCHED
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +58,14 @@ class Plan:
 
     Attributes:
         config: as the user gave it.
+        max_new_tokens: longest translation, in tokens.
         conditions: by direction; a direction without any is not patched.
         others: sentences by id, of the language of each ``language=<code>`` condition.
         languages: FLORES code of each of these.
     """
 
     config: PatchConfig
+    max_new_tokens: int
     conditions: Mapping[str, Sequence[str]]
     others: Mapping[str, Mapping[str, str]]
     languages: Mapping[str, str]
@@ -103,16 +109,17 @@ def plan(config: PatchConfig, task: Flores, pairs: Sequence[Pair], source: Sourc
     others = others_of(asked, task, source)
     return Plan(
         config,
+        task.max_new_tokens,
         conditions,
         {c: {item.id: item.premise for item in side.items} for c, side in others.items()},
         {c: side.language for c, side in others.items()},
     )
 
 
-def digest(asked: Plan, condition: str, translation: Translation, pair: Pair, max_new_tokens: int, seed: int) -> str:
+def digest(asked: Plan, condition: str, translation: Translation, pair: Pair, seed: int) -> str:
     """Digest of everything but the model that what is generated under a condition depends on."""
     config = asked.config
-    settings = (condition, config.layers, config.component.value, config.window, max_new_tokens, seed)
+    settings = (condition, config.layers, config.component.value, config.window, asked.max_new_tokens, seed)
     sentences = [item.premise for item in pair.english.items], asked.others.get(condition)
     return hashlib.sha256(repr((settings, translation, sentences)).encode()).hexdigest()
 
@@ -141,13 +148,13 @@ def donors(condition: str, translation: Translation, pair: Pair, seed: int) -> l
         by_id, pool = pair.english.by_id(), pair.english.items
         found = [another_item(condition, by_id[i], pool, (), seed) for i in translation.ids]
         return [pool[k].id if k is not None else "" for k in found]
-    one = condition in (TREATMENT, "self") or condition.startswith(LANGUAGE_CONDITION)
-    return list(translation.ids) if one else [""] * len(translation.ids)
+    single = condition in (TREATMENT, "self") or condition.startswith(LANGUAGE_CONDITION)
+    return list(translation.ids) if single else [""] * len(translation.ids)
 
 
 def source_language(asked: Plan, condition: str, translation: Translation) -> str:
     """Whose activations a condition puts in place; "" for nobody's."""
-    if condition in ("noise", "zero"):
+    if condition in ("noise", "zero", UNPATCHED):
         return ""
     own = translation.language if translation.direction == "xx-en" else ENGLISH
     return asked.languages.get(condition, own if condition in ("self", "mean") else ENGLISH)
@@ -159,6 +166,7 @@ class Sentences:
 
     Attributes:
         known: what was read for one condition is not read again for the next.
+        own: the translation's prompts as tokens, and the position of each one's site.
     """
 
     lm: LanguageModel
@@ -168,6 +176,7 @@ class Sentences:
     seed: int
     batch_tokens: int | None
     known: Activations = field(init=False)
+    own: list[Place] = field(init=False)
 
     def __post_init__(self) -> None:
         self.known = Activations(self.lm, self.asked.config.component, SITE, self.batch_tokens)
@@ -188,54 +197,40 @@ class Sentences:
 
     def values(self, condition: str) -> Tensor:
         """What each sentence is given: [n, K, 1, D], K the layers of `intervene.taps`."""
-        english = self.pair.english.by_id()
         ids = self.translation.ids
         if condition in ("self", "mean", "zero"):
-            states = self._read(self.translation.sources)
-            return (
-                states if condition == "self" else torch.zeros_like(states) if condition == "zero" else others(states)
-            )
-        if condition in self.asked.others:
-            return self._read([self.asked.others[condition][i] for i in ids])
-        if condition == "random_item":
-            return self._read([english[i].premise for i in donors(condition, self.translation, self.pair, self.seed)])
-        states = self._read([english[i].premise for i in ids])
-        if condition == "mean_english":
-            return others(states)
+            sentences: Sequence[str] = self.translation.sources
+        elif condition in self.asked.others:
+            sentences = [self.asked.others[condition][i] for i in ids]
+        else:
+            english = self.pair.english.by_id()
+            given = donors(condition, self.translation, self.pair, self.seed) if condition == "random_item" else ids
+            sentences = [english[i].premise for i in given]
+        states = torch.stack(self.known.at(self.places(sentences)))
+        if condition == "zero":
+            return torch.zeros_like(states)
         if condition == "noise":
             return torch.stack([noise_like(state, self.seed, i) for state, i in zip(states, ids, strict=True)])
+        if condition in OF_ALL_ITEMS:  # of all others
+            total = states.double().sum(dim=0)
+            return ((total - states.double()) / (len(states) - 1)).to(states.dtype)
         return states
-
-    def _read(self, sentences: Sequence[str]) -> Tensor:
-        return torch.stack(self.known.at(self.places(sentences)))
-
-
-def others(states: Tensor) -> Tensor:
-    """For each sentence the mean over all others, [n, ...]; taken in float64."""
-    total = states.double().sum(dim=0)
-    return ((total - states.double()) / (len(states) - 1)).to(states.dtype)
 
 
 # ---- generation
 
 
 def translate_patched(
-    sentences: Sequence[Place],
+    sentences: Sentences,
     values: Tensor,
-    lm: LanguageModel,
-    config: PatchConfig,
-    max_new_tokens: int,
     batch_tokens: int | None,
     advance: Advance = lambda rows: None,
 ) -> Hypotheses:
     """Translate by greedy decoding with activations replaced, as `translate.translate` does without.
 
     Args:
-        sentences: tokens of the prompts, and the position of each one's site.
+        sentences: to be translated.
         values: what each is given, [n, K, 1, D], K the layers of `intervene.taps`.
-        lm: the model.
-        config: layers, component and window.
-        max_new_tokens: longest translation, in tokens.
         batch_tokens: see `translate.greedy`.
         advance: told how many translations each batch finished.
 
@@ -245,11 +240,12 @@ def translate_patched(
     Raises:
         InputError: logits are not finite, or a prompt does not fit the device's memory.
     """
+    lm, config, max_new_tokens = sentences.lm, sentences.asked.config, sentences.asked.max_new_tokens
     places, layers = taps(lm, config.component), patched_layers(lm, config)
     number = {layer: k for k, layer in enumerate(places)}
-    prompts = [list(prompt) for prompt, _ in sentences]
-    heads = [prompt[: sites[0]] for prompt, (_, sites) in zip(prompts, sentences, strict=True)]
-    tails = [prompt[sites[0] :] for prompt, (_, sites) in zip(prompts, sentences, strict=True)]
+    prompts = [list(prompt) for prompt, _ in sentences.own]
+    heads = [list(prompt[:site]) for prompt, (site,) in sentences.own]
+    tails = [list(prompt[site:]) for prompt, (site,) in sentences.own]
     limits = _limits(lm, prompts, max_new_tokens)
     batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     beginning = _common(heads)
@@ -262,18 +258,19 @@ def translate_patched(
         more = len(beginning) + width + max_new_tokens
         for batch in _batches([rests[row] for row in alike], more, batch_tokens, padded):
             batches.append([alike[k] for k in batch])
-    held: list[object] = []
+
+    @functools.cache
+    def trunk() -> Any:
+        return _trunk(lm, beginning)
 
     def run(rows: list[int]) -> list[Tokens]:
-        if not held:
-            held.append(_trunk(lm, beginning))
         chosen = list(dict.fromkeys(row // len(layers) for row in rows))
         branches = []
         for row in rows:
             sentence, layer = row // len(layers), layers[row % len(layers)]
             window = [k for k in range(layer, layer + config.window) if k in number]
             branches.append(Branch({k: values[sentence, number[k]] for k in window}))
-        batch = _Batch(lm, held[0], len(beginning), [heads[n][len(beginning) :] for n in chosen])
+        batch = _Batch(lm, trunk(), len(beginning), [heads[n][len(beginning) :] for n in chosen])
         origins = [row // len(layers) for row in rows]
         batch.branch([chosen.index(n) for n in origins], [tails[n] for n in origins])
         edits = _edits(places, branches, [[[(row, 0)]] for row in range(len(rows))])

@@ -64,7 +64,7 @@ Asked = tuple[Flores, list[Pair], dict[str, Translation], Source]
 
 @pytest.fixture(scope="module")
 def asked(data: Path) -> Asked:
-    config = compose("task=flores", "lang=swh", "task.num_fewshot=1", f"data={data}")
+    config = compose("task=flores", "lang=swh", "task.num_fewshot=1", "task.max_new_tokens=12", f"data={data}")
     task, source, languages = instantiate(config.task), Source(str(data)), list(config.languages.values())
     pairs = task.pairs(languages, source)
     return task, pairs, {one.direction: one for one in task.translations(pairs, languages, source)["swh_Latn"]}, source
@@ -171,7 +171,7 @@ def check(
                 window = {k: value[k] for k in range(layer, layer + config.window) if k in value}
                 expected.append(naive_translation(lm, prompt_of(direction, own), window, config.component, 12))
         for batch_tokens in batches:
-            found = translate_patched(sentences.own, values, lm, config, 12, batch_tokens)
+            found = translate_patched(sentences, values, batch_tokens)
             assert list(zip(found.texts, found.cut_off, strict=True)) == expected, (condition, batch_tokens)
         seen |= {text for text, _ in expected}
     return seen
@@ -216,7 +216,7 @@ def test_its_own_activation_and_the_last_layer_change_nothing(architecture: str,
     for condition, layers in (("self", "all"), ("noise", [lm.num_layers])):
         made = planned(asked, conditions=[condition], layers=layers)
         sentences = Sentences(lm, made, one, asked[1][0], 0, None)
-        found = translate_patched(sentences.own, sentences.values(condition), lm, made.config, 12, None)
+        found = translate_patched(sentences, sentences.values(condition), None)
         count = len(patched_layers(lm, made.config))
         assert (found.texts, found.cut_off) == (plain.texts * count, plain.cut_off * count)
 
@@ -231,7 +231,7 @@ def test_what_stands_before_the_site_runs_once(asked: Asked) -> None:
     heads = [tokens[:site] for tokens, site in sites]
     common = next(k for k in range(99) if len({tuple(head[: k + 1]) for head in heads}) > 1)
     before = lm.tokens_run
-    translate_patched(sentences.own, values, lm, made.config, 5, 10**6)
+    translate_patched(sentences, values, 10**6)
     behind = sum(len(tokens) - site for tokens, site in sites)
     ahead = common + sum(len(head) - common for head in heads)
     assert lm.tokens_run - before == ahead + behind * len(taps(lm, Component.resid))
@@ -242,7 +242,7 @@ def test_hooks_are_gone_and_memory_may_be_short(monkeypatch: pytest.MonkeyPatch,
     made = planned(asked, conditions=["parallel"], layers="all")
     sentences = Sentences(lm, made, one, asked[1][0], 0, None)
     values = sentences.values("parallel")
-    expected = translate_patched(sentences.own, values, lm, made.config, 6, None)
+    expected = translate_patched(sentences, values, None)
     forward, room = lm.model.forward, 2
 
     @functools.wraps(forward)
@@ -252,10 +252,10 @@ def test_hooks_are_gone_and_memory_may_be_short(monkeypatch: pytest.MonkeyPatch,
         return forward(**more)
 
     monkeypatch.setattr(lm.model, "forward", limited)
-    assert translate_patched(sentences.own, values, lm, made.config, 6, None) == expected
+    assert translate_patched(sentences, values, None) == expected
     room = 0
     with pytest.raises(InputError, match="does not fit the memory"):
-        translate_patched(sentences.own, values, lm, made.config, 6, None)
+        translate_patched(sentences, values, None)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
 
 
