@@ -278,6 +278,7 @@ def test_tasks_of_a_job_share_its_items(start: Callable[..., Sweep], alone: Path
     job = tmp_path / "sweep/0_belebele"
     for name in TABLES:
         assert (job / name).read_bytes() == (alone / name).read_bytes()
+    assert (job / "align_pipeline.rank1.log").is_file()
 
 
 def test_endings_are_the_same_from_the_controller_and_from_accounting(
