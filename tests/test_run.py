@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,9 +182,19 @@ def records_of(path: Path) -> Iterator[bytes]:
 
 def logged(folder: Path) -> dict[str, Any]:
     """What an offline run of W&B holds: history rows, summary, config, tags, files and artifacts."""
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    found: dict[str, Any] = {}
+    until = time.monotonic() + 60
+    while not found.get("ended"):  # W&B's own process may still be writing when the machine is busy
+        assert time.monotonic() < until, "W&B has not written the end of its run."
+        found = contents(path)
+    return found
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """What a file of W&B holds so far."""
     from wandb.proto import wandb_internal_pb2
 
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     found: dict[str, Any] = {"history": [], "summary": {}, "config": {}, "metrics": [], "artifacts": [], "files": []}
     for raw in records_of(path):
         record = wandb_internal_pb2.Record()
@@ -205,6 +216,8 @@ def logged(folder: Path) -> dict[str, Any]:
             found["artifacts"] += [entry.path for entry in record.artifact.manifest.contents]
         elif kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
             found["artifacts"] += [entry.path for entry in record.request.log_artifact.artifact.manifest.contents]
+        elif kind == "exit":
+            found["ended"] = True
         elif kind == "files":
             found["files"] += [file.path for file in record.files.files]
     return found
