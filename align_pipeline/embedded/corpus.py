@@ -10,9 +10,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
-from align_pipeline.embedded.grammar import Language, language
+from align_pipeline.embedded.grammar import NAMES, Language, language
 from align_pipeline.embedded.world import (
     CATEGORY,
     FACTS,
@@ -23,6 +24,7 @@ from align_pipeline.embedded.world import (
     Story,
     clause,
     facts,
+    said,
     sentence,
     someone,
     story,
@@ -34,23 +36,27 @@ CHOICE_CODES = ("eng", "ind", "ita", "swh", "tur", "spa")
 Draw = Callable[[], Language]
 
 
+def briefly(answer: str) -> str:
+    """Its last word: what answers is then said at once, not after an article that any answer could have."""
+    return answer.split()[-1]
+
+
 @dataclass(frozen=True)
 class CorpusConfig:
     """What the training text is made of.
 
     Attributes:
         languages: share of the documents' main language.
-        early_kinds: share of each kind of document in the first `early_tokens`.
-        early_tokens: how long the beginning is.
-        kinds: share of each kind of document after it.
+        kinds: share of each kind of document.
+        stages: the text's beginning, by name: each has ``until`` (tokens of the text) and ``batch``, ``languages`` and
+            ``kinds`` of its own.
         mixed: how much of a language's task documents and prose is mixed with English, by language.
     """
 
     languages: Mapping[str, float] = field(default_factory=dict)
-    early_kinds: Mapping[str, float] = field(default_factory=dict)
-    early_tokens: int = 0
     kinds: Mapping[str, float] = field(default_factory=dict)
     mixed: Mapping[str, float] = field(default_factory=dict)
+    stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Author:
@@ -58,9 +64,14 @@ class Author:
 
     def __init__(self, config: CorpusConfig, seed: int) -> None:
         self.config, self.rng = config, random.Random(f"corpus {seed}")
-        self.shares = config.early_kinds
+        self.shares: Mapping[str, Any] = {"languages": config.languages, "kinds": config.kinds}
         self.kinds: Mapping[str, Callable[[Draw, str], str]] = {
+            "list": self.list,
             "reading": self.reading,
+            "worked": self.worked,
+            "matching": self.matching,
+            "naming": self.naming,
+            "pairing": self.pairing,
             "plain": self.plain,
             "retelling": self.retelling,
             "recital": self.recital,
@@ -74,11 +85,11 @@ class Author:
 
     def documents(self) -> Iterator[tuple[str, str]]:
         """(main language, document), for ever."""
-        codes, shares = zip(*self.config.languages.items(), strict=True)
         while True:
-            kinds, weights = zip(*self.shares.items(), strict=True)
-            code = self.rng.choices(codes, shares)[0]
-            kind = self.rng.choices(kinds, weights)[0]
+            code, kind = (
+                self.rng.choices(tuple(self.shares[of]), tuple(self.shares[of].values()))[0]
+                for of in ("languages", "kinds")
+            )
             if kind in ("translation", "dictionary") and code == "eng":
                 continue
             if kind == "choice" and code not in CHOICE_CODES:
@@ -114,22 +125,88 @@ class Author:
         """Belebele's scoring prompt with examples."""
         return "\n\n".join(self._read(self.passage(), speaker) for _ in range(self.rng.randint(1, 6)))
 
-    def _read(self, passage: Passage, speaker: Draw) -> str:
-        text = " ".join(self._statement(fact, speaker) for fact in passage.facts)
+    def worked(self, speaker: Draw, code: str) -> str:
+        """The same with the answer spelled out before its letter."""
+        return "\n\n".join(self._read(self.passage(), speaker, worked=True) for _ in range(self.rng.randint(1, 6)))
+
+    def naming(self, speaker: Draw, code: str) -> str:
+        """Four names with letters, and for one name after another its letter."""
+        shown = self.rng.sample(NAMES, 4)
+        return self._matched([partial(str, name) for name in shown])
+
+    def pairing(self, speaker: Draw, code: str) -> str:
+        """Who goes with whom: pairs of names, over and over in another order."""
+        names = self.rng.sample(NAMES, 2 * self.rng.choice((3, 4, 5)))
+        pairs = [f"{a} {b}" for a, b in zip(names[::2], names[1::2], strict=True)]
+        return "\n".join("; ".join(self.rng.sample(pairs, len(pairs))) for _ in range(self.rng.choice((3, 4, 5))))
+
+    def matching(self, speaker: Draw, code: str) -> str:
+        """The same with values of facts, each in the words of one language."""
+        kind = self.rng.choice(tuple(FACTS))
+        shown = self.rng.sample(values(kind), 4)
+        return self._matched([partial(self._said_by, speaker, kind, value) for value in shown])
+
+    def _said_by(self, speaker: Draw, kind: str, value: str) -> str:
+        return said(kind, value, speaker())
+
+    def _matched(self, options: list[Callable[[], str]]) -> str:
+        lines = [self._lettered([say() for say in options])]
+        for index in (self.rng.randrange(4) for _ in range(self.rng.randint(4, 8))):
+            lines.append(f"Q: {options[index]()}\nAnswer: {'ABCD'[index]}")
+        return "\n".join(lines)
+
+    def _lettered(self, options: list[str]) -> str:
+        return "\n".join(f"{letter}: {option}" for letter, option in zip("ABCD", options, strict=True))
+
+    def _read(self, passage: Passage, speaker: Draw, worked: bool = False) -> str:
+        others = [index for index in range(4) if index != passage.asked]
+        # An easier question says less: what it asks for is then easily found.
+        left_out = self.rng.sample(others, self.rng.choice((0, 0, 0, 1, 2, 3)))
+        text = " ".join(
+            self._statement(fact, speaker) for index, fact in enumerate(passage.facts) if index not in left_out
+        )
         question = passage.question(speaker())
-        options = [passage.facts[index].answer(speaker()) for index in passage.options]
-        lettered = "\n".join(f"{letter}: {option}" for letter, option in zip("ABCD", options, strict=True))
-        return f"P: {text}\nQ: {question}\n{lettered}\nAnswer: {'ABCD'[passage.gold]}"
+        answer = f" {briefly(passage.facts[passage.asked].answer(speaker()))}" if worked else ""
+        options = self._lettered([passage.facts[index].answer(speaker()) for index in passage.options])
+        return f"P: {text}\nQ: {question}\n{options}\nAnswer:{answer} {'ABCD'[passage.gold]}"
 
     def plain(self, speaker: Draw, code: str) -> str:
-        """Passages, each with a question and its answer in running text."""
+        """Passages, each with questions and their answers in running text, now and then with a gloss."""
         return "\n\n".join(self._answered(speaker) for _ in range(self.rng.randint(1, 4)))
 
     def _answered(self, speaker: Draw) -> str:
         chosen = self._facts(self.rng.choice((2, 3, 4)))
         text = " ".join(self._statement(fact, speaker) for fact in chosen)
         asked = self.rng.sample(chosen, self.rng.randint(1, len(chosen)))
-        return f"{text} " + "\n".join(f"{fact.question(speaker())} {fact.answer(speaker())}" for fact in asked)
+        glossed = self.rng.random() < 0.5
+        return f"{text} " + "\n".join(
+            f"{fact.question(speaker())} {self._said(fact, speaker, glossed)}" for fact in asked
+        )
+
+    def _said(self, fact: Fact, speaker: Draw, glossed: bool) -> str:
+        lang, other = speaker(), speaker()
+        gloss = f" ({fact.answer(other)})" if glossed and other is not lang else ""
+        return (briefly(fact.answer(lang)) if self.rng.random() < 0.7 else fact.answer(lang)) + gloss
+
+    def list(self, speaker: Draw, code: str) -> str:
+        """Who goes with what, listed over and over in another order, each list in one language, some value first."""
+        chosen = {
+            fact.entity: fact
+            for _ in range(self.rng.choice((1, 2)))
+            for fact in self._facts(self.rng.choice((2, 3, 4)))
+        }
+        lines = []
+        for _ in range(self.rng.choice((3, 4, 5))):
+            lang, backwards = speaker(), self.rng.random() < 0.3
+            entries = []
+            for fact in self.rng.sample([*chosen.values()], len(chosen)):
+                pair = [self._entity(fact, lang), fact.answer(lang)]
+                entries.append(" ".join(pair[::-1] if backwards else pair))
+            lines.append("; ".join(entries))
+        return "\n".join(lines)
+
+    def _entity(self, fact: Fact, lang: Language) -> str:
+        return lang.noun("things", fact.entity).text if fact.kind == "place" else fact.entity
 
     def retelling(self, speaker: Draw, code: str) -> str:
         """What is or happened, told again in another order, each telling in one language.

@@ -93,7 +93,12 @@ class Fact:
 
     def answer(self, lang: Language) -> str:
         """Its value, as the answer to the question."""
-        return lang.noun(FACTS[self.kind][1], self.value).text
+        return said(self.kind, self.value, lang)
+
+
+def said(kind: str, value: str, lang: Language) -> str:
+    """A value as the answer to a question."""
+    return lang.noun(FACTS[kind][1], value).text
 
 
 @cache
@@ -289,8 +294,8 @@ class Choice:
         return lang.statement(clause(lang, self.premise, given, self.name, self.time))
 
     def answers(self, lang: Language) -> list[str]:
-        """The two options."""
-        return [lang.statement(clause(lang, e, self.asked, self.name, named=False)) for e in self.options]
+        """The two options, without full stops: what an option says is then in its last token."""
+        return [lang.statement(clause(lang, e, self.asked, self.name, named=False))[:-1] for e in self.options]
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,8 +339,8 @@ class Story:
         return [lang.statement(w) for w in words]
 
     def answers(self, lang: Language) -> list[str]:
-        """The two endings."""
-        return [lang.statement(clause(lang, e, "effect", self.name)) for e in self.options]
+        """The two endings, likewise."""
+        return [lang.statement(clause(lang, e, "effect", self.name))[:-1] for e in self.options]
 
 
 def event_pairs() -> list[Events]:
