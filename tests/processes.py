@@ -31,11 +31,11 @@ def _serve() -> None:
 
 
 def start(
-    size: int, function: Callable[..., None], arguments: Sequence[Any], log: Path, meeting: float = 60
+    size: int, function: Callable[..., None], arguments: Sequence[Any], log: Path, meeting: float = 45
 ) -> list[BaseProcess]:
     """Start a group of processes as a launcher would; each calls the function, what it prints goes to `log`.<rank>.
 
-    They try twice, for `meeting` seconds, to find one another.
+    They try twice, for `meeting` seconds each time, to find one another: keep it well under half of what `join` waits.
     """
     _serve()
     with socket.socket() as found:

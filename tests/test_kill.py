@@ -71,7 +71,8 @@ def test_a_killed_job_started_again_ends_with_the_same_bytes(base: list[str], tm
         folder, cache, log = (tmp_path / f"{what}{number}" for what in ("out", "store", "log"))
         size, at_write = 1 + number % 2, draw.randrange(2 * 13) if number % 3 == 2 else None
         overrides = [*base, f"cache={cache}"]
-        children = processes.start(size, logged_job, (folder, overrides, at_write), log)
+        # who is left when another died before they met tries twice, well within the time that `join` gives it
+        children = processes.start(size, logged_job, (folder, overrides, at_write), log, meeting=20)
         if at_write is None:
             time.sleep(draw.uniform(0, seconds[size]))
             for child in draw.sample(children, draw.randint(1, size)):
