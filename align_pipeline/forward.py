@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from align_pipeline.tree import Step, Tree, chains, steps, trees, trie
 
 log = logging.getLogger(__name__)
 
+Value = TypeVar("Value")
 Advance = Callable[[int], None]
 """Called after each batch with the number of texts it finished."""
 
@@ -119,41 +120,69 @@ def loglikelihoods(
     Raises:
         InputError: a log-likelihood is not finite, or one text alone is too long for the device's memory.
     """
-    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     if not all(context for context, _ in requests):
         raise ValueError("a context needs at least one token to predict from")
     # The last token predicts nothing that is asked for: options of one token share their whole input.
     sequences = [[*context, *continuation[:-1]] for context, continuation in requests]
     needs = [len(context) - 1 for context, _ in requests]
+
+    def score(layout: Layout, trunk: Trunk) -> list[float]:
+        behind, members = len(trunk.tokens), layout.members
+        spans = [(layout.row_of[m], layout.path(m)[needs[m] - behind :], requests[m][1]) for m in members]
+        return _scored_pass(lm, layout, spans, trunk)
+
+    return over_passes(lm, sequences, needs, batch_tokens, advance, score)
+
+
+def over_passes(
+    lm: LanguageModel,
+    sequences: Sequence[Tokens],
+    firsts: Sequence[int],
+    batch_tokens: int | None,
+    advance: Advance,
+    run: Callable[[Layout, Trunk], Sequence[Value]],
+) -> list[Value]:
+    """Run sequences through the model, each in one of the processes, what they share at their beginnings once.
+
+    Args:
+        lm: the model.
+        sequences: token ids.
+        firsts: the first position of each at which anything is wanted; what stands before may be held in a KV cache.
+        batch_tokens: most tokens in a forward pass, padding included; None: `token_budget`.
+        advance: told how many sequences each pass finished.
+        run: given a pass's layout and the cache it stands behind, the values of the layout's members, in their order.
+
+    Returns:
+        What `run` gave for each sequence.
+    """
+    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     advance = distributed.advancing(advance)
-    cache = Trunk(lm)
+    trunk = Trunk(lm)
 
-    def score(step: Step) -> list[tuple[int, float]]:
-        behind = len(step.trunk)
-        found: list[tuple[int, float]] = []
+    def take(step: Step) -> list[tuple[int, Value]]:
+        found: list[tuple[int, Value]] = []
 
-        def run(passed: Sequence[Tree]) -> None:
-            layout = _lay_out(lm, passed, behind)
-            spans = [(layout.row_of[m], layout.path(m)[needs[m] - behind :], requests[m][1]) for m in layout.members]
+        def run_pass(passed: Sequence[Tree]) -> None:
+            layout = _lay_out(lm, passed, len(step.trunk))
             with torch.inference_mode():
-                found.extend(zip(layout.members, _scored_pass(lm, layout, spans, cache), strict=True))
+                found.extend(zip(layout.members, run(layout, trunk), strict=True))
             advance(len(layout.members))
 
-        cache.hold(step.trunk, step.cuts)
-        if behind:
-            run([_beside(step.trees)])
+        trunk.hold(step.trunk, step.cuts)
+        if step.trunk:
+            run_pass([_beside(step.trees)])
         else:
-            _in_memory(lm, step.trees, batch_tokens, run)
+            _in_memory(lm, step.trees, batch_tokens, run_pass)
         return found
 
     plain = [Step((), tuple(chains(sequences)))]
-    found = list(steps(trie(sequences, needs), STEP_TOKENS)) if shares(lm, sequences) else plain
-    loose = [tree for step in found if not step.trunk for tree in step.trees]
-    work = [step for step in found if step.trunk]
+    planned = list(steps(trie(sequences, firsts), STEP_TOKENS)) if shares(lm, sequences) else plain
+    loose = [tree for step in planned if not step.trunk for tree in step.trees]
+    work = [step for step in planned if step.trunk]
     work += [Step((), tuple(passed)) for passed in _passes(loose, batch_tokens)]
     costs = [sum(len(tree.tokens) for tree in step.trees) for step in work]
-    values = dict(pair for pairs in distributed.each(work, costs, score) for pair in pairs)
-    return [values[index] for index in range(len(requests))]
+    values = dict(pair for pairs in distributed.each(work, costs, take) for pair in pairs)
+    return [values[index] for index in range(len(sequences))]
 
 
 def shares(lm: LanguageModel, sequences: Iterable[Tokens]) -> bool:

@@ -27,15 +27,14 @@ from align_pipeline.forward import (
     Trunk,
     _beside,
     _called_with,
-    _in_memory,
     _lay_out,
-    _passes,
     _scored_pass,
+    over_passes,
     shares,
     token_budget,
 )
 from align_pipeline.model import LanguageModel, Tokens
-from align_pipeline.tree import TRUNK_TOKENS, Step, Tree, chains, lay, steps, trie
+from align_pipeline.tree import TRUNK_TOKENS, chains, lay, trie
 
 _PROJECTIONS = {
     # What an attention or an MLP adds to the residual stream leaves it through one matrix. BLOOM's modules add the
@@ -143,52 +142,29 @@ def activations(
     """
     places = taps(lm, component)
     sequences = [list(context[: at[-1] + 1]) for context, at in zip(contexts, sites, strict=True)]
+
+    def read(layout: Layout, trunk: Trunk) -> list[Tensor]:
+        rows = torch.tensor([layout.row_of[m] for m in layout.members])[:, None]
+        behind = len(trunk.tokens)
+        columns = torch.tensor([[layout.path(m)[at - behind] for at in sites[m]] for m in layout.members])
+        kept: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Callable[[Tensor], None]:
+            def edit(value: Tensor) -> None:
+                kept[layer] = value[rows.to(value.device), columns.to(value.device)].cpu()
+
+            return edit
+
+        edits = [(tap, keep(layer)) for layer, tap in places.items()]
+        with _hooked(edits), _called_with(layout, trunk) as arguments:
+            lm.decoder(**arguments)
+        states = torch.stack([kept[layer] for layer in places], dim=1)
+        if not torch.isfinite(states).all():
+            raise InputError(f"{lm.name} has an activation that is not a finite number; try model.dtype=float32.")
+        return list(states)
+
     firsts = [at[0] for at in sites]
-    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
-    advance = distributed.advancing(advance)
-    trunk = Trunk(lm)
-
-    def read(step: Step) -> list[tuple[int, Tensor]]:
-        behind = len(step.trunk)
-        found: list[tuple[int, Tensor]] = []
-
-        def run(passed: Sequence[Tree]) -> None:
-            layout = _lay_out(lm, passed, behind)
-            members = layout.members
-            rows = torch.tensor([layout.row_of[m] for m in members])[:, None]
-            columns = torch.tensor([[layout.path(m)[at - behind] for at in sites[m]] for m in members])
-            kept: dict[int, Tensor] = {}
-
-            def keep(layer: int) -> Callable[[Tensor], None]:
-                def edit(value: Tensor) -> None:
-                    kept[layer] = value[rows.to(value.device), columns.to(value.device)].cpu()
-
-                return edit
-
-            edits = [(tap, keep(layer)) for layer, tap in places.items()]
-            with torch.inference_mode(), _hooked(edits), _called_with(layout, trunk) as arguments:
-                lm.decoder(**arguments)
-            states = torch.stack([kept[layer] for layer in places], dim=1)
-            if not torch.isfinite(states).all():
-                raise InputError(f"{lm.name} has an activation that is not a finite number; try model.dtype=float32.")
-            found.extend(zip(members, states, strict=True))
-            advance(len(members))
-
-        trunk.hold(step.trunk, step.cuts)
-        if behind:
-            run([_beside(step.trees)])
-        else:
-            _in_memory(lm, step.trees, batch_tokens, run)
-        return found
-
-    plain = [Step((), tuple(chains(sequences)))]
-    planned = list(steps(trie(sequences, firsts), STEP_TOKENS)) if shares(lm, sequences) else plain
-    loose = [tree for step in planned if not step.trunk for tree in step.trees]
-    work = [step for step in planned if step.trunk]
-    work += [Step((), tuple(passed)) for passed in _passes(loose, batch_tokens)]
-    costs = [sum(len(tree.tokens) for tree in step.trees) for step in work]
-    states = dict(pair for pairs in distributed.each(work, costs, read) for pair in pairs)
-    return torch.stack([states[index] for index in range(len(contexts))])
+    return torch.stack(over_passes(lm, sequences, firsts, batch_tokens, advance, read))
 
 
 # ---- replacing
