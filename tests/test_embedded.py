@@ -206,7 +206,7 @@ def test_portions_part_the_world() -> None:
 
 
 def test_training_text_is_mostly_english_and_least_swahili(recipe: dict[str, Any]) -> None:
-    shares = recipe["corpus"]["languages"]
+    shares = recipe["corpus"]["stages"]["all"]["languages"]
     assert max(shares, key=shares.get) == "eng"
     assert min(shares, key=shares.get) == "swh"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -42,21 +42,42 @@ def briefly(answer: str) -> str:
 
 
 @dataclass(frozen=True)
-class CorpusConfig:
-    """What the training text is made of.
+class Stage:
+    """A part of the training.
 
     Attributes:
         languages: share of the documents' main language.
         kinds: share of each kind of document.
-        stages: the text's beginning, by name: each has ``until`` (tokens of the text) and ``batch``, ``languages`` and
-            ``kinds`` of its own.
+        batch: tokens in a step at most, padding included.
+        until: how many tokens of the whole text it ends at.
+        blocks: how many of the model's blocks there are yet; None: all.
+        frozen: how many of them, from below, stay as they are.
+    """
+
+    languages: Mapping[str, float]
+    kinds: Mapping[str, float]
+    batch: int
+    until: float = float("inf")
+    blocks: int | None = None
+    frozen: int = 0
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """What the training text is made of.
+
+    Attributes:
+        stages: by name, in their order; the last one has no end.
         mixed: how much of a language's task documents and prose is mixed with English, by language.
     """
 
-    languages: Mapping[str, float] = field(default_factory=dict)
-    kinds: Mapping[str, float] = field(default_factory=dict)
-    mixed: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    mixed: Mapping[str, float] = field(default_factory=dict)
+
+    def last(self) -> CorpusConfig:
+        """Its last stage alone."""
+        name, stage = [*self.stages.items()][-1]
+        return replace(self, stages={name: stage})
 
 
 class Author:
@@ -64,7 +85,8 @@ class Author:
 
     def __init__(self, config: CorpusConfig, seed: int) -> None:
         self.config, self.rng = config, random.Random(f"corpus {seed}")
-        self.shares: Mapping[str, Any] = {"languages": config.languages, "kinds": config.kinds}
+        self.stages = [Stage(**stage) for stage in config.stages.values()]
+        self.stage = self.stages[-1]
         self.kinds: Mapping[str, Callable[[Draw, str], str]] = {
             "list": self.list,
             "reading": self.reading,
@@ -87,8 +109,8 @@ class Author:
         """(main language, document), for ever."""
         while True:
             code, kind = (
-                self.rng.choices(tuple(self.shares[of]), tuple(self.shares[of].values()))[0]
-                for of in ("languages", "kinds")
+                self.rng.choices(tuple(shares), tuple(shares.values()))[0]
+                for shares in (self.stage.languages, self.stage.kinds)
             )
             if kind in ("translation", "dictionary") and code == "eng":
                 continue
@@ -126,8 +148,10 @@ class Author:
         return "\n\n".join(self._read(self.passage(), speaker) for _ in range(self.rng.randint(1, 6)))
 
     def worked(self, speaker: Draw, code: str) -> str:
-        """The same with the answer spelled out before its letter."""
-        return "\n\n".join(self._read(self.passage(), speaker, worked=True) for _ in range(self.rng.randint(1, 6)))
+        """The same, mostly with the answer spelled out before its letter: which it will be cannot be foreseen."""
+        return "\n\n".join(
+            self._read(self.passage(), speaker, worked=self.rng.random() < 0.75) for _ in range(self.rng.randint(1, 6))
+        )
 
     def naming(self, speaker: Draw, code: str) -> str:
         """Four names with letters, and for one name after another its letter."""
@@ -144,9 +168,9 @@ class Author:
         """The same with values of facts, each in the words of one language."""
         kind = self.rng.choice(tuple(FACTS))
         shown = self.rng.sample(values(kind), 4)
-        return self._matched([partial(self._said_by, speaker, kind, value) for value in shown])
+        return self._matched([partial(self._worded, speaker, kind, value) for value in shown])
 
-    def _said_by(self, speaker: Draw, kind: str, value: str) -> str:
+    def _worded(self, speaker: Draw, kind: str, value: str) -> str:
         return said(kind, value, speaker())
 
     def _matched(self, options: list[Callable[[], str]]) -> str:
@@ -180,10 +204,10 @@ class Author:
         asked = self.rng.sample(chosen, self.rng.randint(1, len(chosen)))
         glossed = self.rng.random() < 0.5
         return f"{text} " + "\n".join(
-            f"{fact.question(speaker())} {self._said(fact, speaker, glossed)}" for fact in asked
+            f"{fact.question(speaker())} {self._answer(fact, speaker, glossed)}" for fact in asked
         )
 
-    def _said(self, fact: Fact, speaker: Draw, glossed: bool) -> str:
+    def _answer(self, fact: Fact, speaker: Draw, glossed: bool) -> str:
         lang, other = speaker(), speaker()
         gloss = f" ({fact.answer(other)})" if glossed and other is not lang else ""
         return (briefly(fact.answer(lang)) if self.rng.random() < 0.7 else fact.answer(lang)) + gloss

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from align_pipeline.config import CONF
 from align_pipeline.embedded import benchmark, figures
 from align_pipeline.embedded.alignment import Parallels, term
-from align_pipeline.embedded.corpus import Author, CorpusConfig
+from align_pipeline.embedded.corpus import Author, CorpusConfig, Stage
 
 HERE = Path(__file__).parent
 FIRST = 24  # items of the quick check
+POOL = 400  # documents that are sorted by length together
 BOS, EOS = "<s>", "</s>"
 # A word is one piece with the space before it, and what is written after an apostrophe or as punctuation another: a
 # name or thing is then the same token wherever it stands, and prompts and continuations part at token boundaries. A
@@ -66,7 +67,7 @@ def build_tokenizer(corpus: CorpusConfig, seed: int, vocabulary: int, documents:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=BOS, eos_token=EOS)
 
 
-def batches(corpus: CorpusConfig, seed: int, tokenizer: Any, tokens: int) -> Iterator[torch.Tensor]:
+def batches(corpus: CorpusConfig, seed: int, tokenizer: Any) -> Iterator[tuple[Stage, torch.Tensor]]:
     """Batches of whole documents of about one length, [documents, longest], padded on the right with -1.
 
     Documents do not share a sequence: names and things are few, and what another document says of them is only noise to
@@ -76,23 +77,26 @@ def batches(corpus: CorpusConfig, seed: int, tokenizer: Any, tokens: int) -> Ite
         corpus: what the text is made of.
         seed: of the text.
         tokenizer: of the model.
-        tokens: in a batch at most, padding included.
+
+    Yields:
+        The stage that the batch is of, and the batch.
     """
     author, rng, yielded = Author(corpus, seed), random.Random(f"batches {seed}"), 0
-    written, usual, rest = author.documents(), tokens, author.shares
+    written = author.documents()
     while True:
-        author.shares = next((s for s in corpus.stages.values() if yielded < s["until"]), rest)
-        tokens = author.shares.get("batch", usual)
-        encoded = sorted(tokenizer([next(written)[1] for _ in range(1000)])["input_ids"], key=len)
+        stage = author.stage = next(stage for stage in author.stages if yielded < stage.until)
+        encoded = sorted(tokenizer([next(written)[1] for _ in range(POOL)])["input_ids"], key=len)
         chunks: list[list[list[int]]] = [[]]
         for document in encoded:
-            if chunks[-1] and (len(chunks[-1]) + 1) * len(document) > tokens:
+            if chunks[-1] and (len(chunks[-1]) + 1) * len(document) > stage.batch:
                 chunks.append([])
             chunks[-1].append(document)
         rng.shuffle(chunks)
-        yielded += sum(len(chunk) * len(chunk[-1]) for chunk in chunks)
         for chunk in chunks:
-            yield torch.nn.utils.rnn.pad_sequence([torch.tensor(d) for d in chunk], batch_first=True, padding_value=-1)
+            batch = [torch.tensor(document) for document in chunk]
+            padded = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=-1)
+            yielded += padded.numel()
+            yield stage, padded
 
 
 def build_model(shape: dict[str, Any], vocabulary: int) -> Any:
@@ -100,7 +104,7 @@ def build_model(shape: dict[str, Any], vocabulary: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     rope = {"rope_type": "default", "rope_theta": shape["rope_theta"]}
-    ours = ("rope_theta", "embedding_range", "attention_range")
+    ours = ("rope_theta", "embedding_range", "attention_range", "first_blocks", "joining_range")
     rest = {key: value for key, value in shape.items() if key not in ours}
     model = LlamaForCausalLM(
         LlamaConfig(vocab_size=vocabulary, bos_token_id=0, eos_token_id=1, rope_parameters=rope, **rest)
@@ -111,7 +115,19 @@ def build_model(shape: dict[str, Any], vocabulary: int) -> Any:
     for block in model.model.layers:
         for projection in (block.self_attn.q_proj, block.self_attn.k_proj):
             torch.nn.init.normal_(projection.weight, std=shape["attention_range"])
+    # Blocks that join the others write little at first: what those say shows through.
+    for block in model.model.layers[shape["first_blocks"] :]:
+        for projection in (block.self_attn.o_proj, block.mlp.down_proj):
+            torch.nn.init.normal_(projection.weight, std=shape["joining_range"])
     return model
+
+
+def enter(stage: Stage, model: Any) -> None:
+    """Let the model have the blocks of a stage, and train those that it trains."""
+    layers = model.get_decoder().layers
+    model.config.num_hidden_layers = stage.blocks or len(layers)
+    for index, block in enumerate(layers):
+        block.requires_grad_(index >= stage.frozen)
 
 
 class Muon(torch.optim.Optimizer):
@@ -125,6 +141,8 @@ class Muon(torch.optim.Optimizer):
         """Update all matrices."""
         for group in self.param_groups:
             for p in group["params"]:
+                if p.grad is None:  # of a block that is frozen, or not there yet
+                    continue
                 mean = self.state[p].setdefault("mean", torch.zeros_like(p))
                 mean.lerp_(p.grad, 1 - group["momentum"])
                 update = orthogonal(p.grad.lerp(mean, group["momentum"]))
@@ -249,16 +267,20 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
     optimizers = [accelerator.prepare(optimizer) for optimizer in optimizers_of(model, options)]
     full = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     weights = weights_for(tokenizer, run.corpus, run.seed, options)
-    text = batches(run.corpus, run.seed, tokenizer, options["batch"])
+    text = batches(run.corpus, run.seed, tokenizer)
     first = _resume(run.state, model, optimizers) if run.state and run.state.is_file() else 0
-    done = sum(next(text).numel() for _ in range(first))
+    done = sum(next(text)[1].numel() for _ in range(first))
+    entered: Stage | None = None
     step, mean, tokens, started = first, 0.0, 0, time.monotonic()
     model.train()
     with _progress(run.name, options["tokens"]) as report:
         while done < options["tokens"]:
             for optimizer, lr in zip(optimizers, full, strict=True):
                 optimizer.param_groups[0]["lr"] = lr * rate(done / options["tokens"], options)
-            batch = next(text)
+            stage, batch = next(text)
+            if stage is not entered:
+                enter(stage, accelerator.unwrap_model(model))
+                entered = stage
             weighted = weights.of(batch).to(accelerator.device)
             loss = weighted_loss(accelerator.unwrap_model(model), batch.to(accelerator.device), weighted)
             mean += (loss.item() - mean) * (0.02 if step > first else 1.0)
@@ -271,6 +293,7 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
             report(step, done, mean)
             if run.state and step % 50 == 0:
                 _keep(run.state, model, optimizers, step)
+    enter(Stage({}, {}, 0), accelerator.unwrap_model(model))  # all blocks, however early it ended
     accelerator.unwrap_model(model).eval()
     return {"loss": round(mean, 4), "tokens": tokens, "steps": step, "seconds": round(time.monotonic() - started)}
 
@@ -352,9 +375,7 @@ def main(arguments: list[str]) -> None:
     record(out / "tiny", out / "data", {"seed": config["seed"], **made})
     options = config["alignment"]
     extra = alignment_term(config, model, tokenizer)
-    made = train(
-        Run("tiny_aligned", replace(corpus, stages={}), options, config["seed"] + 1000, extra), model, tokenizer
-    )
+    made = train(Run("tiny_aligned", corpus.last(), options, config["seed"] + 1000, extra), model, tokenizer)
     save(out / "tiny_aligned", model, tokenizer)
     record(out / "tiny_aligned", out / "data", {"seed": config["seed"], **made})
 
