@@ -136,6 +136,12 @@ def belebele_rows(language: str, count: int = 8) -> Rows:
     ]
 
 
+def random_job(model_folder: Path, data: Path, *overrides: str) -> list[str]:
+    """Overrides for a job of the random model on some data, with two examples."""
+    model = ["model=custom", "model.name=random", f"model.path={model_folder}", "model.dtype=float32"]
+    return [*model, f"data={data}", "task.num_fewshot=2", *overrides]
+
+
 def compose(*overrides: str) -> Any:
     """The typed config of a command line."""
     from hydra import compose as hydra_compose

@@ -17,7 +17,7 @@ import pandas as pd
 import processes
 import pytest
 import torch
-from conftest import REPOSITORY, belebele_rows, random_model, tokenizer, write_hub
+from conftest import REPOSITORY, belebele_rows, random_job, random_model, tokenizer, write_hub
 from conftest import run_job as run_job_here
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,8 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> list[s
     data = tmp_path_factory.mktemp("data")
     rows = {code: {"test": belebele_rows(code, 20)} for code in ("eng_Latn", "swh_Latn", "spa_Latn")}
     write_hub(data, "facebook/belebele", rows)
-    model = ["model=custom", "model.name=random", f"model.path={model_folder}", "model.dtype=float32"]
-    return [*model, f"data={data}", "task.num_fewshot=2", "batch_tokens=300", "lang=[swh,spa]"]
+    return random_job(model_folder, data, "batch_tokens=300", "lang=[swh,spa]")
 
 
 @pytest.fixture(scope="module")

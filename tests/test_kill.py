@@ -16,7 +16,7 @@ from typing import Any
 
 import processes
 import pytest
-from conftest import belebele_rows, write_hub
+from conftest import belebele_rows, random_job, write_hub
 from test_distributed import TABLES, job
 
 from align_pipeline import distributed
@@ -48,8 +48,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> list[s
     data = tmp_path_factory.mktemp("data")
     rows = {code: {"test": belebele_rows(code, 40)} for code in ("eng_Latn", "swh_Latn", "spa_Latn")}
     write_hub(data, "facebook/belebele", rows)
-    model = ["model=custom", "model.name=random", f"model.path={model_folder}", "model.dtype=float32"]
-    return [*model, f"data={data}", "task.num_fewshot=2", "batch_tokens=300", "lang=[swh,spa]", "metric=[dali,mexa_t]"]
+    return random_job(model_folder, data, "batch_tokens=300", "lang=[swh,spa]", "metric=[dali,mexa_t]")
 
 
 def finished(cache: Path) -> dict[str, int]:

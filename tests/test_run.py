@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import REPOSITORY, belebele_rows, random_model, run_job, tokenizer, write_hub
+from conftest import REPOSITORY, belebele_rows, random_job, random_model, run_job, tokenizer, write_hub
 
 from align_pipeline import records
 from align_pipeline.errors import InputError
@@ -37,8 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def base(data: Path, model_folder: Path) -> list[str]:
-    model = ["model=custom", "model.name=random", f"model.path={model_folder}", "model.dtype=float32"]
-    return [*model, f"data={data}", "task.num_fewshot=2"]
+    return random_job(model_folder, data)
 
 
 @pytest.fixture(scope="module")

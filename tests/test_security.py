@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY, belebele_rows, run_job, write_hub
+from conftest import REPOSITORY, belebele_rows, random_job, run_job, write_hub
 
 from align_pipeline import report
 from align_pipeline.cache import Cache
@@ -29,8 +29,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def base(data: Path, model_folder: Path) -> list[str]:
-    model = ["model=custom", "model.name=random", f"model.path={model_folder}", "model.dtype=float32"]
-    return [*model, f"data={data}", "task.num_fewshot=2", "lang=swh"]
+    return random_job(model_folder, data, "lang=swh")
 
 
 class Payload:
