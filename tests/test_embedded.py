@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from align_pipeline.config import CONF, EMBEDDED
-from align_pipeline.embedded import benchmark, figures, world
+from align_pipeline.embedded import benchmark, figures, train, world
 from align_pipeline.embedded.corpus import Author, CorpusConfig
 from align_pipeline.embedded.grammar import CODES, NAMES, language, turkish_name
 
@@ -209,6 +210,79 @@ def test_training_text_is_mostly_english_and_least_swahili(recipe: dict[str, Any
     shares = recipe["corpus"]["stages"]["all"]["languages"]
     assert max(shares, key=shares.get) == "eng"
     assert min(shares, key=shares.get) == "swh"
+
+
+# ---- recipe
+
+STAGES = {
+    "below": {"until": 1500, "batch": 256, "blocks": 2, "languages": {"eng": 1.0}, "kinds": {"naming": 1.0}},
+    "above": {"until": 3000, "batch": 256, "frozen": 2, "languages": {"eng": 1.0}, "kinds": {"worked": 1.0}},
+    "all": {"batch": 512, "languages": {"eng": 0.5, "swh": 0.5}, "kinds": {"reading": 0.5, "translation": 0.5}},
+}
+
+
+@pytest.fixture
+def small(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The recipe for a model of three narrow blocks."""
+    monkeypatch.setattr(train, "POOL", 10)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    model = {**recipe["model"], **shape, "num_key_value_heads": 2, "first_blocks": 2}
+    return {**recipe, "model": model, "corpus": {**recipe["corpus"], "stages": STAGES}}
+
+
+def trained(small: dict[str, Any], tokens: int, tokenizer: Any, **run: Any) -> Any:
+    torch.manual_seed(0)
+    model = train.build_model(small["model"], len(tokenizer))
+    options = {**small["training"], "tokens": tokens}
+    train.train(train.Run("small", CorpusConfig(**small["corpus"]), options, 1, **run), model, tokenizer)
+    return model
+
+
+def test_blocks_join_above_those_that_have_learnt(small: dict[str, Any]) -> None:
+    tokenizer = train.build_tokenizer(CorpusConfig(**small["corpus"]), 1, vocabulary=400, documents=50)
+    states = [trained(small, tokens, tokenizer).state_dict() for tokens in (0, 1200, 2700, 6000)]
+
+    def changed(before: int, after: int) -> list[bool]:
+        return [
+            any(
+                not torch.equal(states[before][name], states[after][name])
+                for name in states[0]
+                if name.startswith(f"model.layers.{block}.")
+            )
+            for block in range(3)
+        ]
+
+    assert changed(0, 1) == [True, True, False]
+    # Another number of tokens is another learning rate: below, the states differ between runs, not within one.
+    assert changed(0, 2) == changed(0, 3) == [True, True, True]
+    config = small | {"corpus": {**small["corpus"], "stages": {name: STAGES[name] for name in ("above", "all")}}}
+    start, above = (trained(config, tokens, tokenizer).state_dict() for tokens in (0, 1200))
+    same = {name: torch.equal(start[name], above[name]) for name in start}
+    assert all(same[name] == (int(name.split(".")[2]) < 2) for name in same if ".layers." in name)
+
+
+def test_a_stopped_run_goes_on(small: dict[str, Any], tmp_path: Path) -> None:
+    tokenizer = train.build_tokenizer(CorpusConfig(**small["corpus"]), 1, vocabulary=400, documents=50)
+    whole = trained(small, 24000, tokenizer).state_dict()
+
+    def stop(step: int) -> torch.Tensor:
+        if step == 70:
+            raise KeyboardInterrupt
+        return torch.zeros(())
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(small, 24000, tokenizer, state=tmp_path / "state", extra=stop)
+    assert torch.load(tmp_path / "state", weights_only=True)["step"] == 50
+    resumed = trained(small, 24000, tokenizer, state=tmp_path / "state").state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (32, 8), (8, 32)])
+def test_updates_are_nearly_orthogonal(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    singular = torch.linalg.svdvals(train.orthogonal(matrix))
+    assert singular.min() > 0.5
+    assert singular.max() < 1.3
 
 
 # ---- checkpoints
