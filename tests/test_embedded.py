@@ -225,6 +225,7 @@ STAGES = {
 def small(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The recipe for a model of three narrow blocks."""
     monkeypatch.setattr(train, "POOL", 10)
+    monkeypatch.setattr(train, "COUNTED", 50)
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
     model = {**recipe["model"], **shape, "num_key_value_heads": 2, "first_blocks": 2}
     return {**recipe, "model": model, "corpus": {**recipe["corpus"], "stages": STAGES}}
@@ -240,7 +241,7 @@ def trained(small: dict[str, Any], tokens: int, tokenizer: Any, **run: Any) -> A
 
 def test_blocks_join_above_those_that_have_learnt(small: dict[str, Any]) -> None:
     tokenizer = train.build_tokenizer(CorpusConfig(**small["corpus"]), 1, vocabulary=400, documents=50)
-    states = [trained(small, tokens, tokenizer).state_dict() for tokens in (0, 1200, 2700, 6000)]
+    states = [trained(small, tokens, tokenizer).state_dict() for tokens in (0, 1200, 2700)]
 
     def changed(before: int, after: int) -> list[bool]:
         return [
@@ -253,36 +254,40 @@ def test_blocks_join_above_those_that_have_learnt(small: dict[str, Any]) -> None
         ]
 
     assert changed(0, 1) == [True, True, False]
-    # Another number of tokens is another learning rate: below, the states differ between runs, not within one.
-    assert changed(0, 2) == changed(0, 3) == [True, True, True]
+    assert changed(0, 2) == [True, True, True]
     config = small | {"corpus": {**small["corpus"], "stages": {name: STAGES[name] for name in ("above", "all")}}}
     start, above = (trained(config, tokens, tokenizer).state_dict() for tokens in (0, 1200))
     same = {name: torch.equal(start[name], above[name]) for name in start}
     assert all(same[name] == (int(name.split(".")[2]) < 2) for name in same if ".layers." in name)
 
 
-def test_a_stopped_run_goes_on(small: dict[str, Any], tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "KEEP", 5)
     tokenizer = train.build_tokenizer(CorpusConfig(**small["corpus"]), 1, vocabulary=400, documents=50)
-    whole = trained(small, 24000, tokenizer).state_dict()
+    whole = trained(small, 6000, tokenizer).state_dict()
 
     def stop(step: int) -> torch.Tensor:
-        if step == 70:
+        if step == 8:
             raise KeyboardInterrupt
         return torch.zeros(())
 
     with pytest.raises(KeyboardInterrupt):
-        trained(small, 24000, tokenizer, state=tmp_path / "state", extra=stop)
-    assert torch.load(tmp_path / "state", weights_only=True)["step"] == 50
-    resumed = trained(small, 24000, tokenizer, state=tmp_path / "state").state_dict()
+        trained(small, 6000, tokenizer, state=tmp_path / "state", extra=stop)
+    assert torch.load(tmp_path / "state", weights_only=True)["step"] == 5
+    resumed = trained(small, 6000, tokenizer, state=tmp_path / "state").state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (32, 8), (8, 32)])
 def test_updates_are_nearly_orthogonal(shape: tuple[int, int]) -> None:
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    singular = torch.linalg.svdvals(train.orthogonal(matrix))
-    assert singular.min() > 0.5
-    assert singular.max() < 1.3
+    """A matrix keeps its singular vectors, and all singular values come near 1."""
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left, before, right = torch.linalg.svd(matrix, full_matrices=False)
+    after = left.T @ train.orthogonal(matrix) @ right.T
+    assert torch.allclose(after, torch.diag(after.diagonal()), atol=1e-6)
+    assert after.diagonal().min() > 0.4
+    assert after.diagonal().max() < 2
+    assert before.max() / before.min() > 4
 
 
 # ---- checkpoints

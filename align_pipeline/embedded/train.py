@@ -29,6 +29,8 @@ from align_pipeline.embedded.corpus import Author, CorpusConfig, Stage
 HERE = Path(__file__).parent
 FIRST = 24  # items of the quick check
 POOL = 400  # documents that are sorted by length together
+COUNTED = 2000  # documents whose tokens are counted for what is common
+KEEP = 50  # steps after which the state of a run is kept
 BOS, EOS = "<s>", "</s>"
 # A word is one piece with the space before it, and what is written after an apostrophe or as punctuation another: a
 # name or thing is then the same token wherever it stands, and prompts and continuations part at token boundaries. A
@@ -213,9 +215,9 @@ class Weights:
 
 
 def weights_for(tokenizer: Any, corpus: CorpusConfig, seed: int, options: dict[str, Any]) -> Weights:
-    """The weights of a run; the common tokens are the hundred most frequent of some documents."""
+    """The weights of a run; the common tokens are the hundred most frequent of the last stage's text."""
     written = Author(corpus, seed).documents()
-    counts = Counter(t for tokens in tokenizer([next(written)[1] for _ in range(2000)])["input_ids"] for t in tokens)
+    counts = Counter(t for tokens in tokenizer([next(written)[1] for _ in range(COUNTED)])["input_ids"] for t in tokens)
     common = torch.tensor(sorted(token for token, _ in counts.most_common(100)))
     letters = torch.tensor(tokenizer(" A B C D", add_special_tokens=False)["input_ids"])
     return Weights(letters, common, options["letter_weight"], options["recall_weight"])
@@ -291,7 +293,7 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
                 optimizer.zero_grad()
             step, done, tokens = step + 1, done + batch.numel(), tokens + int((batch >= 0).sum())
             report(step, done, mean)
-            if run.state and step % 50 == 0:
+            if run.state and step % KEEP == 0:
                 _keep(run.state, model, optimizers, step)
     enter(Stage({}, {}, 0), accelerator.unwrap_model(model))  # all blocks, however early it ended
     accelerator.unwrap_model(model).eval()
