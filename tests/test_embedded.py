@@ -281,13 +281,12 @@ def test_a_stopped_run_goes_on(small: dict[str, Any], tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("shape", [(8, 8), (32, 8), (8, 32)])
 def test_updates_are_nearly_orthogonal(shape: tuple[int, int]) -> None:
     """A matrix keeps its singular vectors, and all singular values come near 1."""
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    left, before, right = torch.linalg.svd(matrix, full_matrices=False)
-    after = left.T @ train.orthogonal(matrix) @ right.T
-    assert torch.allclose(after, torch.diag(after.diagonal()), atol=1e-6)
-    assert after.diagonal().min() > 0.4
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left, _, right = torch.linalg.svd(drawn, full_matrices=False)
+    after = left.T @ train.orthogonal(left @ torch.logspace(0, -2, 8).double().diag() @ right) @ right.T
+    assert torch.allclose(after, after.diagonal().diag(), atol=1e-6)
+    assert after.diagonal().min() > 0.2  # from 0.01
     assert after.diagonal().max() < 2
-    assert before.max() / before.min() > 4
 
 
 # ---- checkpoints
