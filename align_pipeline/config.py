@@ -144,6 +144,7 @@ class PatchItems(Enum):
 
 
 TREATMENT = "parallel"
+UNPATCHED = "unpatched"
 CONDITIONS = (
     TREATMENT,
     "self",

@@ -26,15 +26,13 @@ from align_pipeline import (
     distributed,
     language_id,
     patch,
-    patching_analysis,
     patching_plots,
     summary,
     tracking,
     translation_patching,
-    translation_patching_analysis,
 )
 from align_pipeline.cache import Cache, model_key
-from align_pipeline.config import Config, PatchConfig
+from align_pipeline.config import UNPATCHED, Config, PatchConfig
 from align_pipeline.data import Source
 from align_pipeline.errors import InputError, writing
 from align_pipeline.evaluate import confidence, from_tensors, predict, prediction, to_tensors
@@ -54,7 +52,6 @@ from align_pipeline.translate import (
     spbleu_missing,
     translate,
 )
-from align_pipeline.translation_patching_analysis import UNPATCHED
 
 log = logging.getLogger(__name__)
 _TRUNCATED = "truncated"
@@ -142,13 +139,18 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         curves = summary.layer_curves(alignment)
         rows = summary.languages(pairs, curves, predictions, job.num_layers, translated)
         plots = draw(alignment, folder) if metrics else []
+        # Statistics are imported where they are needed: a job without patching starts a second sooner.
         if isinstance(asked, patch.Plan):
+            from align_pipeline import patching_analysis
+
             units = patching_analysis.join(pd.read_parquet(folder / "patching.parquet"), predictions, job.last_layers)
             effects = patching_analysis.effects(units, seed=config.seed)
             summary.add_patching(rows, patching_analysis.summary(units, seed=config.seed))
             curves += summary.patching_curves(effects)
             plots += patching_plots.draw(effects, folder)
         elif asked is not None:
+            from align_pipeline import translation_patching_analysis
+
             table = pd.read_parquet(folder / "translation_patching.parquet")
             found = translation_patching_analysis.analyse(table, job.last_layers, seed=config.seed)
             summary.add_translation_patching(rows, found)

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.table import Table
@@ -17,7 +17,9 @@ from align_pipeline.records import ENGLISH
 from align_pipeline.tasks import ItemSet, Pair, ParallelTask
 from align_pipeline.tracking import Curve
 from align_pipeline.translate import SCORES
-from align_pipeline.translation_patching_analysis import Findings
+
+if TYPE_CHECKING:
+    from align_pipeline.translation_patching_analysis import Findings
 
 
 def layer_curves(alignment: pd.DataFrame) -> list[Curve]:

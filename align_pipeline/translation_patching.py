@@ -22,7 +22,15 @@ import torch
 from torch import Tensor
 
 from align_pipeline import distributed
-from align_pipeline.config import CONDITIONS, LANGUAGE_CONDITION, TREATMENT, Component, PatchConfig, PatchItems
+from align_pipeline.config import (
+    CONDITIONS,
+    LANGUAGE_CONDITION,
+    TREATMENT,
+    UNPATCHED,
+    Component,
+    PatchConfig,
+    PatchItems,
+)
 from align_pipeline.data import Source
 from align_pipeline.errors import InputError, unknown
 from align_pipeline.forward import Advance, token_budget
@@ -41,7 +49,6 @@ from align_pipeline.patch import (
 from align_pipeline.records import ENGLISH, Item
 from align_pipeline.tasks import Flores, Pair, Translation
 from align_pipeline.translate import Hypotheses, _Batch, _batches, _common, _in_batches, _limits, _pads, _trunk, lines
-from align_pipeline.translation_patching_analysis import UNPATCHED
 
 log = logging.getLogger(__name__)
 

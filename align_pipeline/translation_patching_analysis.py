@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from align_pipeline.config import TREATMENT
+from align_pipeline.config import TREATMENT, UNPATCHED
 from align_pipeline.patching_analysis import FIRST_THIRD, LACK_CONCEPT, LAST_THIRD, MIDDLE, RESAMPLES
 
-UNPATCHED = "unpatched"
 SERIES = ["model", "task", "direction", "language", "component", "site", "window"]
 
 Array = NDArray[Any]
