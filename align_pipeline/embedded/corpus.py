@@ -50,16 +50,16 @@ class Stage:
         kinds: share of each kind of document.
         batch: tokens in a step at most, padding included.
         until: how many tokens of the whole text it ends at.
-        blocks: how many of the model's blocks there are yet; None: all.
-        frozen: how many of them, from below, stay as they are.
+        frozen: how many of the model's blocks, from below, stay as they are.
+        fresh: how many, from above, are drawn anew when it begins.
     """
 
     languages: Mapping[str, float]
     kinds: Mapping[str, float]
     batch: int
     until: float = float("inf")
-    blocks: int | None = None
     frozen: int = 0
+    fresh: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,8 @@ class Author:
         return "\n\n".join(self._read(self.passage(), speaker) for _ in range(self.rng.randint(1, 6)))
 
     def worked(self, speaker: Draw, code: str) -> str:
-        """The same, mostly with the answer spelled out before its letter: which it will be cannot be foreseen."""
-        return "\n\n".join(
-            self._read(self.passage(), speaker, worked=self.rng.random() < 0.75) for _ in range(self.rng.randint(1, 6))
-        )
+        """The same with the answer spelled out before its letter."""
+        return "\n\n".join(self._read(self.passage(), speaker, worked=True) for _ in range(self.rng.randint(1, 6)))
 
     def naming(self, speaker: Draw, code: str) -> str:
         """Four names with letters, and for one name after another its letter."""

@@ -106,7 +106,7 @@ def build_model(shape: dict[str, Any], vocabulary: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     rope = {"rope_type": "default", "rope_theta": shape["rope_theta"]}
-    ours = ("rope_theta", "embedding_range", "attention_range", "first_blocks", "joining_range")
+    ours = ("rope_theta", "embedding_range", "attention_range")
     rest = {key: value for key, value in shape.items() if key not in ours}
     model = LlamaForCausalLM(
         LlamaConfig(vocab_size=vocabulary, bos_token_id=0, eos_token_id=1, rope_parameters=rope, **rest)
@@ -117,19 +117,25 @@ def build_model(shape: dict[str, Any], vocabulary: int) -> Any:
     for block in model.model.layers:
         for projection in (block.self_attn.q_proj, block.self_attn.k_proj):
             torch.nn.init.normal_(projection.weight, std=shape["attention_range"])
-    # Blocks that join the others write little at first: what those say shows through.
-    for block in model.model.layers[shape["first_blocks"] :]:
-        for projection in (block.self_attn.o_proj, block.mlp.down_proj):
-            torch.nn.init.normal_(projection.weight, std=shape["joining_range"])
     return model
 
 
-def enter(stage: Stage, model: Any) -> None:
-    """Let the model have the blocks of a stage, and train those that it trains."""
+def enter(stage: Stage, model: Any, drawn: Any | None = None) -> None:
+    """Train the blocks that a stage trains.
+
+    Args:
+        stage: the stage.
+        model: the model.
+        drawn: the blocks before all training, if the stage begins here: its fresh ones begin as these.
+    """
     layers = model.get_decoder().layers
-    model.config.num_hidden_layers = stage.blocks or len(layers)
     for index, block in enumerate(layers):
         block.requires_grad_(index >= stage.frozen)
+        if drawn is not None and index >= len(layers) - stage.fresh:
+            block.load_state_dict(drawn[index].state_dict())
+            with torch.no_grad():  # it writes little at first: what the blocks below say shows through
+                for projection in (block.self_attn.o_proj, block.mlp.down_proj):
+                    projection.weight.mul_(0.2)
 
 
 class Muon(torch.optim.Optimizer):
@@ -143,7 +149,7 @@ class Muon(torch.optim.Optimizer):
         """Update all matrices."""
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is None:  # of a block that is frozen, or not there yet
+                if p.grad is None:  # of a block that is frozen
                     continue
                 mean = self.state[p].setdefault("mean", torch.zeros_like(p))
                 mean.lerp_(p.grad, 1 - group["momentum"])
@@ -270,9 +276,14 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
     full = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     weights = weights_for(tokenizer, run.corpus, run.seed, options)
     text = batches(run.corpus, run.seed, tokenizer)
+    drawn = copy.deepcopy(accelerator.unwrap_model(model).get_decoder().layers)
     first = _resume(run.state, model, optimizers) if run.state and run.state.is_file() else 0
-    done = sum(next(text)[1].numel() for _ in range(first))
-    entered: Stage | None = None
+    entered, done = None, 0
+    for _ in range(first):
+        entered, batch = next(text)
+        done += batch.numel()
+    if entered is not None:
+        enter(entered, accelerator.unwrap_model(model))
     step, mean, tokens, started = first, 0.0, 0, time.monotonic()
     model.train()
     with _progress(run.name, options["tokens"]) as report:
@@ -281,7 +292,7 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
                 optimizer.param_groups[0]["lr"] = lr * rate(done / options["tokens"], options)
             stage, batch = next(text)
             if stage is not entered:
-                enter(stage, accelerator.unwrap_model(model))
+                enter(stage, accelerator.unwrap_model(model), drawn)
                 entered = stage
             weighted = weights.of(batch).to(accelerator.device)
             loss = weighted_loss(accelerator.unwrap_model(model), batch.to(accelerator.device), weighted)
@@ -295,7 +306,7 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
             report(step, done, mean)
             if run.state and step % KEEP == 0:
                 _keep(run.state, model, optimizers, step)
-    enter(Stage({}, {}, 0), accelerator.unwrap_model(model))  # all blocks, however early it ended
+    accelerator.unwrap_model(model).requires_grad_(True)
     accelerator.unwrap_model(model).eval()
     return {"loss": round(mean, 4), "tokens": tokens, "steps": step, "seconds": round(time.monotonic() - started)}
 
