@@ -21,8 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from align_pipeline import distributed, language_id
 from align_pipeline.errors import InputError
@@ -34,9 +32,6 @@ log = logging.getLogger(__name__)
 
 COMPACT = 0.75
 """A batch is made smaller when no more than this share of its rows goes on: moving the cache has its price too."""
-
-ROOM = 32
-"""Tokens that a row's cache has room for before it is copied to where there is more."""
 
 _NOTHING = contextlib.nullcontext()
 
@@ -232,47 +227,16 @@ def _batches(rests: Sequence[Tokens], more: int, batch_tokens: int, padded: bool
 
 def _trunk(lm: LanguageModel, beginning: Tokens) -> Any:
     """The KV cache of a beginning, one row of it."""
-    cache = DynamicCache(config=lm.model.config)
-    cache.layers = [_Roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    from align_pipeline.kv_cache import (
+        roomy,  # with transformers, which a job that finds all in the cache can do without
+    )
+
+    cache = roomy(lm.model.config)
     if beginning:
         lm.tokens_run += len(beginning)
         tokens = torch.tensor([beginning], device=lm.device)
         lm.decoder(input_ids=tokens, past_key_values=cache, use_cache=True)
     return cache
-
-
-class _Roomy(DynamicLayer):  # type: ignore[misc]
-    """A layer's cached keys and values with room for more: transformers' own is copied whole for each new token."""
-
-    keys: Tensor
-    values: Tensor
-    room: tuple[Tensor, Tensor] | None = None
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """See transformers."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        before = self.get_seq_length()
-        after = before + key_states.shape[-2]
-        if self.room is None or self.room[0].shape[-2] < after:
-            shape = (*key_states.shape[:-2], after + ROOM, key_states.shape[-1])
-            self.room = key_states.new_empty(shape), value_states.new_empty((*shape[:-1], value_states.shape[-1]))
-            if before:
-                self.room[0][..., :before, :], self.room[1][..., :before, :] = self.keys, self.values
-        for held, new in zip(self.room, (key_states, value_states), strict=True):
-            held[..., before:after, :] = new
-        self.keys, self.values = (held[..., :after, :] for held in self.room)
-        return self.keys, self.values
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """See transformers."""
-        self.room = None
-        super().batch_repeat_interleave(repeats)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """See transformers."""
-        self.room = None
-        super().batch_select_indices(indices)
 
 
 class _Batch:
