@@ -227,9 +227,8 @@ def _batches(rests: Sequence[Tokens], more: int, batch_tokens: int, padded: bool
 
 def _trunk(lm: LanguageModel, beginning: Tokens) -> Any:
     """The KV cache of a beginning, one row of it."""
-    from align_pipeline.kv_cache import (
-        roomy,  # with transformers, which a job that finds all in the cache can do without
-    )
+    # Brings in transformers, which a job that finds all in the cache can do without.
+    from align_pipeline.kv_cache import roomy
 
     cache = roomy(lm.model.config)
     if beginning:

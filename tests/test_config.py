@@ -32,7 +32,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_every_model_composes(name: str) -> None:
     config = compose(f"model={name}", *(["model.path=somewhere"] if name == "custom" else []))
     assert config.model.name == name
-    assert config.source == ("embedded" if name.startswith("tiny") else "hub")
+    assert config.source == ("embedded" if name in ("tiny", "tiny_aligned") else "hub")
 
 
 @pytest.mark.parametrize("name", options("task"))
