@@ -1,9 +1,10 @@
 """5-shot accuracy: the engine against lm-evaluation-harness's hf backend, same model, data and examples.
 
-Usage: python benchmarks/scoring.py [--data FOLDER] [--items N] [--batch-sizes 1 8 32]
+Usage: python benchmarks/scoring.py [--data FOLDER] [--items N] [--part K] [--batch-sizes 1 8 32] [--shape KEY=N ...]
 
 The harness runs its own task files on the data in FOLDER, at the best of the batch sizes (found on a few items); its
-time is that of `simple_evaluate` without loading the model. Log-likelihoods are compared option by option.
+time is that of `simple_evaluate` without loading the model. Log-likelihoods are compared option by option. With --part,
+the engine runs all items and the harness every K-th, scaled by their tokens: no prompt gets cheaper by the others.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from setting import item_set, random_llama, show, source, timed
+from setting import item_set, parameters, random_llama, show, source, timed
 
-from align_pipeline.evaluate import predict
-from align_pipeline.model import LanguageModel
+from align_pipeline.evaluate import BLOCK, encode_options, predict
+from align_pipeline.forward import STEP_TOKENS
+from align_pipeline.model import LanguageModel, Tokens
+from align_pipeline.records import Item
+from align_pipeline.tree import steps, trie
 
 CONFIGS = {"belebele": "swh_Latn", "xcopa": "sw", "xstorycloze": "sw"}
 FILES = {"belebele": "belebele_{}.yaml", "xcopa": "default_{}.yaml", "xstorycloze": "default_{}.yaml"}
@@ -26,9 +32,9 @@ CASES += [("xstorycloze", "fixed"), ("xstorycloze", "lm_eval")]
 
 
 def harness(
-    lm: LanguageModel, data: str, cache: str, name: str, fewshot: str, items: int | None, batch: int
+    lm: LanguageModel, data: str, cache: str, name: str, fewshot: str, items: Sequence[int], batch: int
 ) -> tuple[float, list[list[float]]]:
-    """Seconds and log-likelihoods [items][options]."""
+    """Seconds and log-likelihoods [items][options] of the items at these places."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks._yaml_loader import load_yaml
@@ -38,11 +44,47 @@ def harness(
     if fewshot == "fixed":
         spec["fewshot_config"] = {"sampler": "first_n"}
     wrapped = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch)
-    seconds, result = timed(
-        lambda: lm_eval.simple_evaluate(wrapped, tasks=[spec], limit=items, bootstrap_iters=0, verbosity="ERROR")
-    )
+    chosen = {"samples": {spec["task"]: list(items)}, "bootstrap_iters": 0, "verbosity": "ERROR"}
+    seconds, result = timed(lambda: lm_eval.simple_evaluate(wrapped, tasks=[spec], **chosen))
     samples = sorted(result["samples"][spec["task"]], key=lambda sample: sample["doc_id"])
     return seconds, [[float(pair[0]) for pair in sample["filtered_resps"]] for sample in samples]
+
+
+def prompts(requests: Sequence[tuple[Tokens, Tokens]]) -> list[list[int]]:
+    """What the harness runs: each different input once, which options of one token share."""
+    return [list(tokens) for tokens in {(*context, *continuation[:-1]) for context, continuation in requests}]
+
+
+def flops(lm: LanguageModel, tokens: int, seen: float, heads: int) -> float:
+    """Of a forward pass: products with weights, attention over what each token sees, logits."""
+    config = lm.model.config
+    weights = parameters(lm) * tokens + config.vocab_size * config.hidden_size * heads
+    return float(2 * weights + 4 * config.hidden_size * lm.num_layers * seen)
+
+
+def predicted(lm: LanguageModel, requests: Sequence[Sequence[tuple[Tokens, Tokens]]]) -> float:
+    """FLOPs of the harness by those of the engine, over items' requests.
+
+    The harness computes logits at every token, the engine at those that predict a continuation. In the engine a token
+    sees its whole row and the cached beginning before it.
+    """
+    alone = [prompt for item in requests for prompt in prompts(item)]
+    theirs = sum(flops(lm, len(p), len(p) ** 2 / 2, len(p)) for p in alone)
+    ours = 0.0
+    for start in range(0, len(requests), BLOCK):
+        block = [request for item in requests[start : start + BLOCK] for request in item]
+        sequences = [[*context, *continuation[:-1]] for context, continuation in block]
+        held: tuple[int, ...] = ()
+        for step in steps(trie(sequences, [len(context) - 1 for context, _ in block]), STEP_TOKENS):
+            cached = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(held, step.trunk, strict=False)))
+            own = len(step.trunk) - cached
+            ours += flops(lm, own, own * (len(step.trunk) - own / 2), 0)
+            held = step.trunk or held
+            rows = [len(tree.tokens) for tree in step.trees]
+            rows = [sum(rows)] if step.trunk else rows
+            ours += sum(flops(lm, row, row * (row + len(step.trunk)), 0) for row in rows)
+        ours += flops(lm, 0, 0, sum(len({tuple(c) for _, c in item}) for item in requests[start : start + BLOCK]))
+    return theirs / ours
 
 
 def main() -> None:
@@ -51,34 +93,43 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data")
     parser.add_argument("--items", type=int)
+    parser.add_argument("--part", type=int, default=1)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--budget", type=int, default=4096)
+    parser.add_argument("--shape", nargs="*", default=[], help="of the model, such as hidden_size=1024")
     parser.add_argument("--cases", nargs="+", default=[f"{name}:{fewshot}" for name, fewshot in CASES])
     options = parser.parse_args()
     data = source(options.data)
     texts = [item.premise for name, config in CONFIGS.items() for item in item_set(data, name, config).items]
-    lm = random_llama(texts)
+    lm = random_llama(texts, **{key: int(value) for key, _, value in (given.partition("=") for given in options.shape)})
     rows = []
     with tempfile.TemporaryDirectory() as cache:
         for case in options.cases:
             name, _, fewshot = case.partition(":")
-            trial = {b: harness(lm, data, cache, name, fewshot, 16, b)[0] for b in options.batch_sizes}
+            trial = {b: harness(lm, data, cache, name, fewshot, range(16), b)[0] for b in options.batch_sizes}
             batch = min(trial, key=lambda b: trial[b])
+            items: list[Item] = list(item_set(data, name, CONFIGS[name], fewshot, options.items).items)
 
-            def ours(name: str = name, fewshot: str = fewshot) -> list[list[float]]:
-                items = item_set(data, name, CONFIGS[name], fewshot, options.items).items
+            def ours(items: list[Item] = items) -> list[list[float]]:
                 return [list(p.loglikelihoods) for p in predict(lm, items, options.budget, lambda n: None)]
 
             lm.obeys_trees, lm.tokens_run = None, 0
             own, found = timed(ours)
             tokens = lm.tokens_run
-            theirs, expected = harness(lm, data, cache, name, fewshot, options.items, batch)
-            error = max(abs(a - b) for x, y in zip(found, expected, strict=True) for a, b in zip(x, y, strict=True))
-            row = [name, fewshot, len(found), f"{theirs:.1f} s (batch {batch})", f"{own:.1f} s"]
-            rows.append([*row, f"{theirs / own:.1f}x", f"{tokens:,}", f"{error:.1e}"])
+            requests = [encode_options(lm, item) for item in items]
+            part = range(0, len(items), options.part)
+            theirs, expected = harness(lm, data, cache, name, fewshot, part, batch)
+            lengths = [sum(map(len, prompts(item))) for item in requests]
+            theirs *= sum(lengths) / sum(lengths[index] for index in part)
+            compared = zip((found[index] for index in part), expected, strict=True)
+            error = max(abs(a - b) for x, y in compared for a, b in zip(x, y, strict=True))
+            ratio, promised = theirs / own, predicted(lm, requests)
+            row = [name, fewshot, f"{len(part)} of {len(items)}", f"{theirs:.1f} s (batch {batch})", f"{own:.1f} s"]
+            row += [f"{ratio:.1f}x", f"{sum(lengths) / tokens:.1f}x", f"{promised:.1f}x", f"{ratio / promised:.0%}"]
+            rows.append([*row, f"{error:.1e}"])
             print(rows[-1], flush=True)
-    head = ["task", "examples", "items", "lm-evaluation-harness", "engine", "ratio", "engine's tokens", "largest error"]
-    show("5-shot scoring", head, rows)
+    head = ["task", "examples", "items", "lm-evaluation-harness", "engine", "ratio", "tokens", "FLOPs", "of FLOPs"]
+    show(f"5-shot scoring, {sum(p.numel() for p in lm.model.parameters()):,} parameters", [*head, "error"], rows)
 
 
 if __name__ == "__main__":
