@@ -4,7 +4,8 @@ Usage: python benchmarks/scoring.py [--data FOLDER] [--items N] [--part K] [--ba
 
 The harness runs its own task files on the data in FOLDER, at the best of the batch sizes (found on a few items); its
 time is that of `simple_evaluate` without loading the model. Log-likelihoods are compared option by option. With --part,
-the engine runs all items and the harness every K-th, scaled by their tokens: no prompt gets cheaper by the others.
+the engine runs all items and the harness every K-th: what it takes in the model is scaled by tokens, as no prompt gets
+cheaper by the others, and what it takes around the model is counted as it is.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ CASES += [("xstorycloze", "fixed"), ("xstorycloze", "lm_eval")]
 
 def harness(
     lm: LanguageModel, data: str, cache: str, name: str, fewshot: str, items: Sequence[int], batch: int
-) -> tuple[float, list[list[float]]]:
-    """Seconds and log-likelihoods [items][options] of the items at these places."""
+) -> tuple[float, float, list[list[float]]]:
+    """Seconds in the model and around it, and log-likelihoods [items][options], of the items at these places."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks._yaml_loader import load_yaml
@@ -43,11 +44,19 @@ def harness(
     spec |= {"dataset_path": f"{data}/{spec['dataset_path']}", "dataset_kwargs": {"cache_dir": cache}, "num_fewshot": 5}
     if fewshot == "fixed":
         spec["fewshot_config"] = {"sampler": "first_n"}
-    wrapped = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch)
+    inside = 0.0
+
+    class Timed(HFLM):  # type: ignore[misc]
+        def loglikelihood(self, *arguments: Any, **options: Any) -> Any:
+            nonlocal inside
+            inside, found = timed(lambda: super(Timed, self).loglikelihood(*arguments, **options))
+            return found
+
+    wrapped = Timed(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch)
     chosen = {"samples": {spec["task"]: list(items)}, "bootstrap_iters": 0, "verbosity": "ERROR"}
     seconds, result = timed(lambda: lm_eval.simple_evaluate(wrapped, tasks=[spec], **chosen))
     samples = sorted(result["samples"][spec["task"]], key=lambda sample: sample["doc_id"])
-    return seconds, [[float(pair[0]) for pair in sample["filtered_resps"]] for sample in samples]
+    return inside, seconds - inside, [[float(pair[0]) for pair in sample["filtered_resps"]] for sample in samples]
 
 
 def prompts(requests: Sequence[tuple[Tokens, Tokens]]) -> list[list[int]]:
@@ -118,9 +127,9 @@ def main() -> None:
             tokens = lm.tokens_run
             requests = [encode_options(lm, item) for item in items]
             part = range(0, len(items), options.part)
-            theirs, expected = harness(lm, data, cache, name, fewshot, part, batch)
+            inside, around, expected = harness(lm, data, cache, name, fewshot, part, batch)
             lengths = [sum(map(len, prompts(item))) for item in requests]
-            theirs *= sum(lengths) / sum(lengths[index] for index in part)
+            theirs = around + inside * sum(lengths) / sum(lengths[index] for index in part)
             compared = zip((found[index] for index in part), expected, strict=True)
             error = max(abs(a - b) for x, y in compared for a, b in zip(x, y, strict=True))
             ratio, promised = theirs / own, predicted(lm, requests)

@@ -1,13 +1,14 @@
 """The README's main command from start to finish, by stage; then again with what the first left in the cache.
 
-Usage: python benchmarks/start_to_finish.py [arguments of align_pipeline.run]
+Usage: python benchmarks/start_to_finish.py [--random] [arguments of align_pipeline.run]
 
-Both runs are new processes with W&B offline. Stages come from summary.json; "rest" is Python's imports, Hydra, W&B and
-the tables.
+With --random, the model is the benchmarks' random Llama of 34 million parameters instead of the embedded one. Both runs
+are new processes, W&B offline. Stages come from summary.json; "rest" is Python's imports, Hydra, W&B and the tables.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from setting import show
+from setting import item_set, random_llama, show, source
 
 
 def run(folder: Path, name: str, arguments: list[str]) -> tuple[float, dict[str, float]]:
@@ -29,11 +30,23 @@ def run(folder: Path, name: str, arguments: list[str]) -> tuple[float, dict[str,
     return seconds, json.loads((folder / name / "summary.json").read_text(encoding="utf-8"))["seconds"]
 
 
+def random_model(folder: Path) -> list[str]:
+    """Save a random Llama; the arguments that choose it."""
+    lm = random_llama([item.premise for item in item_set(source(None), "belebele", "eng_Latn").items])
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return ["model=custom", f"model.path={folder}", f"model.name={lm.name}", "model.dtype=float32", "data=embedded"]
+
+
 def main() -> None:
     """Print the table."""
-    arguments = sys.argv[1:] or ["task=belebele", "lang=set/embedded"]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--random", action="store_true")
+    options, arguments = parser.parse_known_args()
+    arguments = arguments or ["task=belebele", "lang=set/embedded"]
     os.environ.setdefault("WANDB_MODE", "offline")
     with tempfile.TemporaryDirectory() as out:
+        arguments += random_model(Path(out) / "model") if options.random else []
         found = {name: run(Path(out), name, arguments) for name in ("cold", "warm")}
     stages = sorted({stage for _, seconds in found.values() for stage in seconds})
     rows: list[list[object]] = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections import Counter
@@ -216,15 +215,8 @@ def test_training_text_is_mostly_english_and_least_swahili(recipe: dict[str, Any
 # ---- recipe
 
 STAGES: dict[str, Any] = {
-    "below": {"until": 1500, "batch": 256, "languages": {"eng": 1.0}, "kinds": {"naming": 1.0}},
-    "above": {
-        "until": 3000,
-        "batch": 256,
-        "frozen": 2,
-        "fresh": 1,
-        "languages": {"eng": 1.0},
-        "kinds": {"worked": 1.0},
-    },
+    "below": {"until": 1500, "batch": 256, "blocks": 2, "languages": {"eng": 1.0}, "kinds": {"naming": 1.0}},
+    "above": {"until": 3000, "batch": 256, "frozen": 2, "languages": {"eng": 1.0}, "kinds": {"spelled": 1.0}},
     "all": {"batch": 512, "languages": {"eng": 0.5, "swh": 0.5}, "kinds": {"reading": 0.5, "translation": 0.5}},
 }
 
@@ -235,7 +227,8 @@ def small(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     monkeypatch.setattr(train, "POOL", 10)
     monkeypatch.setattr(train, "COUNTED", 50)
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
-    model = {**recipe["model"], **shape, "num_key_value_heads": 2}
+    start = {**recipe["model"]["start"], "back": {0: [1, 3]}, "fast_pairs": 3}
+    model = {**recipe["model"], **shape, "num_key_value_heads": 2, "start": start}
     return {**recipe, "model": model, "corpus": {**recipe["corpus"], "stages": STAGES}}
 
 
@@ -247,25 +240,55 @@ def trained(small: dict[str, Any], tokens: int, tokenizer: Any, **run: Any) -> A
     return model
 
 
-def test_stages_freeze_and_renew_blocks(small: dict[str, Any]) -> None:
+def test_stages_run_and_train_their_blocks_alone(small: dict[str, Any]) -> None:
+    """A first stage leaves the block above it as it was drawn, a second one those below; the saved model is whole."""
     tokenizer = train.build_tokenizer(CorpusConfig(**small["corpus"]), 1, vocabulary=400, documents=50)
-    later = {name: STAGES[name] for name in ("above", "all")}
     start = trained(small, 0, tokenizer).state_dict()
-    above = trained(small | {"corpus": {**small["corpus"], "stages": later}}, 1200, tokenizer).state_dict()
-    same = {name: torch.equal(start[name], above[name]) for name in start}
-    assert all(same[name] == (int(name.split(".")[2]) < 2) for name in same if ".layers." in name)
-    assert not same["lm_head.weight"]
+    in_block = {index: {name for name in start if name.startswith(f"model.layers.{index}.")} for index in range(3)}
+    for first, expected in (("below", in_block[2]), ("above", in_block[0] | in_block[1])):
+        stages = {name: STAGES[name] for name in (first, "all")}
+        model = trained(small | {"corpus": {**small["corpus"], "stages": stages}}, 1200, tokenizer)
+        assert model.config.num_hidden_layers == 3
+        assert all(p.requires_grad for p in model.parameters())
+        assert {name for name, value in model.state_dict().items() if torch.equal(value, start[name])} == expected
 
-    model = trained(small, 1200, tokenizer)
-    drawn = train.build_model(small["model"], len(tokenizer)).model.layers
-    before = copy.deepcopy(model.state_dict())
-    train.enter(train.Stage(**STAGES["above"]), model, drawn)
-    for name, value in model.state_dict().items():
-        if not name.startswith("model.layers.2."):
-            assert torch.equal(value, before[name])
-        else:
-            scale = 0.2 if "o_proj" in name or "down_proj" in name else 1.0
-            assert torch.equal(value, drawn.state_dict()[name.removeprefix("model.layers.")] * scale)
+
+def test_answers_count_more(small: dict[str, Any]) -> None:
+    """A letter, or the word in its place, counts as much as its stage says; padding does not count at all."""
+    tokenizer = train.build_tokenizer(CorpusConfig(**small["corpus"]), 1, vocabulary=400, documents=50)
+    weights = train.weights_for(tokenizer, CorpusConfig(**small["corpus"]), 1, {"recall_weight": 2.0})
+    ids = tokenizer("Q: Anna\nAnswer: Anna B").input_ids
+    found = weights.of(torch.tensor([[*ids, -1]]), 30.0)[0].tolist()
+    counted = [(tokenizer.decode([token]), weight) for token, weight in zip(ids[1:], found, strict=False)]
+    place = [text for text, _ in counted].index("Answer:")
+    assert [weight for _, weight in counted].count(30.0) == 2
+    assert counted[place + 1][1] == counted[-1][1] == 30.0
+    assert counted[-1][0] == " B"
+    assert found[-1] == 0.0
+
+
+def test_quizzes_do_not_give_their_answers_away(recipe: dict[str, Any]) -> None:
+    """A letter follows neither from the letters before it (leaving out what was answered) nor from its place."""
+    author = Author(CorpusConfig(**recipe["corpus"]), 3)
+    hits = total = 0
+    for _ in range(800):
+        letters = re.findall("Answer: ([A-D])", author.quiz(lambda: language("eng"), "eng"))
+        for index, letter in enumerate(letters):
+            rarest = min("ABCD", key=letters[:index].count)
+            hits, total = hits + (letter == rarest), total + 1
+    assert hits / total < 0.4
+
+
+def test_first_heads_look_back(recipe: dict[str, Any]) -> None:
+    """Before any training, and from any word: nearly all of their attention is so many tokens back."""
+    torch.manual_seed(0)
+    model = train.build_model(recipe["model"], 300)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        found = model(torch.randint(300, (4, 60)), output_attentions=True).attentions
+    for block, distances in recipe["model"]["start"]["back"].items():
+        for head, distance in enumerate(distances):
+            assert found[block][:, head].diagonal(-distance, 1, 2).mean() > 0.8
 
 
 def test_a_stopped_run_goes_on(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,16 +50,18 @@ class Stage:
         kinds: share of each kind of document.
         batch: tokens in a step at most, padding included.
         until: how many tokens of the whole text it ends at.
-        frozen: how many of the model's blocks, from below, stay as they are.
-        fresh: how many, from above, are drawn anew when it begins.
+        blocks: how many of the model's blocks run; those above them are not there yet. None: all.
+        frozen: how many of them, from below, stay as they are.
+        answer: how much an answer counts in the loss: a letter, or the first token of what stands in its place.
     """
 
     languages: Mapping[str, float]
     kinds: Mapping[str, float]
     batch: int
     until: float = float("inf")
+    blocks: int | None = None
     frozen: int = 0
-    fresh: int = 0
+    answer: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class Author:
             "list": self.list,
             "reading": self.reading,
             "worked": self.worked,
+            "spelled": self.spelled,
+            "quiz": self.quiz,
             "matching": self.matching,
             "naming": self.naming,
             "pairing": self.pairing,
@@ -149,7 +153,30 @@ class Author:
 
     def worked(self, speaker: Draw, code: str) -> str:
         """The same with the answer spelled out before its letter."""
-        return "\n\n".join(self._read(self.passage(), speaker, worked=True) for _ in range(self.rng.randint(1, 6)))
+        return "\n\n".join(self._read(self.passage(), speaker, "worked") for _ in range(self.rng.randint(1, 6)))
+
+    def spelled(self, speaker: Draw, code: str) -> str:
+        """The same with the answer in place of its letter, and some options or none: what is far is met near first."""
+        return "\n\n".join(self._read(self.passage(), speaker, "spelled") for _ in range(self.rng.randint(1, 6)))
+
+    def quiz(self, speaker: Draw, code: str) -> str:
+        """A passage whose values may recur, four values with letters, and question after question its letter.
+
+        No question is asked twice, and any letter may be right again: no answer follows from other answers.
+        """
+        first = self._facts()
+        shown = [fact.value for fact in first]
+        told = {
+            fact.entity: fact
+            for _ in range(3)
+            for fact in facts(self.rng, first[0].kind, self.rng.sample(shown, 4), "train") or first
+        }
+        chosen = self.rng.sample([*told.values()], min(len(told), self.rng.randint(4, 8)))
+        lines = [f"P: {' '.join(self._statement(fact, speaker) for fact in chosen)}"]
+        lines.append(self._lettered([said(first[0].kind, value, speaker()) for value in shown]))
+        for fact in self.rng.sample(chosen, len(chosen)):
+            lines.append(f"Q: {fact.question(speaker())}\nAnswer: {'ABCD'[shown.index(fact.value)]}")
+        return "\n".join(lines)
 
     def naming(self, speaker: Draw, code: str) -> str:
         """Four names with letters, and for one name after another its letter."""
@@ -180,17 +207,21 @@ class Author:
     def _lettered(self, options: list[str]) -> str:
         return "\n".join(f"{letter}: {option}" for letter, option in zip("ABCD", options, strict=True))
 
-    def _read(self, passage: Passage, speaker: Draw, worked: bool = False) -> str:
+    def _read(self, passage: Passage, speaker: Draw, how: Literal["lettered", "worked", "spelled"] = "lettered") -> str:
         others = [index for index in range(4) if index != passage.asked]
         # An easier question says less: what it asks for is then easily found.
         left_out = self.rng.sample(others, self.rng.choice((0, 0, 0, 1, 2, 3)))
         text = " ".join(
             self._statement(fact, speaker) for index, fact in enumerate(passage.facts) if index not in left_out
         )
-        question = passage.question(speaker())
-        answer = f" {briefly(passage.facts[passage.asked].answer(speaker()))}" if worked else ""
+        lines = [f"P: {text}", f"Q: {passage.question(speaker())}"]
+        word = briefly(passage.facts[passage.asked].answer(speaker()))
         options = self._lettered([passage.facts[index].answer(speaker()) for index in passage.options])
-        return f"P: {text}\nQ: {question}\n{options}\nAnswer:{answer} {'ABCD'[passage.gold]}"
+        if how == "spelled":
+            lines += [*options.split("\n")[: self.rng.randint(0, 4)], f"Answer: {word}"]
+        else:
+            lines += [options, f"Answer:{f' {word}' if how == 'worked' else ''} {'ABCD'[passage.gold]}"]
+        return "\n".join(lines)
 
     def plain(self, speaker: Draw, code: str) -> str:
         """Passages, each with questions and their answers in running text, now and then with a gloss."""

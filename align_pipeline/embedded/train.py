@@ -102,40 +102,54 @@ def batches(corpus: CorpusConfig, seed: int, tokenizer: Any) -> Iterator[tuple[S
 
 
 def build_model(shape: dict[str, Any], vocabulary: int) -> Any:
-    """An untrained Llama."""
+    """An untrained Llama, its first weights such that heads which look things up emerge early."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    rope = {"rope_type": "default", "rope_theta": shape["rope_theta"]}
-    ours = ("rope_theta", "embedding_range", "attention_range")
-    rest = {key: value for key, value in shape.items() if key not in ours}
+    shape = dict(shape)
+    start, rope_theta = shape.pop("start"), shape.pop("rope_theta")
+    rope = {"rope_type": "default", "rope_theta": rope_theta}
     model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=vocabulary, bos_token_id=0, eos_token_id=1, rope_parameters=rope, **rest)
+        LlamaConfig(vocab_size=vocabulary, bos_token_id=0, eos_token_id=1, rope_parameters=rope, **shape)
     )
-    # Wide embeddings: which word it is then shows through the blocks' first, random outputs.
-    torch.nn.init.normal_(model.get_input_embeddings().weight, std=shape["embedding_range"])
-    # Attention that is sharp from the start: heads that look things up then emerge far sooner.
-    for block in model.model.layers:
-        for projection in (block.self_attn.q_proj, block.self_attn.k_proj):
-            torch.nn.init.normal_(projection.weight, std=shape["attention_range"])
+    # Wide embeddings and blocks that write little: which word it is then shows through all of them.
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=start["embedding_range"])
+    for index, block in enumerate(model.model.layers):
+        for written in (block.self_attn.o_proj, block.mlp.down_proj):
+            written.weight.data.mul_(start["output_share"])
+        _start_attention(block.self_attn, start, start["back"].get(index, []), rope_theta)
     return model
 
 
-def enter(stage: Stage, model: Any, drawn: Any | None = None) -> None:
-    """Train the blocks that a stage trains.
+@torch.no_grad()
+def _start_attention(attention: Any, start: dict[str, Any], back: list[int], rope_theta: float) -> None:
+    """First queries and keys of a block: sharp, and those of its first heads look so many tokens `back`.
 
-    Args:
-        stage: the stage.
-        model: the model.
-        drawn: the blocks before all training, if the stage begins here: its fresh ones begin as these.
+    RoPE turns pair i of a head's dimensions by rope_theta^(-2i/d) per token. Pairs that turn fast tell distances: a
+    head that looks back begins with biases there which agree at its distance, and next to nothing else. Pairs that turn
+    slowly tell words, however far apart: the other heads begin there. First weights that imitate those of trained
+    models are Trockman & Kolter's (2023) idea.
     """
+    size, fast = attention.head_dim, start["fast_pairs"]
+    angles = rope_theta ** (-torch.arange(fast) * 2 / size)
+    pairs = torch.arange(size).remainder(size // 2)
+    for projection in (attention.q_proj, attention.k_proj):
+        torch.nn.init.normal_(projection.weight, std=start["attention_range"])
+        heads = projection.weight.unflatten(0, (-1, size))
+        heads[len(back) :, pairs < fast] *= 0.1
+        heads[: len(back)] *= 0.07
+    queries, keys = (p.bias.unflatten(0, (-1, size)) for p in (attention.q_proj, attention.k_proj))
+    for head, distance in enumerate(back):
+        queries[head, :fast] = start["back_strength"]
+        keys[head, :fast] = start["back_strength"] * torch.cos(distance * angles)
+        keys[head, size // 2 : size // 2 + fast] = start["back_strength"] * torch.sin(distance * angles)
+
+
+def enter(stage: Stage, model: Any) -> None:
+    """Run the blocks that a stage runs, and train those that it trains."""
     layers = model.get_decoder().layers
+    model.config.num_hidden_layers = stage.blocks or len(layers)
     for index, block in enumerate(layers):
         block.requires_grad_(index >= stage.frozen)
-        if drawn is not None and index >= len(layers) - stage.fresh:
-            block.load_state_dict(drawn[index].state_dict())
-            with torch.no_grad():  # it writes little at first: what the blocks below say shows through
-                for projection in (block.self_attn.o_proj, block.mlp.down_proj):
-                    projection.weight.mul_(0.2)
 
 
 class Muon(torch.optim.Optimizer):
@@ -149,7 +163,7 @@ class Muon(torch.optim.Optimizer):
         """Update all matrices."""
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is None:  # of a block that is frozen
+                if p.grad is None:  # of a block that is frozen or does not run yet
                     continue
                 mean = self.state[p].setdefault("mean", torch.zeros_like(p))
                 mean.lerp_(p.grad, 1 - group["momentum"])
@@ -200,23 +214,23 @@ class Weights:
 
     Attributes:
         letters: [4] token ids of the letters that answer.
+        label: id of what stands before an answer.
         common: ids of tokens that are everywhere.
-        letter: how much an answering letter counts.
         recalled: how much a token counts that its document had before, if it is not a common one.
     """
 
     letters: torch.Tensor
+    label: int
     common: torch.Tensor
-    letter: float
     recalled: float
 
-    def of(self, batch: torch.Tensor) -> torch.Tensor:
-        """[B, T - 1]: the weights of the tokens that are predicted in a batch [B, T]."""
+    def of(self, batch: torch.Tensor, answer: float) -> torch.Tensor:
+        """[B, T - 1]: the weights of the tokens that are predicted in a batch [B, T], given that of an answer."""
         target = batch[:, 1:]
-        answers = torch.isin(target, self.letters)
+        answers = torch.isin(target, self.letters) | (batch[:, :-1] == self.label)
         before = (batch[:, None, :] == batch[:, :, None]).tril(-1).any(dim=2)[:, 1:]
         recalled = before & ~torch.isin(target, self.common)
-        weights = torch.where(answers, self.letter, torch.where(recalled, self.recalled, 1.0))
+        weights = torch.where(answers, answer, torch.where(recalled, self.recalled, 1.0))
         return torch.where(target >= 0, weights, 0.0)
 
 
@@ -226,7 +240,8 @@ def weights_for(tokenizer: Any, corpus: CorpusConfig, seed: int, options: dict[s
     counts = Counter(t for tokens in tokenizer([next(written)[1] for _ in range(COUNTED)])["input_ids"] for t in tokens)
     common = torch.tensor(sorted(token for token, _ in counts.most_common(100)))
     letters = torch.tensor(tokenizer(" A B C D", add_special_tokens=False)["input_ids"])
-    return Weights(letters, common, options["letter_weight"], options["recall_weight"])
+    (label,) = tokenizer("Answer:", add_special_tokens=False)["input_ids"]
+    return Weights(letters, label, common, options["recall_weight"])
 
 
 def weighted_loss(model: Any, batch: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -276,14 +291,8 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
     full = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     weights = weights_for(tokenizer, run.corpus, run.seed, options)
     text = batches(run.corpus, run.seed, tokenizer)
-    drawn = copy.deepcopy(accelerator.unwrap_model(model).get_decoder().layers)
     first = _resume(run.state, model, optimizers) if run.state and run.state.is_file() else 0
-    entered, done = None, 0
-    for _ in range(first):
-        entered, batch = next(text)
-        done += batch.numel()
-    if entered is not None:
-        enter(entered, accelerator.unwrap_model(model))
+    done = sum(next(text)[1].numel() for _ in range(first))
     step, mean, tokens, started = first, 0.0, 0, time.monotonic()
     model.train()
     with _progress(run.name, options["tokens"]) as report:
@@ -291,10 +300,8 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
             for optimizer, lr in zip(optimizers, full, strict=True):
                 optimizer.param_groups[0]["lr"] = lr * rate(done / options["tokens"], options)
             stage, batch = next(text)
-            if stage is not entered:
-                enter(stage, accelerator.unwrap_model(model), drawn)
-                entered = stage
-            weighted = weights.of(batch).to(accelerator.device)
+            enter(stage, accelerator.unwrap_model(model))
+            weighted = weights.of(batch, stage.answer).to(accelerator.device)
             loss = weighted_loss(accelerator.unwrap_model(model), batch.to(accelerator.device), weighted)
             mean += (loss.item() - mean) * (0.02 if step > first else 1.0)
             accelerator.backward(loss if run.extra is None else loss + run.extra(step))
@@ -306,7 +313,7 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
             report(step, done, mean)
             if run.state and step % KEEP == 0:
                 _keep(run.state, model, optimizers, step)
-    accelerator.unwrap_model(model).requires_grad_(True)
+    enter(Author(run.corpus.last(), run.seed).stage, accelerator.unwrap_model(model))  # whole, wherever it ended
     accelerator.unwrap_model(model).eval()
     return {"loss": round(mean, 4), "tokens": tokens, "steps": step, "seconds": round(time.monotonic() - started)}
 
