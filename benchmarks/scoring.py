@@ -14,17 +14,17 @@ import argparse
 import os
 import tempfile
 from collections.abc import Sequence
-from itertools import takewhile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from setting import item_set, parameters, random_llama, show, source, timed
+from setting import item_set, random_llama, show, source, timed
+from study_cost import Model, Work, scoring, total
 
 from align_pipeline.evaluate import BLOCK, encode_options, predict
-from align_pipeline.forward import STEP_TOKENS
 from align_pipeline.model import LanguageModel, Tokens
 from align_pipeline.records import Item
-from align_pipeline.tree import steps, trie
+from align_pipeline.tasks.parallel import ItemSet
 
 CONFIGS = {"belebele": "swh_Latn", "xcopa": "sw", "xstorycloze": "sw"}
 FILES = {"belebele": "belebele_{}.yaml", "xcopa": "default_{}.yaml", "xstorycloze": "default_{}.yaml"}
@@ -64,36 +64,18 @@ def prompts(requests: Sequence[tuple[Tokens, Tokens]]) -> list[list[int]]:
     return [list(tokens) for tokens in {(*context, *continuation[:-1]) for context, continuation in requests}]
 
 
-def flops(lm: LanguageModel, tokens: int, seen: float, heads: int) -> float:
-    """Of a forward pass: products with weights, attention over what each token sees, logits."""
-    config = lm.model.config
-    weights = parameters(lm) * tokens + config.vocab_size * config.hidden_size * heads
-    return float(2 * weights + 4 * config.hidden_size * lm.num_layers * seen)
+def predicted(lm: LanguageModel, side: ItemSet) -> float:
+    """FLOPs of the harness by those of the engine, as the study's costs are counted.
 
-
-def predicted(lm: LanguageModel, requests: Sequence[Sequence[tuple[Tokens, Tokens]]]) -> float:
-    """FLOPs of the harness by those of the engine, over items' requests.
-
-    The harness computes logits at every token, the engine at those that predict a continuation. In the engine a token
-    sees its whole row and the cached beginning before it.
+    The harness runs each prompt as a causal row and computes logits at every token of it.
     """
-    alone = [prompt for item in requests for prompt in prompts(item)]
-    theirs = sum(flops(lm, len(p), len(p) ** 2 / 2, len(p)) for p in alone)
-    ours = 0.0
-    for start in range(0, len(requests), BLOCK):
-        block = [request for item in requests[start : start + BLOCK] for request in item]
-        sequences = [[*context, *continuation[:-1]] for context, continuation in block]
-        held: tuple[int, ...] = ()
-        for step in steps(trie(sequences, [len(context) - 1 for context, _ in block]), STEP_TOKENS):
-            cached = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(held, step.trunk, strict=False)))
-            own = len(step.trunk) - cached
-            ours += flops(lm, own, own * (len(step.trunk) - own / 2), 0)
-            held = step.trunk or held
-            rows = [len(tree.tokens) for tree in step.trees]
-            rows = [sum(rows)] if step.trunk else rows
-            ours += sum(flops(lm, row, row * (row + len(step.trunk)), 0) for row in rows)
-        ours += flops(lm, 0, 0, sum(len({tuple(c) for _, c in item}) for item in requests[start : start + BLOCK]))
-    return theirs / ours
+    config = lm.model.config
+    key_values = config.num_key_value_heads * config.head_dim
+    model = Model(lm.name, lm.num_layers, config.hidden_size, config.intermediate_size, key_values, config.vocab_size)
+    lengths = [len(prompt) for item in side.items for prompt in prompts(encode_options(lm, item))]
+    theirs = Work(tokens=sum(lengths), cells=sum(n * n / 2 for n in lengths), predicted=sum(lengths))
+    blocks = [replace(side, items=side.items[at : at + BLOCK]) for at in range(0, len(side.items), BLOCK)]
+    return model.flops(theirs) / model.flops(total(scoring(lm, block) for block in blocks))
 
 
 def main() -> None:
@@ -117,7 +99,8 @@ def main() -> None:
             name, _, fewshot = case.partition(":")
             trial = {b: harness(lm, data, cache, name, fewshot, range(16), b)[0] for b in options.batch_sizes}
             batch = min(trial, key=lambda b: trial[b])
-            items: list[Item] = list(item_set(data, name, CONFIGS[name], fewshot, options.items).items)
+            side = item_set(data, name, CONFIGS[name], fewshot, options.items)
+            items = list(side.items)
 
             def ours(items: list[Item] = items) -> list[list[float]]:
                 return [list(p.loglikelihoods) for p in predict(lm, items, options.budget, lambda n: None)]
@@ -132,7 +115,7 @@ def main() -> None:
             theirs = around + inside * sum(lengths) / sum(lengths[index] for index in part)
             compared = zip((found[index] for index in part), expected, strict=True)
             error = max(abs(a - b) for x, y in compared for a, b in zip(x, y, strict=True))
-            ratio, promised = theirs / own, predicted(lm, requests)
+            ratio, promised = theirs / own, predicted(lm, side)
             row = [name, fewshot, f"{len(part)} of {len(items)}", f"{theirs:.1f} s (batch {batch})", f"{own:.1f} s"]
             row += [f"{ratio:.1f}x", f"{sum(lengths) / tokens:.1f}x", f"{promised:.1f}x", f"{ratio / promised:.0%}"]
             rows.append([*row, f"{error:.1e}"])

@@ -268,7 +268,7 @@ def test_answers_count_more(small: dict[str, Any]) -> None:
 
 
 def test_quizzes_do_not_give_their_answers_away(recipe: dict[str, Any]) -> None:
-    """A letter follows neither from the letters before it (leaving out what was answered) nor from its place."""
+    """Naming the letter that was right least often so far does little better than chance."""
     author = Author(CorpusConfig(**recipe["corpus"]), 3)
     hits = total = 0
     for _ in range(800):

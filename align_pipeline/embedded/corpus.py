@@ -92,7 +92,6 @@ class Author:
         self.kinds: Mapping[str, Callable[[Draw, str], str]] = {
             "list": self.list,
             "reading": self.reading,
-            "worked": self.worked,
             "spelled": self.spelled,
             "quiz": self.quiz,
             "matching": self.matching,
@@ -151,13 +150,9 @@ class Author:
         """Belebele's scoring prompt with examples."""
         return "\n\n".join(self._read(self.passage(), speaker) for _ in range(self.rng.randint(1, 6)))
 
-    def worked(self, speaker: Draw, code: str) -> str:
-        """The same with the answer spelled out before its letter."""
-        return "\n\n".join(self._read(self.passage(), speaker, "worked") for _ in range(self.rng.randint(1, 6)))
-
     def spelled(self, speaker: Draw, code: str) -> str:
         """The same with the answer in place of its letter, and some options or none: what is far is met near first."""
-        return "\n\n".join(self._read(self.passage(), speaker, "spelled") for _ in range(self.rng.randint(1, 6)))
+        return "\n\n".join(self._read(self.passage(), speaker, spelled=True) for _ in range(self.rng.randint(1, 6)))
 
     def quiz(self, speaker: Draw, code: str) -> str:
         """A passage whose values may recur, four values with letters, and question after question its letter.
@@ -207,7 +202,7 @@ class Author:
     def _lettered(self, options: list[str]) -> str:
         return "\n".join(f"{letter}: {option}" for letter, option in zip("ABCD", options, strict=True))
 
-    def _read(self, passage: Passage, speaker: Draw, how: Literal["lettered", "worked", "spelled"] = "lettered") -> str:
+    def _read(self, passage: Passage, speaker: Draw, spelled: bool = False) -> str:
         others = [index for index in range(4) if index != passage.asked]
         # An easier question says less: what it asks for is then easily found.
         left_out = self.rng.sample(others, self.rng.choice((0, 0, 0, 1, 2, 3)))
@@ -217,10 +212,10 @@ class Author:
         lines = [f"P: {text}", f"Q: {passage.question(speaker())}"]
         word = briefly(passage.facts[passage.asked].answer(speaker()))
         options = self._lettered([passage.facts[index].answer(speaker()) for index in passage.options])
-        if how == "spelled":
+        if spelled:
             lines += [*options.split("\n")[: self.rng.randint(0, 4)], f"Answer: {word}"]
         else:
-            lines += [options, f"Answer:{f' {word}' if how == 'worked' else ''} {'ABCD'[passage.gold]}"]
+            lines += [options, f"Answer: {'ABCD'[passage.gold]}"]
         return "\n".join(lines)
 
     def plain(self, speaker: Draw, code: str) -> str:
