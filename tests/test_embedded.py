@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -88,8 +89,9 @@ def test_agreement() -> None:
     assert world.clause(spanish, "sleep", "effect", "Omar") == "Omar estaba cansado"
     assert world.clause(french, "bus", "effect", "Eva", named=False) == "Elle est arrivée en retard"
     swahili = language("swh")
-    assert world.Fact("cause", "woke", "Anna", "dog").statement(swahili) == "Mbwa alimwamsha Anna."
-    assert world.Fact("cause", "woke", "Anna", "music").statement(swahili) == "Muziki ulimwamsha Anna."
+    assert world.Fact("cause", "woke", "Anna", "dog").statement(swahili) == "Anna aliamka kwa sababu ya mbwa."
+    assert world.Fact("cause", "woke", "Anna", "dog").question(french) == "Pourquoi Anna s'est-elle réveillée ?"
+    assert world.Fact("cause", "woke", "Omar", "dog").question(french) == "Pourquoi Omar s'est-il réveillé ?"
     assert world.Fact("place", "is", "book", "kitchen").statement(swahili) == "Kitabu kiko jikoni."
 
 
@@ -215,8 +217,8 @@ def test_training_text_is_mostly_english_and_least_swahili(recipe: dict[str, Any
 # ---- recipe
 
 STAGES: dict[str, Any] = {
-    "below": {"until": 1500, "batch": 256, "blocks": 2, "languages": {"eng": 1.0}, "kinds": {"naming": 1.0}},
-    "above": {"until": 3000, "batch": 256, "frozen": 2, "languages": {"eng": 1.0}, "kinds": {"spelled": 1.0}},
+    "below": {"tokens": 1500, "batch": 256, "blocks": 2, "languages": {"eng": 1.0}, "kinds": {"naming": 1.0}},
+    "above": {"tokens": 1500, "batch": 256, "frozen": 2, "languages": {"eng": 1.0}, "kinds": {"spelled": 1.0}},
     "all": {"batch": 512, "languages": {"eng": 0.5, "swh": 0.5}, "kinds": {"reading": 0.5, "translation": 0.5}},
 }
 
@@ -251,6 +253,24 @@ def test_stages_run_and_train_their_blocks_alone(small: dict[str, Any]) -> None:
         assert model.config.num_hidden_layers == 3
         assert all(p.requires_grad for p in model.parameters())
         assert {name for name, value in model.state_dict().items() if torch.equal(value, start[name])} == expected
+
+
+def test_a_stage_ends_with_its_skill(small: dict[str, Any]) -> None:
+    """Or with its tokens; batches that were drawn before it ended do not count for the next one."""
+    below = {**STAGES["below"], "tokens": 10_000, "enough": 0.9}
+    author = Author(CorpusConfig(stages={"below": below, "above": STAGES["above"], "all": STAGES["all"]}), 1)
+    course = train.Course(author)
+    first, second, last = author.stages
+    for step in range(200):
+        course.after(step, first, 1, torch.tensor([True] * 3))
+    assert course.name == "above"
+    assert author.stage is second
+    assert (course.tokens, course.right) == (0, 0.0)
+    steps = math.ceil(math.log(1 - 0.9) / math.log(1 - train.SMOOTH))
+    assert course.ended == [steps - 1]
+    course.after(200, second, 1500, torch.tensor([False]))
+    assert author.stage is last
+    assert course.ended == [steps - 1, 200]
 
 
 def test_answers_count_more(small: dict[str, Any]) -> None:

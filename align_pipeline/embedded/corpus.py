@@ -49,7 +49,8 @@ class Stage:
         languages: share of the documents' main language.
         kinds: share of each kind of document.
         batch: tokens in a step at most, padding included.
-        until: how many tokens of the whole text it ends at.
+        tokens: after how many tokens it ends at the latest, padding included.
+        enough: share of answers right, a running mean, at which it ends before.
         blocks: how many of the model's blocks run; those above them are not there yet. None: all.
         frozen: how many of them, from below, stay as they are.
         answer: how much an answer counts in the loss: a letter, or the first token of what stands in its place.
@@ -58,7 +59,8 @@ class Stage:
     languages: Mapping[str, float]
     kinds: Mapping[str, float]
     batch: int
-    until: float = float("inf")
+    tokens: float = float("inf")
+    enough: float = float("inf")
     blocks: int | None = None
     frozen: int = 0
     answer: float = 10.0

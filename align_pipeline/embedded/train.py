@@ -30,6 +30,7 @@ HERE = Path(__file__).parent
 FIRST = 24  # items of the quick check
 POOL = 400  # documents that are sorted by length together
 COUNTED = 2000  # documents whose tokens are counted for what is common
+SMOOTH = 0.02  # a step's share of a running mean
 KEEP = 50  # steps after which the state of a run is kept
 BOS, EOS = "<s>", "</s>"
 # A word is one piece with the space before it, and what is written after an apostrophe or as punctuation another: a
@@ -69,24 +70,63 @@ def build_tokenizer(corpus: CorpusConfig, seed: int, vocabulary: int, documents:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=BOS, eos_token=EOS)
 
 
-def batches(corpus: CorpusConfig, seed: int, tokenizer: Any) -> Iterator[tuple[Stage, torch.Tensor]]:
+class Course:
+    """Which stage a run is in: a stage ends when its skill is there, which takes now more and now fewer tokens.
+
+    Attributes:
+        name: of the stage.
+        ended: the steps at which a stage ended.
+        right: share of the answers right in this stage, a running mean that begins at 0.
+    """
+
+    def __init__(self, author: Author) -> None:
+        self.author, self.ended = author, list[int]()
+        self._enter(0)
+
+    def _enter(self, index: int) -> None:
+        self.index, self.tokens, self.right = index, 0, 0.0
+        self.name, self.author.stage = [*self.author.config.stages][index], self.author.stages[index]
+
+    def after(self, step: int, stage: Stage, tokens: int, right: torch.Tensor) -> None:
+        """Count a step.
+
+        Args:
+            step: its number.
+            stage: that of its batch; batches are drawn ahead, and those of an ended stage do not count for the next.
+            tokens: of its batch.
+            right: bool [answers], which of its answers were right.
+        """
+        if stage is not self.author.stage:
+            return
+        self.tokens += tokens
+        if right.numel():
+            self.right += SMOOTH * (right.float().mean().item() - self.right)
+        if self.tokens >= stage.tokens or self.right >= stage.enough:
+            self.end(step)
+
+    def end(self, step: int) -> None:
+        """Go on to the next stage."""
+        self.ended.append(step)
+        self._enter(self.index + 1)
+
+
+def batches(author: Author, seed: int, tokenizer: Any) -> Iterator[tuple[Stage, torch.Tensor]]:
     """Batches of whole documents of about one length, [documents, longest], padded on the right with -1.
 
     Documents do not share a sequence: names and things are few, and what another document says of them is only noise to
     a model that has yet to learn to look things up.
 
     Args:
-        corpus: what the text is made of.
-        seed: of the text.
+        author: of the text; its stage may change in between.
+        seed: of the batches' order.
         tokenizer: of the model.
 
     Yields:
         The stage that the batch is of, and the batch.
     """
-    author, rng, yielded = Author(corpus, seed), random.Random(f"batches {seed}"), 0
-    written = author.documents()
+    rng, written = random.Random(f"batches {seed}"), author.documents()
     while True:
-        stage = author.stage = next(stage for stage in author.stages if yielded < stage.until)
+        stage = author.stage
         encoded = sorted(tokenizer([next(written)[1] for _ in range(POOL)])["input_ids"], key=len)
         chunks: list[list[list[int]]] = [[]]
         for document in encoded:
@@ -97,7 +137,6 @@ def batches(corpus: CorpusConfig, seed: int, tokenizer: Any) -> Iterator[tuple[S
         for chunk in chunks:
             batch = [torch.tensor(document) for document in chunk]
             padded = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=-1)
-            yielded += padded.numel()
             yield stage, padded
 
 
@@ -224,10 +263,13 @@ class Weights:
     common: torch.Tensor
     recalled: float
 
+    def answers(self, batch: torch.Tensor) -> torch.Tensor:
+        """bool [B, T - 1]: which of the tokens that are predicted in a batch [B, T] are answers."""
+        return (torch.isin(batch[:, 1:], self.letters) | (batch[:, :-1] == self.label)) & (batch[:, 1:] >= 0)
+
     def of(self, batch: torch.Tensor, answer: float) -> torch.Tensor:
         """[B, T - 1]: the weights of the tokens that are predicted in a batch [B, T], given that of an answer."""
-        target = batch[:, 1:]
-        answers = torch.isin(target, self.letters) | (batch[:, :-1] == self.label)
+        target, answers = batch[:, 1:], self.answers(batch)
         before = (batch[:, None, :] == batch[:, :, None]).tril(-1).any(dim=2)[:, 1:]
         recalled = before & ~torch.isin(target, self.common)
         weights = torch.where(answers, answer, torch.where(recalled, self.recalled, 1.0))
@@ -244,20 +286,25 @@ def weights_for(tokenizer: Any, corpus: CorpusConfig, seed: int, options: dict[s
     return Weights(letters, label, common, options["recall_weight"])
 
 
-def weighted_loss(model: Any, batch: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def weighted_loss(model: Any, batch: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Next-token cross entropy; logits are computed for tokens alone, not for padding.
 
     Args:
         model: a causal language model.
         batch: [B, T] token ids, -1 where there is none.
         weights: [B, T - 1].
+
+    Returns:
+        the loss; bool [B, T - 1], which tokens were the likeliest.
     """
     target = batch[:, 1:]
     states = model.get_decoder()(input_ids=batch.clamp(min=0), use_cache=False).last_hidden_state[:, :-1]
     logits = model.get_output_embeddings()(states[target >= 0])
     losses = torch.nn.functional.cross_entropy(logits, target[target >= 0], reduction="none")
     kept = weights[target >= 0]
-    return (losses * kept).sum() / kept.sum()
+    right = torch.zeros_like(target, dtype=torch.bool)
+    right[target >= 0] = logits.argmax(-1) == target[target >= 0]
+    return (losses * kept).sum() / kept.sum(), right
 
 
 @dataclass(frozen=True)
@@ -290,9 +337,17 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
     optimizers = [accelerator.prepare(optimizer) for optimizer in optimizers_of(model, options)]
     full = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     weights = weights_for(tokenizer, run.corpus, run.seed, options)
-    text = batches(run.corpus, run.seed, tokenizer)
-    first = _resume(run.state, model, optimizers) if run.state and run.state.is_file() else 0
-    done = sum(next(text)[1].numel() for _ in range(first))
+    author = Author(run.corpus, run.seed)
+    course, text, done = Course(author), batches(author, run.seed, tokenizer), 0
+    first = 0
+    if run.state and run.state.is_file():
+        kept = _resume(run.state, model, optimizers)
+        first = kept["step"]
+        for step in range(first):
+            done += next(text)[1].numel()
+            if step in kept["ended"]:
+                course.end(step)
+        course.tokens, course.right = kept["stage_tokens"], kept["stage_right"]
     step, mean, tokens, started = first, 0.0, 0, time.monotonic()
     model.train()
     with _progress(run.name, options["tokens"]) as report:
@@ -302,50 +357,56 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
             stage, batch = next(text)
             enter(stage, accelerator.unwrap_model(model))
             weighted = weights.of(batch, stage.answer).to(accelerator.device)
-            loss = weighted_loss(accelerator.unwrap_model(model), batch.to(accelerator.device), weighted)
-            mean += (loss.item() - mean) * (0.02 if step > first else 1.0)
+            loss, right = weighted_loss(accelerator.unwrap_model(model), batch.to(accelerator.device), weighted)
+            mean += (loss.item() - mean) * (SMOOTH if step > first else 1.0)
             accelerator.backward(loss if run.extra is None else loss + run.extra(step))
             accelerator.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
+            course.after(step, stage, batch.numel(), right[weights.answers(batch)])
             step, done, tokens = step + 1, done + batch.numel(), tokens + int((batch >= 0).sum())
-            report(step, done, mean)
+            report(
+                step,
+                done,
+                f"{[*run.corpus.stages][course.index]}, loss {mean:.3f}, {course.right:.0%} of answers right",
+            )
             if run.state and step % KEEP == 0:
-                _keep(run.state, model, optimizers, step)
+                _keep(run.state, model, optimizers, step, course)
     enter(Author(run.corpus.last(), run.seed).stage, accelerator.unwrap_model(model))  # whole, wherever it ended
     accelerator.unwrap_model(model).eval()
     return {"loss": round(mean, 4), "tokens": tokens, "steps": step, "seconds": round(time.monotonic() - started)}
 
 
 @contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int, int, float], None]]:
-    """A function that takes step, tokens done and loss: a bar on a terminal, now and then a line elsewhere."""
+def _progress(name: str, total: int) -> Iterator[Callable[[int, int, str], None]]:
+    """A function that takes step, tokens done and how it goes: a bar on a terminal, now and then a line elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, refresh_per_second=1, disable=not sys.stdout.isatty()) as progress:
         bar = progress.add_task(name, total=total)
 
-        def report(step: int, done: int, loss: float) -> None:
-            progress.update(bar, completed=done, description=f"{name}, loss {loss:.3f}")
+        def report(step: int, done: int, text: str) -> None:
+            progress.update(bar, completed=done, description=f"{name}: {text}")
             if progress.disable and step % 100 == 0:
-                print(f"{name}: step {step}, {done:,} of {total:,} tokens, loss {loss:.3f}", flush=True)
+                print(f"{name}: step {step}, {done:,} of {total:,} tokens, {text}", flush=True)
 
         yield report
 
 
-def _keep(state: Path, model: Any, optimizers: list[Any], step: int) -> None:
+def _keep(state: Path, model: Any, optimizers: list[Any], step: int, course: Course) -> None:
     partial = state.with_suffix(".partial")
     kept = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}
+    kept |= {"ended": course.ended, "stage_tokens": course.tokens, "stage_right": course.right}
     torch.save(kept, partial)
     partial.replace(state)
 
 
-def _resume(state: Path, model: Any, optimizers: list[Any]) -> int:
-    kept = torch.load(state, weights_only=True)
+def _resume(state: Path, model: Any, optimizers: list[Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = torch.load(state, weights_only=True)
     model.load_state_dict(kept["model"])
     for optimizer, own in zip(optimizers, kept["optimizers"], strict=True):
         optimizer.load_state_dict(own)
-    return int(kept["step"])
+    return kept
 
 
 def alignment_term(config: dict[str, Any], model: Any, tokenizer: Any) -> Callable[[int], torch.Tensor]:

@@ -28,7 +28,7 @@ FACTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "food": ("food", "foods", ("eats", "wants")),
     "weekday": ("time", "weekdays", ("arrives", "leaves")),
     "month": ("time", "months", ("arrives", "leaves")),
-    "cause": ("cause", "causes", ("woke", "frightened")),
+    "cause": ("cause", "causes", ("woke", "stopped")),
 }
 EVENTS: dict[str, tuple[str, ...]] = {
     "health": ("sleep", "hunger", "thirst", "fever"),
