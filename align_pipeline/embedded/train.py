@@ -1,7 +1,7 @@
 """The recipe: ``python -m align_pipeline.embedded.train`` rebuilds the embedded data, tokenizer and checkpoint.
 
-Config: ``conf/embedded.yaml``; any key can be given as ``key=value``, such as ``seed=2`` or ``out=/tmp/mine``. It takes 40
-minutes on two CPU cores; a GPU is used if there is one. With ``state=FILE`` a stopped run goes on where it was.
+Config: ``conf/embedded.yaml``; any key can be given as ``key=value``, such as ``seed=2`` or ``out=/tmp/mine``. It takes
+40 minutes on two CPU cores; a GPU is used if there is one. With ``state=FILE`` a stopped run goes on where it was.
 """
 
 from __future__ import annotations
