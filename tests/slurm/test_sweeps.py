@@ -108,7 +108,14 @@ def start(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
         command += [f"hydra.sweep.dir={folder}", f"cache={tmp_path / 'cache'}", *arguments]
         own = {**cluster.environment, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=own, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=REPOSITORY,
+            env=own,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Tests that a shell started in the background ignore Ctrl-C, and so would what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         running.append(process)
         return Sweep(cluster, folder, tmp_path.name, process)
