@@ -234,22 +234,23 @@ def small(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     return {**recipe, "model": model, "corpus": {**recipe["corpus"], "stages": STAGES}}
 
 
-def trained(small: dict[str, Any], tokens: int, tokenizer: Any, **run: Any) -> Any:
+def trained(small: dict[str, Any], tokens: int, tokenizer: Any, **run: Any) -> tuple[Any, dict[str, float]]:
+    """A model, and what its training counted."""
     torch.manual_seed(0)
     model = train.build_model(small["model"], len(tokenizer))
     options = {**small["training"], "tokens": tokens}
-    train.train(train.Run("small", CorpusConfig(**small["corpus"]), options, 1, **run), model, tokenizer)
-    return model
+    recipe = train.Run("small", CorpusConfig(**small["corpus"]), options, 1, **run)
+    return model, train.train(recipe, model, tokenizer)
 
 
 def test_stages_run_and_train_their_blocks_alone(small: dict[str, Any]) -> None:
     """A first stage leaves the block above it as it was drawn, a second one those below; the saved model is whole."""
     tokenizer = train.build_tokenizer(CorpusConfig(**small["corpus"]), 1, vocabulary=400, documents=50)
-    start = trained(small, 0, tokenizer).state_dict()
+    start = trained(small, 0, tokenizer)[0].state_dict()
     in_block = {index: {name for name in start if name.startswith(f"model.layers.{index}.")} for index in range(3)}
     for first, expected in (("below", in_block[2]), ("above", in_block[0] | in_block[1])):
         stages = {name: STAGES[name] for name in (first, "all")}
-        model = trained(small | {"corpus": {**small["corpus"], "stages": stages}}, 1200, tokenizer)
+        model, _ = trained(small | {"corpus": {**small["corpus"], "stages": stages}}, 1200, tokenizer)
         assert model.config.num_hidden_layers == 3
         assert all(p.requires_grad for p in model.parameters())
         assert {name for name, value in model.state_dict().items() if torch.equal(value, start[name])} == expected
@@ -314,7 +315,7 @@ def test_first_heads_look_back(recipe: dict[str, Any]) -> None:
 def test_a_stopped_run_goes_on(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "KEEP", 5)
     tokenizer = train.build_tokenizer(CorpusConfig(**small["corpus"]), 1, vocabulary=400, documents=50)
-    whole = trained(small, 6000, tokenizer).state_dict()
+    whole, counted = trained(small, 6000, tokenizer)
 
     def stop(step: int) -> torch.Tensor:
         if step == 8:
@@ -324,8 +325,9 @@ def test_a_stopped_run_goes_on(small: dict[str, Any], tmp_path: Path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         trained(small, 6000, tokenizer, state=tmp_path / "state", extra=stop)
     assert torch.load(tmp_path / "state", weights_only=True)["step"] == 5
-    resumed = trained(small, 6000, tokenizer, state=tmp_path / "state").state_dict()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    resumed, again = trained(small, 6000, tokenizer, state=tmp_path / "state")
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert (again["tokens"], again["steps"]) == (counted["tokens"], counted["steps"])
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (32, 8), (8, 32)])

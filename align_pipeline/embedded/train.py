@@ -339,16 +339,16 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
     weights = weights_for(tokenizer, run.corpus, run.seed, options)
     author = Author(run.corpus, run.seed)
     course, text, done = Course(author), batches(author, run.seed, tokenizer), 0
-    first = 0
+    first, tokens, seconds = 0, 0, 0.0
     if run.state and run.state.is_file():
         kept = _resume(run.state, model, optimizers)
-        first = kept["step"]
+        first, tokens, seconds = kept["step"], kept["tokens"], kept["seconds"]
         for step in range(first):
             done += next(text)[1].numel()
             if step in kept["ended"]:
                 course.end(step)
         course.tokens, course.right = kept["stage_tokens"], kept["stage_right"]
-    step, mean, tokens, started = first, 0.0, 0, time.monotonic()
+    step, mean, started = first, 0.0, time.monotonic() - seconds
     model.train()
     with _progress(run.name, options["tokens"]) as report:
         while done < options["tokens"]:
@@ -372,7 +372,8 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
                 f"{[*run.corpus.stages][course.index]}, loss {mean:.3f}, {course.right:.0%} of answers right",
             )
             if run.state and step % KEEP == 0:
-                _keep(run.state, model, optimizers, step, course)
+                counts = {"step": step, "tokens": tokens, "seconds": time.monotonic() - started}
+                _keep(run.state, model, optimizers, counts, course)
     enter(Author(run.corpus.last(), run.seed).stage, accelerator.unwrap_model(model))  # whole, wherever it ended
     accelerator.unwrap_model(model).eval()
     return {"loss": round(mean, 4), "tokens": tokens, "steps": step, "seconds": round(time.monotonic() - started)}
@@ -393,9 +394,9 @@ def _progress(name: str, total: int) -> Iterator[Callable[[int, int, str], None]
         yield report
 
 
-def _keep(state: Path, model: Any, optimizers: list[Any], step: int, course: Course) -> None:
+def _keep(state: Path, model: Any, optimizers: list[Any], counts: dict[str, Any], course: Course) -> None:
     partial = state.with_suffix(".partial")
-    kept = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}
+    kept = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], **counts}
     kept |= {"ended": course.ended, "stage_tokens": course.tokens, "stage_right": course.right}
     torch.save(kept, partial)
     partial.replace(state)
