@@ -75,16 +75,18 @@ class Course:
 
     Attributes:
         name: of the stage.
+        tokens: of this stage so far, padding included.
         ended: the steps at which a stage ended.
         right: share of the answers right in this stage, a running mean that begins at 0.
     """
 
     def __init__(self, author: Author) -> None:
         self.author, self.ended = author, list[int]()
-        self._enter(0)
+        self._enter()
 
-    def _enter(self, index: int) -> None:
-        self.index, self.tokens, self.right = index, 0, 0.0
+    def _enter(self) -> None:
+        index = len(self.ended)
+        self.tokens, self.right = 0, 0.0
         self.name, self.author.stage = [*self.author.config.stages][index], self.author.stages[index]
 
     def after(self, step: int, stage: Stage, tokens: int, right: torch.Tensor) -> None:
@@ -107,7 +109,7 @@ class Course:
     def end(self, step: int) -> None:
         """Go on to the next stage."""
         self.ended.append(step)
-        self._enter(self.index + 1)
+        self._enter()
 
 
 def batches(author: Author, seed: int, tokenizer: Any) -> Iterator[tuple[Stage, torch.Tensor]]:
@@ -366,11 +368,7 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
                 optimizer.zero_grad()
             course.after(step, stage, batch.numel(), right[weights.answers(batch)])
             step, done, tokens = step + 1, done + batch.numel(), tokens + int((batch >= 0).sum())
-            report(
-                step,
-                done,
-                f"{[*run.corpus.stages][course.index]}, loss {mean:.3f}, {course.right:.0%} of answers right",
-            )
+            report(step, done, f"{course.name}, loss {mean:.3f}, {course.right:.0%} of answers right")
             if run.state and step % KEEP == 0:
                 counts = {"step": step, "tokens": tokens, "seconds": time.monotonic() - started}
                 _keep(run.state, model, optimizers, counts, course)
