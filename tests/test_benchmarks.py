@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+from align_pipeline.config import EMBEDDED
+
 FOLDER = REPOSITORY / "benchmarks"
 
 
@@ -44,3 +46,34 @@ def test_translation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     run("translation.py", *small, monkeypatch=monkeypatch)
     printed = capsys.readouterr().out
     assert printed.count("5 of 5 |") == 2, printed
+
+
+def test_seeds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("seeds.py", monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2 + 8 + 3, "languages and three lines on all of them"
+    shown = (REPOSITORY / "README.md").read_text("utf-8").splitlines()
+    assert [line for line in printed if line not in shown] == []
+
+
+def test_seeds_tells_lowest_and_highest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, share in enumerate((0.5, 0.25)):
+        for model in ("tiny", "tiny_aligned"):
+            figures = json.loads((EMBEDDED / model / "figures.json").read_text("utf-8"))
+            for task in figures["tasks"].values():
+                task["english"] = 1.0
+                for place, own in enumerate(task["languages"].values()):
+                    own |= {"accuracy": share + place / 100, "dali": [0.0, share - place / 100, 0.1]}
+                    own |= {"mexa_t": [0.0, share / 2, 0.0], "transfer_failures": seed + 1}
+            (tmp_path / str(seed) / model).mkdir(parents=True)
+            (tmp_path / str(seed) / model / "figures.json").write_text(json.dumps(figures), "utf-8")
+    run("seeds.py", str(tmp_path / "0"), str(tmp_path / "1"), monkeypatch=monkeypatch)
+    rows = {row[1].strip(): row[2:-1] for row in (line.split("|") for line in capsys.readouterr().out.splitlines())}
+    first = next(iter(figures["tasks"]["belebele"]["languages"]))
+    assert rows["eng"] == [" 1.00 "] * 6
+    assert rows[first[:3]][0] == " 0.25 to 0.50 (0.25 to 0.50) "
+    assert rows["TF items"][0] == " 7 to 14 "
+    assert rows["best MEXA_T"][0] == " 0.12 to 0.25 "
+    assert rows["Spearman"][0] == " -1.00 ", "accuracy rises over the languages as DALI falls"
