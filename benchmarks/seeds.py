@@ -1,7 +1,7 @@
 """How much the embedded models' figures vary with the recipe's seed: the table of the README.
 
-    python benchmarks/seeds.py                       over the shipped models and the recorded runs in benchmarks/seeds
-    python benchmarks/seeds.py OUT OUT ...           over runs of `python -m align_pipeline.embedded.train seed=2 out=OUT`
+    python benchmarks/seeds.py                the shipped models and the recorded runs in benchmarks/seeds
+    python benchmarks/seeds.py OUT OUT ...    runs of `python -m align_pipeline.embedded.train seed=2 out=OUT`
 
 A recorded run is what the recipe wrote about its models, figures.json; their checkpoints are not kept. Seed 2's run was
 stopped and gone on with, and its tokens and seconds (`made`) count from there only; seed 3 ran through in 41 minutes.
