@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scipy.stats import spearmanr
+from setting import markdown
 
 from align_pipeline.config import EMBEDDED
 from align_pipeline.embedded import figures
@@ -72,12 +73,7 @@ def table(outs: list[Path]) -> list[str]:
     rows["best MEXA_T"] = [spread(highest(run, "mexa_t") for run in runs) for runs in columns]
     rows["Spearman"] = [spread(correlation(run) for run in runs) for runs in columns]
     head = [part for title in TITLES.values() for part in (f"{title}, `{MODELS[0]}`", f"`{MODELS[1]}`")]
-    return [row(["", *head]), "|---" * (len(head) + 1) + "|", *(row([name, *cells]) for name, cells in rows.items())]
-
-
-def row(cells: list[str]) -> str:
-    """A line of a Markdown table."""
-    return " ".join(["|", *(f"{part} |" if part else "|" for part in cells)])
+    return markdown(["", *head], [[name, *cells] for name, cells in rows.items()])
 
 
 def main() -> None:

@@ -113,9 +113,10 @@ def environment() -> str:
 
 def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a Markdown table under a heading, and where it was made."""
-    print(f"\n### {title}\n")
-    print("| " + " | ".join(head) + " |")
-    print("|" + "---|" * len(head))
-    for row in rows:
-        print("| " + " | ".join(str(value) for value in row) + " |")
-    print(f"\n{environment()}", flush=True)
+    print(f"\n### {title}\n", *markdown(head, rows), f"\n{environment()}", sep="\n", flush=True)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a table."""
+    lines = ["| " + " | ".join(str(value) for value in row) + " |" for row in (head, *rows)]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]

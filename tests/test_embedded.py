@@ -279,7 +279,8 @@ def test_answers_count_more(small: dict[str, Any]) -> None:
     tokenizer = train.build_tokenizer(CorpusConfig(**small["corpus"]), 1, vocabulary=400, documents=50)
     weights = train.weights_for(tokenizer, CorpusConfig(**small["corpus"]), 1, {"recall_weight": 2.0})
     ids = tokenizer("Q: Anna\nAnswer: Anna B").input_ids
-    found = weights.of(torch.tensor([[*ids, -1]]), 30.0)[0].tolist()
+    batch = torch.tensor([[*ids, -1]])
+    found = weights.of(batch, weights.answers(batch), 30.0)[0].tolist()
     counted = [(tokenizer.decode([token]), weight) for token, weight in zip(ids[1:], found, strict=False)]
     place = [text for text, _ in counted].index("Answer:")
     assert [weight for _, weight in counted].count(30.0) == 2

@@ -29,7 +29,7 @@ class Phrase:
 
     Attributes:
         text: the words.
-        agreement: what other words of the sentence take from it (a Swahili class's subject prefix or copula).
+        agreement: what other words of the sentence take from it (a Swahili class's copula).
         feminine: gender of a person, for the templates' ``[masculine|feminine]``.
     """
 

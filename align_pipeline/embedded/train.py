@@ -269,9 +269,9 @@ class Weights:
         """bool [B, T - 1]: which of the tokens that are predicted in a batch [B, T] are answers."""
         return (torch.isin(batch[:, 1:], self.letters) | (batch[:, :-1] == self.label)) & (batch[:, 1:] >= 0)
 
-    def of(self, batch: torch.Tensor, answer: float) -> torch.Tensor:
-        """[B, T - 1]: the weights of the tokens that are predicted in a batch [B, T], given that of an answer."""
-        target, answers = batch[:, 1:], self.answers(batch)
+    def of(self, batch: torch.Tensor, answers: torch.Tensor, answer: float) -> torch.Tensor:
+        """[B, T - 1]: the weights of the tokens that are predicted in a batch [B, T], given that of its answers."""
+        target = batch[:, 1:]
         before = (batch[:, None, :] == batch[:, :, None]).tril(-1).any(dim=2)[:, 1:]
         recalled = before & ~torch.isin(target, self.common)
         weights = torch.where(answers, answer, torch.where(recalled, self.recalled, 1.0))
@@ -358,7 +358,8 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
                 optimizer.param_groups[0]["lr"] = lr * rate(done / options["tokens"], options)
             stage, batch = next(text)
             enter(stage, accelerator.unwrap_model(model))
-            weighted = weights.of(batch, stage.answer).to(accelerator.device)
+            answers = weights.answers(batch)
+            weighted = weights.of(batch, answers, stage.answer).to(accelerator.device)
             loss, right = weighted_loss(accelerator.unwrap_model(model), batch.to(accelerator.device), weighted)
             mean += (loss.item() - mean) * (SMOOTH if step > first else 1.0)
             accelerator.backward(loss if run.extra is None else loss + run.extra(step))
@@ -366,13 +367,13 @@ def train(run: Run, model: Any, tokenizer: Any) -> dict[str, float]:
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-            course.after(step, stage, batch.numel(), right[weights.answers(batch)])
+            course.after(step, stage, batch.numel(), right[answers])
             step, done, tokens = step + 1, done + batch.numel(), tokens + int((batch >= 0).sum())
             report(step, done, f"{course.name}, loss {mean:.3f}, {course.right:.0%} of answers right")
             if run.state and step % KEEP == 0:
                 counts = {"step": step, "tokens": tokens, "seconds": time.monotonic() - started}
                 _keep(run.state, model, optimizers, counts, course)
-    enter(Author(run.corpus.last(), run.seed).stage, accelerator.unwrap_model(model))  # whole, wherever it ended
+    enter(author.stages[-1], accelerator.unwrap_model(model))  # whole, wherever it ended
     accelerator.unwrap_model(model).eval()
     return {"loss": round(mean, 4), "tokens": tokens, "steps": step, "seconds": round(time.monotonic() - started)}
 

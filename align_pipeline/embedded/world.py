@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from typing import Literal, TypeVar
@@ -73,10 +73,7 @@ class Fact:
     def words(self, lang: Language, form: str, switched: Language | None = None) -> str:
         """As ``statement`` or ``question``, without capital and full stop; `switched`: with the value in its words."""
         category, values, _ = FACTS[self.kind]
-        value = lang.noun(values, self.value)
-        if switched is not None:
-            value = replace(value, text=switched.noun(values, self.value).text)
-        slots = {"V": value}
+        slots = {"V": (switched or lang).noun(values, self.value)}
         if self.kind == "place":
             slots["E"] = lang.noun("things", self.entity)
         else:
