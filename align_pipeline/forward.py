@@ -9,10 +9,12 @@ repeat in every row are held in a KV cache. Equal sequences are one leaf: equal 
 from __future__ import annotations
 
 import contextlib
+import copy
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from align_pipeline import distributed
 from align_pipeline.errors import InputError
 from align_pipeline.model import LanguageModel, Tokens
+from align_pipeline.packing import Row, batches, passes, width
 from align_pipeline.tree import Step, Tree, chains, steps, trees, trie
 
 log = logging.getLogger(__name__)
@@ -33,14 +36,16 @@ Advance = Callable[[int], None]
 POOLINGS = ("last", "weighted")
 STEP_TOKENS = 1024
 """Most tokens of trees behind one trunk in a pass, roughly."""
-CPU_BATCH_TOKENS = 16384
-"""Tokens in a pass on a CPU, where more gain nothing."""
+_CPU_TOKENS = (512, 16384)
+"""Fewest and most tokens in a pass on a CPU."""
+_CPU_FLOPS = 2.5e11
+"""Of a pass on a CPU: a few seconds on two cores, so that progress is seen; more tokens gain nothing there."""
 _PROBE_TOKENS = 2048  # a pass of as many tells what a token takes of a GPU's memory
 _MOST_TOKENS = 2**17  # more tokens in a pass gain nothing on any device
 _MEMORY_SHARE = 0.6  # of a GPU's free memory; masks, logits and pooled states need the rest
-_MASK_CELLS = 2**26  # cells of the masks of one pass, unless a single row has more
-_TRUNK_STEP = 4096  # tokens of a cached beginning that are run at once
-_LOGIT_ROWS = 256  # rows of the vocabulary that are float32 at once
+_TRUNK_STEP = 4096  # most tokens of a cached beginning that are run at once
+_LOGIT_BYTES = {"cpu": 2**26, "cuda": 2**30}  # of float32 logits that are made at once
+_TEST_WINDOW = 4  # of the passes that show whether a model obeys a tree
 
 
 def hidden_states(
@@ -74,15 +79,18 @@ def hidden_states(
     batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     size = len(groups[0])
     texts = [text for group in groups for text in group]
-    rows = trees(trie(texts)) if shares(lm, texts) else chains(texts)
-    batches = list(_packed(_units(rows, size), batch_tokens))
+    together, alone = _apart(lm, texts)
+    rows = _renamed(chains([texts[m] for m in alone]), alone)
+    if together:
+        rows += _renamed(trees(trie([texts[m] for m in together])), together)
+    planned = list(batches(_units(rows, size), batch_tokens))
     advance = distributed.advancing(advance)
-    for batch in distributed.mine([sum(len(row.tokens) for unit in units for row in unit) for units in batches]):
-        units = batches[batch]
+    for batch in distributed.mine([sum(len(row.tokens) for unit in units for row in unit) for units in planned]):
+        units = planned[batch]
         members: list[int] = []
         parts: dict[str, list[Tensor]] = {pooling: [] for pooling in poolings}
 
-        def pool(passed: list[Tree], members: list[int] = members, parts: dict[str, list[Tensor]] = parts) -> None:
+        def pool(passed: list[Row], members: list[int] = members, parts: dict[str, list[Tensor]] = parts) -> None:
             layout = _lay_out(lm, passed)
             with torch.inference_mode():
                 pooled = _pooled_pass(lm, layout, layers, poolings)
@@ -157,12 +165,12 @@ def over_passes(
     """
     batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     advance = distributed.advancing(advance)
-    trunk = Trunk(lm)
+    trunk = Trunk(lm, batch_tokens)
 
     def take(step: Step) -> list[tuple[int, Value]]:
         found: list[tuple[int, Value]] = []
 
-        def run_pass(passed: Sequence[Tree]) -> None:
+        def run_pass(passed: list[Row]) -> None:
             layout = _lay_out(lm, passed, len(step.trunk))
             with torch.inference_mode():
                 found.extend(zip(layout.members, run(layout, trunk), strict=True))
@@ -170,56 +178,75 @@ def over_passes(
 
         trunk.hold(step.trunk, step.cuts)
         if step.trunk:
-            run_pass([_beside(step.trees)])
+            run_pass([list(step.trees)])
         else:
             _in_memory(lm, step.trees, batch_tokens, run_pass)
         return found
 
-    plain = [Step((), tuple(chains(sequences)))]
-    planned = list(steps(trie(sequences, firsts), STEP_TOKENS)) if shares(lm, sequences) else plain
-    loose = [tree for step in planned if not step.trunk for tree in step.trees]
-    work = [step for step in planned if step.trunk]
-    work += [Step((), tuple(passed)) for passed in _passes(loose, batch_tokens)]
+    together, alone = _apart(lm, sequences)
+    planned = steps(trie([sequences[m] for m in together], [firsts[m] for m in together]), STEP_TOKENS)
+    found = [Step(s.trunk, tuple(_renamed(s.trees, together)), s.cuts) for s in planned] if together else []
+    loose = [tree for step in found if not step.trunk for tree in step.trees]
+    loose += _renamed(chains([sequences[m] for m in alone]), alone)
+    work = [step for step in found if step.trunk]
+    work += [Step((), tuple(itertools.chain(*rows))) for rows in _passes(lm, loose, batch_tokens)]
     costs = [sum(len(tree.tokens) for tree in step.trees) for step in work]
     values = dict(pair for pairs in distributed.each(work, costs, take) for pair in pairs)
     return [values[index] for index in range(len(sequences))]
 
 
-def shares(lm: LanguageModel, sequences: Iterable[Tokens]) -> bool:
-    """Whether trees may be used: the model obeys a tree's mask and positions, and no window cuts a sequence short."""
+def shares(lm: LanguageModel, text: Tokens = ()) -> bool:
+    """Whether a text may share passes: the model obeys a tree's mask, and turns each position as if it stood alone."""
     if lm.obeys_trees is None:
         lm.obeys_trees = _probe(lm)
         if not lm.obeys_trees:
             log.info("%s cannot share beginnings between texts: plain batches.", lm.name)
-    if lm.obeys_trees and lm.window is not None and max(map(len, sequences)) > lm.window:
-        log.info("Texts are longer than the attention window of %s (%d): plain batches.", lm.name, lm.window)
-        return False
-    return lm.obeys_trees
+    return lm.obeys_trees and not lm.rescales(len(text))
+
+
+def _apart(lm: LanguageModel, sequences: Sequence[Tokens]) -> tuple[list[int], list[int]]:
+    """Which sequences may share their beginnings, and which run by themselves."""
+    sharing = [shares(lm, sequence) for sequence in sequences]
+    return [m for m, yes in enumerate(sharing) if yes], [m for m, yes in enumerate(sharing) if not yes]
+
+
+def _renamed(rows: Iterable[Tree], names: Sequence[int]) -> list[Tree]:
+    """The rows of some of the sequences, with their numbers among all of them."""
+    return [replace(row, ends={names[member]: end for member, end in row.ends.items()}) for row in rows]
 
 
 def _probe(lm: LanguageModel) -> bool:
-    """Run two short sequences as a tree and each by itself: models differ in what they make of a mask."""
+    """Run short sequences as a tree and each by itself: models differ in what they make of a mask.
+
+    Windows are made shorter than the sequences meanwhile, so that their masks are tried too.
+    """
     one = [(7 * k) % 50 + 2 for k in range(12)]
     two = one[:6] + [(5 * k) % 40 + 3 for k in range(8)]
     layers = [lm.num_layers]
-    count = lm.tokens_run
+    count, windows, config = lm.counted(), dict(lm.windows), lm.model.config.get_text_config()
+    kept = getattr(config, "sliding_window", None)
     try:
+        if lm.window is not None:
+            config.sliding_window = _TEST_WINDOW
+            lm.windows = {kind: window and _TEST_WINDOW for kind, window in windows.items()}
         with torch.inference_mode():
-            (tree,) = trees(trie([one, two]))
-            layout = _lay_out(lm, [tree])
+            rows = [[tree] for tree in trees(trie([one, two]))]
+            layout = _lay_out(lm, rows)
             shared = _pooled_pass(lm, layout, layers, ["last"])["last"][0].float()
             shared = shared[[layout.members.index(0), layout.members.index(1)]]
             plain = torch.cat(
-                [_pooled_pass(lm, _lay_out(lm, chains([s])), layers, ["last"])["last"][0].float() for s in (one, two)]
+                [_pooled_pass(lm, _lay_out(lm, [chains([s])]), layers, ["last"])["last"][0].float() for s in (one, two)]
             )
             cache = Trunk(lm)
             cache.hold(tuple(one[:5]))
-            behind = _lay_out(lm, chains([one[5:]], depth=5), behind=5)
+            behind = _lay_out(lm, [chains([one[5:]], depth=5)], behind=5)
             cached = _pooled_pass(lm, behind, layers, ["last"], cache)["last"][0].float()
     except Exception:  # whatever a model raises when it is handed a mask or a cache that it does not know
         return False
     finally:
-        lm.tokens_run = count
+        if lm.window is not None:
+            config.sliding_window, lm.windows = kept, windows
+        lm.recount(count)
     tolerance = 1e-3 if lm.model.dtype == torch.float32 else 0.1
     errors = (shared - plain).norm() / plain.norm(), (cached - plain[:1]).norm() / plain[:1].norm()
     return all(bool(torch.isfinite(error)) and error.item() < tolerance for error in errors)
@@ -247,58 +274,40 @@ def _units(rows: Sequence[Tree], size: int) -> list[list[Tree]]:
     return list(units.values())
 
 
-def _packed(
-    units: Sequence[Sequence[Tree]], batch_tokens: int, mask_cells: float = float("inf")
-) -> Iterator[list[Sequence[Tree]]]:
-    """Units that run together: longest rows first, so that a batch pads little and memory peaks at once."""
-    batch: list[Sequence[Tree]] = []
-    longest = rows = 0
-    lengths = [max(len(row.tokens) for row in unit) for unit in units]
-    for index in sorted(range(len(units)), key=lambda i: (-lengths[i], i)):
-        tokens = (rows + len(units[index])) * longest
-        if batch and (tokens > batch_tokens or tokens * longest > mask_cells):
-            yield batch
-            batch, longest, rows = [], 0, 0
-        batch.append(units[index])
-        longest, rows = max(longest, lengths[index]), rows + len(units[index])
-    if batch:
-        yield batch
-
-
-def _passes(rows: Sequence[Tree], batch_tokens: int) -> Iterator[list[Tree]]:
-    """Rows by forward pass; plain causal rows apart from trees, whose mask is as large as the square of a row."""
-    for kind, mask_cells in ((True, float("inf")), (False, _MASK_CELLS)):
-        chosen = [[row] for row in rows if row.is_chain is kind]
-        for batch in _packed(chosen, batch_tokens, mask_cells):
-            yield [row for unit in batch for row in unit]
-
-
 def token_budget(lm: LanguageModel, asked: int | None) -> int:
     """Most tokens in a pass: what was asked for, or what the device's memory has room for, found once per model.
 
     A pass that ran out of memory has since lowered it (`lm.fits`).
     """
     if asked is None and lm.fits is None:
-        lm.fits = CPU_BATCH_TOKENS if lm.device.type != "cuda" else _room(lm)
+        few, many = _CPU_TOKENS
+        lm.fits = min(many, max(few, int(_CPU_FLOPS / lm.costs.token))) if lm.device.type != "cuda" else _room(lm)
     return min(limit for limit in (asked, lm.fits) if limit is not None)
 
 
 def _room(lm: LanguageModel) -> int:
     """Tokens that fit a GPU's free memory, judged by what a pass over some takes."""
-    count = lm.tokens_run
+    count = lm.counted()
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(lm.device)
     before = torch.cuda.memory_allocated(lm.device)
     torch.cuda.reset_peak_memory_stats(lm.device)
     tokens = min(_PROBE_TOKENS, lm.max_length)
     with torch.inference_mode():
-        _pooled_pass(lm, _lay_out(lm, chains([[0] * tokens])), range(lm.num_layers + 1), POOLINGS)
-    lm.tokens_run = count
+        _pooled_pass(lm, _lay_out(lm, [chains([[0] * tokens])]), range(lm.num_layers + 1), POOLINGS)
+    lm.recount(count)
     taken = max(torch.cuda.max_memory_allocated(lm.device) - before, 1) / tokens
     return max(tokens, min(_MOST_TOKENS, int(_MEMORY_SHARE * free / taken)))
 
 
-def _in_memory(lm: LanguageModel, rows: Sequence[Tree], batch_tokens: int, run: Callable[[list[Tree]], None]) -> None:
+def _passes(lm: LanguageModel, trees: Sequence[Tree], batch_tokens: int) -> list[list[Row]]:
+    """Trees by forward pass. What turns positions by the whole text's length is alone in its pass."""
+    alone = [tree for tree in trees if lm.rescales(len(tree.tokens)) and tree.is_chain]
+    together = [tree for tree in trees if not (lm.rescales(len(tree.tokens)) and tree.is_chain)]
+    return [*passes(together, batch_tokens, lm.costs, beside=bool(lm.obeys_trees)), *([[tree]] for tree in alone)]
+
+
+def _in_memory(lm: LanguageModel, trees: Sequence[Tree], batch_tokens: int, run: Callable[[list[Row]], None]) -> None:
     """Call `run` with the rows of each pass; what runs out of memory is run again in smaller passes.
 
     The size that fits is remembered for the model; a tree that does not fit is run text by text. `run` must not have
@@ -307,7 +316,7 @@ def _in_memory(lm: LanguageModel, rows: Sequence[Tree], batch_tokens: int, run: 
     Raises:
         InputError: a single text does not fit.
     """
-    waiting = deque(_passes(rows, token_budget(lm, batch_tokens)))
+    waiting = deque(_passes(lm, trees, token_budget(lm, batch_tokens)))
     while waiting:
         failed = False
         try:
@@ -320,22 +329,25 @@ def _in_memory(lm: LanguageModel, rows: Sequence[Tree], batch_tokens: int, run: 
         # Outside the handler: the exception holds the failed pass's tensors.
         if lm.device.type == "cuda":
             torch.cuda.empty_cache()
-        rows = [row for passed in waiting for row in passed]
-        if len(waiting[0]) > 1:
-            lm.fits = len(waiting[0]) * max(len(row.tokens) for row in waiting[0]) // 2
+        first = [tree for row in waiting[0] for tree in row]
+        rest = [tree for passed in list(waiting)[1:] for row in passed for tree in row]
+        if len(first) > 1:
+            lm.fits = len(waiting[0]) * max(map(width, waiting[0])) // 2
             log.info("Out of memory: at most %d tokens in a pass from now on.", lm.fits)
-        elif not rows[0].is_chain:
-            rows[:1] = rows[0].chains()
+        elif not first[0].is_chain:
+            first = first[0].chains()
         else:
             raise InputError(
-                f"A text of {len(rows[0].tokens)} tokens does not fit the memory of {lm.device} beside {lm.name}; use "
+                f"A text of {len(first[0].tokens)} tokens does not fit the memory of {lm.device} beside {lm.name}; use "
                 "model.dtype=bfloat16, fewer examples (task.num_fewshot) or a device with more memory."
             )
-        waiting = deque(_passes(rows, token_budget(lm, batch_tokens)))
+        waiting = deque(_passes(lm, first + rest, token_budget(lm, batch_tokens)))
 
 
 def _beside(parts: Sequence[Tree]) -> Tree:
     """Trees side by side in one row: none sees another."""
+    if len(parts) == 1:
+        return parts[0]
     tokens, positions, segments, offset = [], [], [], 0
     ends: dict[int, int] = {}
     for part in parts:
@@ -358,7 +370,7 @@ class Layout:
         tokens: [B, T] int64, padded on the right with any id: nothing sees the padding.
         positions: [B, T] int64; None for plain causal rows.
         mask: [B, 1, T, P + T] in the model's dtype, 0 where a token sees another (P cached ones first), else the
-            lowest number; None for plain causal rows.
+            lowest number; by kind of layer where some see a window alone; None for plain causal rows.
         sees: bool [B, T, T] on the CPU; None for plain causal rows.
     """
 
@@ -367,7 +379,7 @@ class Layout:
     row_of: dict[int, int]
     tokens: Tensor
     positions: Tensor | None
-    mask: Tensor | None
+    mask: Tensor | dict[str, Tensor] | None
     sees: Tensor | None
 
     def path(self, member: int) -> list[int]:
@@ -376,28 +388,53 @@ class Layout:
         return list(range(row.ends[member] + 1)) if self.sees is None else row.path(member)
 
 
-def _lay_out(lm: LanguageModel, rows: Sequence[Tree], behind: int = 0) -> Layout:
-    """Pad the rows; count their tokens as run. `behind` tokens are in the cache."""
-    width = max(len(row.tokens) for row in rows)
-    tokens = torch.zeros(len(rows), width, dtype=torch.long)
+def _lay_out(lm: LanguageModel, parts: Sequence[Row], behind: int = 0) -> Layout:
+    """Put trees into rows and pad those; count their tokens as run. `behind` tokens are in the cache."""
+    rows = [_beside(row) for row in parts]
+    wide = max(len(row.tokens) for row in rows)
+    tokens = torch.zeros(len(rows), wide, dtype=torch.long)
     for index, row in enumerate(rows):
         tokens[index, : len(row.tokens)] = torch.from_numpy(row.tokens)
         lm.tokens_run += len(row.tokens)
+    lm.tokens_computed += tokens.numel()
     members = [member for row in rows for member in row.ends]
     row_of = {member: index for index, row in enumerate(rows) for member in row.ends}
     tokens = tokens.to(lm.device)
     if not behind and all(row.is_chain for row in rows):
         return Layout(tuple(rows), members, row_of, tokens, None, None, None)
-    positions = torch.zeros(len(rows), width, dtype=torch.long)
-    sees = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)  # padding sees itself: no line is empty
+    positions = torch.zeros(len(rows), wide, dtype=torch.long)
+    sees = torch.zeros(len(rows), wide, wide, dtype=torch.bool)
     for index, row in enumerate(rows):
         n = len(row.tokens)
         positions[index, :n] = torch.from_numpy(row.positions)
         sees[index, :n, :n] = torch.from_numpy(row.sees())
-    dtype = lm.model.dtype
-    mask = torch.zeros(len(rows), 1, width, behind + width, dtype=dtype, device=lm.device)
-    mask[:, 0, :, behind:].masked_fill_(~sees.to(lm.device), torch.finfo(dtype).min)
+        padding = torch.arange(n, wide)
+        sees[index, padding, padding] = True  # itself: no line is empty
+    masks = {kind: _mask(lm, sees, positions, behind, window) for kind, window in lm.windows.items()}
+    mask = next(iter(masks.values())) if len(masks) == 1 else masks
     return Layout(tuple(rows), members, row_of, tokens, positions.to(lm.device), mask, sees)
+
+
+def _mask(lm: LanguageModel, sees: Tensor, positions: Tensor, behind: int, window: int | None) -> Tensor:
+    """`Layout.mask` for layers with a window: the last `window` tokens of its own sequence are all that a token sees.
+
+    Args:
+        lm: the model.
+        sees: bool [B, T, T].
+        positions: [B, T].
+        behind: P, tokens in the cache.
+        window: None: no bound.
+    """
+    count, wide = positions.shape
+    dtype = lm.model.dtype
+    mask = torch.zeros(count, 1, wide, behind + wide, dtype=dtype, device=lm.device)
+    lowest = torch.finfo(dtype).min
+    if window is not None and int(positions.max()) >= window:
+        sees = sees & (positions[:, :, None] - positions[:, None, :] < window)
+        far = positions[:, :, None] - torch.arange(behind) >= window  # [B, T, P]
+        mask[:, 0, :, :behind].masked_fill_(far.to(lm.device), lowest)
+    mask[:, 0, :, behind:].masked_fill_(~sees.to(lm.device), lowest)
+    return mask
 
 
 # ---- passes
@@ -406,8 +443,8 @@ def _lay_out(lm: LanguageModel, rows: Sequence[Tree], behind: int = 0) -> Layout
 class Trunk:
     """The shared beginning that is in the KV cache, one row of it."""
 
-    def __init__(self, lm: LanguageModel) -> None:
-        self.lm = lm
+    def __init__(self, lm: LanguageModel, step: int = _TRUNK_STEP) -> None:
+        self.lm, self.step = lm, min(step, _TRUNK_STEP)  # masks stay small however long the beginning is
         self.tokens: tuple[int, ...] = ()
         self.cuts: tuple[int, ...] = ()
         self.cache: Any = None
@@ -430,8 +467,8 @@ class Trunk:
         self.tokens = tokens[:same]
         for end in (cut for cut in cuts if cut > same):
             while (at := len(self.tokens)) < end:
-                part = tokens[at : min(at + _TRUNK_STEP, end)]  # masks stay small however long the beginning is
-                layout = _lay_out(self.lm, chains([part], at), behind=at)
+                part = tokens[at : min(at + self.step, end)]
+                layout = _lay_out(self.lm, [chains([part], at)], behind=at)
                 with torch.inference_mode():
                     self.lm.decoder(**self.inputs(layout))
                 self.tokens += part
@@ -442,7 +479,7 @@ class Trunk:
         from transformers import DynamicCache
 
         if self.cache is None:
-            self.cache = DynamicCache(config=self.lm.model.config)
+            self.cache = DynamicCache()  # without the config all layers keep all tokens; windows are the masks' matter
         return _inputs(layout) | {"past_key_values": self.cache, "use_cache": True}
 
     def forget(self, layout: Layout) -> None:
@@ -541,8 +578,7 @@ def _scored_pass(
 ) -> list[float]:
     """Summed log-probabilities of spans (row, row indices that predict, tokens) in one forward pass.
 
-    Logits are made only where a span needs them, by handing the output embeddings those positions alone; whatever the
-    model does to logits afterwards (soft-capping, scaling) still happens.
+    Logits are made only where a span needs them.
     """
     rows = torch.tensor([row for row, _, tokens in spans for _ in tokens], device=lm.device, dtype=torch.long)
     columns = [column for _, at, tokens in spans for column in at[: len(tokens)]]
@@ -552,27 +588,55 @@ def _scored_pass(
     # Spans of one row often ask for the same position (four options after one prompt): its logits are made once.
     asked = torch.stack([rows, torch.tensor(columns, device=lm.device)])
     places, place_of = torch.unique(asked, dim=1, return_inverse=True)
-
-    def select(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (args[0][places[0], places[1]].unsqueeze(0),)
-
-    with _hooked([lm.head.register_forward_pre_hook(select)]), _called_with(layout, trunk) as arguments:
-        logits = lm.model(**arguments).logits[0]
-    chosen = torch.cat(
-        [
-            logits[place_of[at : at + _LOGIT_ROWS]]
-            .float()
-            .log_softmax(dim=-1)
-            .gather(1, targets[at : at + _LOGIT_ROWS, None])
-            for at in range(0, len(targets), _LOGIT_ROWS)
-        ]
-    )
+    with _called_with(layout, trunk) as arguments:
+        output = lm.decoder(**arguments)
+    states = output.last_hidden_state[places[0], places[1]]
+    chosen = _log_probabilities(lm, output, states, place_of, targets)
     sums = torch.zeros(len(spans), dtype=torch.float64)
     owner = torch.tensor([index for index, (_, _, tokens) in enumerate(spans) for _ in tokens])
-    sums.index_add_(0, owner, chosen[:, 0].double().cpu())
+    sums.index_add_(0, owner, chosen.double().cpu())
     if not torch.isfinite(sums).all():
         raise InputError(f"{lm.name} gives a log-likelihood that is not a finite number; try model.dtype=float32.")
     return sums.tolist()
+
+
+def _log_probabilities(lm: LanguageModel, output: Any, states: Tensor, place_of: Tensor, targets: Tensor) -> Tensor:
+    """log p(target) in nats, float32, with few rows of the vocabulary in memory at once.
+
+    Args:
+        lm: the model.
+        output: what its decoder gave.
+        states: [P, D], final hidden states at some places.
+        place_of: [N], the place that predicts each target.
+        targets: [N].
+    """
+    size = max(1, _LOGIT_BYTES.get(states.device.type, 2**26) // (4 * lm.head.weight.shape[0]))
+    found = torch.empty(len(targets), dtype=torch.float32, device=states.device)
+    for start in range(0, len(states), size):
+        logits = _logits(lm, output, states[start : start + size]).float()
+        here = ((place_of >= start) & (place_of < start + size)).nonzero()[:, 0]
+        at = place_of[here] - start
+        found[here] = logits[at, targets[here]] - logits.logsumexp(dim=-1)[at]
+    return found
+
+
+def _logits(lm: LanguageModel, output: Any, states: Tensor) -> Tensor:
+    """[P, V]: what the model makes of final hidden states [P, D], soft-capping and scaling included.
+
+    The causal LM is called with a decoder that gives these states, so that whatever it does after it is done.
+    """
+    given = copy.copy(output)
+    given.last_hidden_state = states.unsqueeze(0)
+    own = lm.decoder.__dict__.get("forward")
+    lm.decoder.forward = lambda *args, **kwargs: given  # type: ignore[method-assign]
+    try:
+        tokens = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+        logits: Tensor = lm.model(input_ids=tokens, use_cache=False).logits[0]
+    finally:
+        del lm.decoder.forward  # type: ignore[method-assign]
+        if own is not None:
+            lm.decoder.forward = own  # type: ignore[method-assign]
+    return logits
 
 
 def _check_finite(states: Tensor, model: str, layers: Sequence[int], names: Sequence[str]) -> None:

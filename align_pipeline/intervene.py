@@ -25,7 +25,6 @@ from align_pipeline.forward import (
     Advance,
     Layout,
     Trunk,
-    _beside,
     _called_with,
     _lay_out,
     _scored_pass,
@@ -222,15 +221,15 @@ def patched_loglikelihoods(
     places = taps(lm, component)
     batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     advance = distributed.advancing(advance)
-    sharing = bool(scorings) and shares(lm, [max((_texts(s)[0] for s in scorings), key=len)])
-    trunk = Trunk(lm)
-    cuts = _cuts([s.context[: s.sites[0]] for s in scorings]) if sharing else []
+    sharing = [shares(lm, _longest(scoring)) for scoring in scorings]
+    trunk = Trunk(lm, batch_tokens)
+    cuts = _cuts([s.context[: s.sites[0]] for s in scorings])
 
     def run(index: int) -> Tensor:
         scoring = scorings[index]
         branches = scoring.branches()
         result = torch.full((len(branches), len(scoring.continuations)), torch.nan, dtype=torch.float64)
-        if sharing:
+        if sharing[index]:
             passes = _behind_a_trunk(scoring, trunk, cuts[index], len(branches))
         else:
             passes = _whole(scoring, lm, len(branches), batch_tokens)
@@ -273,9 +272,9 @@ def _common(a: Tokens, b: Tokens) -> int:
     return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _texts(scoring: Scoring) -> list[Tokens]:
-    """What a model reads of each option, the longest first; a text's last token is only predicted."""
-    return sorted(([*scoring.context, *c[:-1]] for c in scoring.continuations), key=len, reverse=True)
+def _longest(scoring: Scoring) -> Tokens:
+    """The longest of what a model reads of each option; a text's last token is only predicted."""
+    return [*scoring.context, *max(scoring.continuations, key=len)[:-1]]
 
 
 _Spots = list[list[tuple[int, int]]]
@@ -305,7 +304,7 @@ def _behind_a_trunk(scoring: Scoring, trunk: Trunk, cuts: tuple[int, ...], branc
             for option, continuation in enumerate(scoring.continuations)
         ]
         spots = [[[(0, b * width + site - start) for site in scoring.sites]] for b in range(len(chosen))]
-        yield chosen, _lay_out(trunk.lm, [_beside(copies)], behind=start), spans, spots
+        yield chosen, _lay_out(trunk.lm, [copies], behind=start), spans, spots
 
 
 def _whole(scoring: Scoring, lm: LanguageModel, branches: int, batch_tokens: int) -> Iterator[_Pass]:
@@ -323,7 +322,7 @@ def _whole(scoring: Scoring, lm: LanguageModel, branches: int, batch_tokens: int
             [[(b * len(rows) + row, site) for site in scoring.sites] for row in range(len(rows))]
             for b in range(len(chosen))
         ]
-        yield chosen, _lay_out(lm, rows * len(chosen)), spans, spots
+        yield chosen, _lay_out(lm, [[row] for row in rows] * len(chosen)), spans, spots
 
 
 def _batches(count: int, size: int) -> Iterator[list[int]]:

@@ -6,8 +6,8 @@ import contextlib
 import functools
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 from align_pipeline import distributed
 from align_pipeline.config import EMBEDDED, Attention, ModelConfig, Parallel, TooLong
 from align_pipeline.errors import InputError
+from align_pipeline.packing import Costs
 
 log = logging.getLogger(__name__)
 Tokens = list[int]
@@ -38,7 +39,8 @@ class LanguageModel:
         name: short name, as in the tables.
         truncated: texts that lost tokens to ``model.too_long=truncate_left`` so far.
         tokens_run: tokens that went through the model so far, padding not counted.
-        window: tokens that a token sees at most, where some layer's attention slides; None if none does.
+        tokens_computed: the same, padding counted.
+        windows: by kind of layer, tokens that a token sees at most, itself included; None: all before it.
         fits: most tokens in a pass that the device has room for, as far as is known; see `forward.token_budget`.
         obeys_trees: whether the model takes rows of trees; None until `forward` has tried.
     """
@@ -51,7 +53,8 @@ class LanguageModel:
     too_long: TooLong
     truncated: int = 0
     tokens_run: int = 0
-    window: int | None = None
+    tokens_computed: int = 0
+    windows: Mapping[str, int | None] = field(default_factory=lambda: {"full_attention": None})
     obeys_trees: bool | None = None
     fits: int | None = None
 
@@ -82,6 +85,38 @@ class LanguageModel:
         """The output embeddings."""
         head: nn.Module = self.model.get_output_embeddings()
         return head
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that a token sees at most, where some layer's attention slides; None if none does."""
+        return min((window for window in self.windows.values() if window is not None), default=None)
+
+    @functools.cached_property
+    def costs(self) -> Costs:
+        """FLOPs of a token; of mixtures of experts, more than it takes: all experts are counted."""
+        config = self.model.config.get_text_config()
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        parameters = sum(weight.numel() for layer in self.layers for weight in layer.parameters())
+        return Costs(2.0 * parameters, 4.0 * self.num_layers * config.num_attention_heads * head)
+
+    def rescales(self, length: int) -> bool:
+        """Whether a text is so long that its length changes how all its positions are turned (longrope, dynamic)."""
+        config = self.model.config.get_text_config()
+        given = getattr(config, "rope_parameters", None) or {}
+        for rope in [given, *(part for part in given.values() if isinstance(part, dict))]:
+            if rope.get("rope_type") in ("longrope", "dynamic"):
+                known = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+                if length > known:
+                    return True
+        return False
+
+    def counted(self) -> tuple[int, int]:
+        """`tokens_run` and `tokens_computed` as they stand."""
+        return self.tokens_run, self.tokens_computed
+
+    def recount(self, counted: tuple[int, int]) -> None:
+        """Go back to what `counted` gave: passes since then were trials."""
+        self.tokens_run, self.tokens_computed = counted
 
     @functools.cached_property
     def line_ends(self) -> frozenset[int]:
@@ -192,11 +227,22 @@ def wrap(
     positions = getattr(text_config, "max_position_embeddings", None)  # None: ALiBi and the like have no bound
     if max_length is not None and positions is not None and max_length > positions:
         raise InputError(f"model.max_length={max_length} is more than the {positions} positions of {name}.")
-    window = getattr(text_config, "sliding_window", None)
-    if getattr(text_config, "use_sliding_window", True) is False:  # Qwen names a window that it does not use
-        window = None
     limit = max_length or positions or 2**31 - 1
-    return LanguageModel(name, model, tokenizer, decoder_layers(model), limit, too_long, window=window)
+    lm = LanguageModel(name, model, tokenizer, decoder_layers(model), limit, too_long, windows=_windows(text_config))
+    if not set(lm.windows) <= {"full_attention", "sliding_attention"}:  # chunks, recurrence, ...: no tree is sure there
+        lm.obeys_trees = False
+    return lm
+
+
+def _windows(config: Any) -> dict[str, int | None]:
+    """`LanguageModel.windows` of a text model's configuration."""
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) is False:  # Qwen names a window that it does not use
+        window = None
+    kinds = getattr(config, "layer_types", None)
+    if not kinds:
+        return {"full_attention" if window is None else "sliding_attention": window}
+    return {kind: window if kind == "sliding_attention" else None for kind in dict.fromkeys(kinds)}
 
 
 def decoder_layers(model: Any) -> Sequence[nn.Module]:

@@ -233,6 +233,7 @@ def _trunk(lm: LanguageModel, beginning: Tokens) -> Any:
     cache = roomy(lm.model.config)
     if beginning:
         lm.tokens_run += len(beginning)
+        lm.tokens_computed += len(beginning)
         tokens = torch.tensor([beginning], device=lm.device)
         lm.decoder(input_ids=tokens, past_key_values=cache, use_cache=True)
     return cache
@@ -291,6 +292,7 @@ class _Batch:
 
     def _logits(self) -> Tensor:
         """[rows, V] after the present tokens, which the cache then holds."""
+        self.lm.tokens_computed += self.tokens.numel()
         arguments, taken = {"position_ids": self.positions, "logits_to_keep": 1}, _arguments(self.lm)
         logits: Tensor = self.lm.model(
             input_ids=self.tokens,

@@ -234,7 +234,7 @@ def _steps(node: Node, above: list[int], cuts: tuple[int, ...], row_tokens: int)
     prefix, total = above[trunk:], len(above) - trunk + node.size
     whole = above + node.edge
     if total <= row_tokens or not node.children:
-        yield Step(tuple(above[:trunk]), (lay([(prefix, node)], trunk),), cuts)
+        yield Step(tuple(above[:trunk]), tuple(_laid(prefix, node, trunk)), cuts)
         return
     # Nothing that a result is needed from may vanish into the cache.
     reach = min(len(whole), node.first_need)
@@ -263,14 +263,23 @@ def _filled(
     used = 0
     for prefix, node in parts:
         skipped = max(depth - node.depth, 0)  # a member that ends inside the trunk's reach keeps its last tokens
-        tree = lay([(prefix, Node(node.depth + skipped, node.edge[skipped:], node.children, node.members))], depth)
-        if waiting and used + len(tree.tokens) > row_tokens:
+        part = Node(node.depth + skipped, node.edge[skipped:], node.children, node.members, node.size - skipped)
+        laid = _laid(prefix, part, depth)
+        size = sum(len(tree.tokens) for tree in laid)
+        if waiting and used + size > row_tokens:
             yield Step(tuple(trunk), tuple(waiting), cuts)
             waiting, used = [], 0
-        waiting.append(tree)
-        used += len(tree.tokens)
+        waiting += laid
+        used += size
     if waiting:
         yield Step(tuple(trunk), tuple(waiting), cuts)
+
+
+def _laid(prefix: list[int], node: Node, depth: int) -> list[Tree]:
+    """A subtree as a tree; where no trunk stands before it, as several if they share next to nothing."""
+    if depth:
+        return [lay([(prefix, node)], depth)]
+    return [lay([part], 0) for part in _cut(node, prefix, ROW_TOKENS)]
 
 
 def lay(parts: Sequence[tuple[list[int], Node]], depth: int) -> Tree:

@@ -76,7 +76,36 @@ def random_model(architecture: str = "llama", **changes: Any) -> Any:
         "mistral": (t.MistralConfig, {"sliding_window": None}),
         "mistral-sliding": (t.MistralConfig, {"sliding_window": 16}),
         "gemma2": (t.Gemma2Config, {"head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8}),
+        "gemma3": (
+            t.Gemma3TextConfig,
+            {
+                "head_dim": 8,
+                "sliding_window": 16,
+                "query_pre_attn_scalar": 8,
+                "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+            },
+        ),
         "qwen2": (t.Qwen2Config, {}),
+        "qwen2-sliding": (
+            t.Qwen2Config,
+            {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2},
+        ),
+        "phi3-sliding": (t.Phi3Config, {"sliding_window": 16, "pad_token_id": 0}),
+        "phi3-longrope": (
+            t.Phi3Config,
+            {
+                "pad_token_id": 0,
+                "original_max_position_embeddings": 30,
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "rope_theta": 10000.0,
+                    "original_max_position_embeddings": 30,
+                    "short_factor": [1.0, 1.1, 1.2, 1.3],
+                    "long_factor": [1.0, 2.0, 3.0, 4.0],
+                },
+            },
+        ),
+        "cohere2": (t.Cohere2Config, {"sliding_window": 16, "logit_scale": 0.5}),
         "cohere": (t.CohereConfig, {"logit_scale": 0.5}),
         "bloom": (
             t.BloomConfig,
