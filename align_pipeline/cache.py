@@ -29,15 +29,17 @@ from torch import Tensor
 
 from align_pipeline.config import ModelConfig
 from align_pipeline.errors import InputError, unknown, writing
-from align_pipeline.model import check_folder, path_of
+from align_pipeline.loading import ADAPTER, check, parts
 
 log = logging.getLogger(__name__)
 
-CODE = 2
+CODE = 3
 """Raise it when the code gives other numbers for the same question: older entries are then never found."""
 _SMALL = 2**28  # weight files up to this size are digested whole; of larger ones the header, size and time
 
 
+_KEYED = (".json", ".safetensors", ".gguf", ".bin", ".model", ".txt", ".jinja")
+"""Files of a model folder that its numbers depend on."""
 _ELSEWHERE = "cache=<folder> names another place and cache=null keeps nothing"
 _PATIENCE = 30.0
 """Seconds after which a job says that it waits for another one."""
@@ -259,19 +261,16 @@ def model_key(config: ModelConfig) -> dict[str, Any] | None:
     Raises:
         InputError: the folder is incomplete.
     """
-    path = path_of(config)
-    if isinstance(path, Path):
-        check_folder(path, config)
-        identity = _folder_digest(path)
-    else:
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(path, "config.json", revision=config.revision)
-        if not isinstance(cached, str):
-            return None
-        identity = f"{path}@{Path(cached).parent.name}"  # snapshots/<commit>/config.json
+    check(config)
+    path, adapter = parts(config)
+    identity = _identity(path, config.gguf_file or "config.json", config.revision)
+    own = None if adapter is None else _identity(adapter, ADAPTER, None)
+    if identity is None or (adapter is not None and own is None):
+        return None
     return {
         "model": identity,
+        **({} if own is None else {"adapter": own}),
+        **({} if config.gguf_file is None else {"gguf_file": config.gguf_file}),
         "dtype": config.dtype.value,
         "attention": config.attention.value,
         "max_length": config.max_length,
@@ -279,9 +278,19 @@ def model_key(config: ModelConfig) -> dict[str, Any] | None:
     }
 
 
+def _identity(path: Path | str, file: str, revision: str | None) -> str | None:
+    """A folder by its content, a hub repository by the commit of a file that it has; None if it is not here yet."""
+    if isinstance(path, Path):
+        return _folder_digest(path)
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(path, file, revision=revision)
+    return f"{path}@{Path(cached).parent.name}" if isinstance(cached, str) else None  # snapshots/<commit>/<file>
+
+
 def _folder_digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in _KEYED):
         status = path.stat()
         digest.update(f"{path.name} {status.st_size}".encode())
         with path.open("rb") as file:

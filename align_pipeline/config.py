@@ -45,6 +45,7 @@ class Dtype(Enum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+    auto = "auto"
 
 
 class Attention(Enum):
@@ -73,8 +74,15 @@ class ModelConfig:
     """Hub id (``meta-llama/Llama-3.1-8B``), a folder, or ``embedded:<name>`` for one that ships with the package."""
     revision: str | None = None
     """Branch, tag or commit on the hub; null is the default branch."""
+    gguf_file: str | None = None
+    """A GGUF file in that repository or folder, to be loaded instead of safetensors; its weights are dequantised."""
+    adapter: str | None = None
+    """A PEFT adapter, hub id or folder, merged into the model; ``model.path`` itself may be an adapter's folder too."""
+    chat_template: bool = False
+    """Put the prompts of multiple-choice tasks through the tokenizer's chat template, examples as turns, as
+    lm-evaluation-harness's ``--apply_chat_template`` does. Alignment texts never have a template."""
     dtype: Dtype = Dtype.bfloat16
-    """float32, bfloat16 or float16."""
+    """float32, bfloat16, float16 or auto (as the weights are stored)."""
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
     parallel: Parallel = Parallel.none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from align_pipeline import distributed
 
 log = logging.getLogger(__name__)
 
+MINUTE = 60.0
+"""Seconds between the lines that tell how far a long piece of work is."""
+
 
 def _console() -> Console:
     """The terminal, or where there is none, lines wide enough for the final table; nothing but in the main process."""
@@ -27,7 +31,38 @@ def _console() -> Console:
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} texts/s" if task.speed else "")
+        return Text(_rate(task.speed) if task.speed else "")
+
+
+def _rate(texts: float) -> str:
+    return f"{texts:,.0f} texts/s" if texts >= 10 else f"{texts:.1f} texts/s"
+
+
+@contextmanager
+def _told(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A line a minute in the log while a piece of work goes on; yields what counts its texts."""
+    start, done, over = time.perf_counter(), 0, threading.Event()
+
+    def count(number: int) -> None:
+        nonlocal done
+        done += number
+
+    def tell() -> None:
+        while not over.wait(MINUTE):
+            elapsed = time.perf_counter() - start
+            if not done or total is None:
+                log.info("%s: still at it after %.0f s.", what, elapsed)
+            else:
+                left = elapsed / done * (total - done)
+                log.info("%s: %d of %d texts, %s, about %.0f s left.", what, done, total, _rate(done / elapsed), left)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield count
+    finally:
+        over.set()
+        teller.join()
 
 
 @dataclass
@@ -55,15 +90,21 @@ class Stages:
         """
         start = time.perf_counter()
         try:
-            if self.console.is_terminal and total is not None:
-                columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
-                with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as progress:
-                    bar = progress.add_task(what, total=total)
-                    yield lambda number: progress.advance(bar, number)
-            else:
-                yield lambda number: None
+            with _told(what, total) as count:
+                if self.console.is_terminal and total is not None:
+                    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+                    with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as progress:
+                        bar = progress.add_task(what, total=total)
+
+                        def advance(number: int) -> None:
+                            count(number)
+                            progress.advance(bar, number)
+
+                        yield advance
+                else:
+                    yield count
         finally:
             elapsed = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
-        rate = f", {total / elapsed:,.0f} texts/s" if total else ""
+        rate = f", {_rate(total / elapsed)}" if total else ""
         log.info("%s: %.1f s%s", what, elapsed, rate)

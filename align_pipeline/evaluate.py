@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from align_pipeline.errors import InputError
 from align_pipeline.forward import Advance, loglikelihoods
 from align_pipeline.model import LanguageModel, Tokens
-from align_pipeline.records import Item, Prediction
+from align_pipeline.records import SHOT_SEPARATOR, Item, Prediction
 
 BLOCK = 512
 """Items whose prompts are in memory at once: with their examples they are long."""
@@ -68,6 +70,7 @@ def encode_options(lm: LanguageModel, item: Item) -> list[tuple[Tokens, Tokens]]
     The whole text is tokenized and cut after as many tokens as the context alone has; white space at the context's end
     belongs to the continuation, as tokenizers join it to the next word.
     """
+    item = templated(lm, item)
     context = item.prompt.rstrip()
     gap = item.prompt[len(context) :]
     context_tokens, *wholes = lm.encode([context, *(context + gap + option for option in item.continuations)])
@@ -78,6 +81,32 @@ def encode_options(lm: LanguageModel, item: Item) -> list[tuple[Tokens, Tokens]]
         read = lm.limit(whole[: len(whole) - bool(continuation)], f"The prompt of item {item.id}")
         requests.append((read[: len(read) - max(len(continuation) - 1, 0)], continuation))
     return requests
+
+
+def templated(lm: LanguageModel, item: Item) -> Item:
+    """The item as the model reads it: through the chat template where ``model.chat_template`` says so.
+
+    As lm-evaluation-harness does it: examples are turns of their own, the answer is the assistant's, without the space
+    that separates it in plain text.
+    """
+    if not lm.chat:
+        return item
+    before = sum(len(question) + len(answer) + len(SHOT_SEPARATOR) for question, answer in item.shots)
+    own = item.prompt[before:]
+    turns = [turn for question, answer in item.shots for turn in (("user", question), ("assistant", _bare(answer)))]
+    messages = [{"role": role, "content": content} for role, content in [*turns, ("user", own)]]
+    prompt: str = lm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    at = prompt.rfind(own.strip())  # some templates strip what is said
+    if at < 0:
+        raise InputError(f"The chat template of {lm.name} does not hold the prompt of item {item.id} as it stands.")
+    behind = len(prompt) - (at - (len(own) - len(own.lstrip())) + len(own))
+    parts = tuple((name, start - behind, end - behind) for name, start, end in item.parts)
+    return replace(item, prompt=prompt, continuations=tuple(map(_bare, item.continuations)), parts=parts, shots=())
+
+
+def _bare(continuation: str) -> str:
+    """A continuation without the space that separates it from the prompt."""
+    return continuation.removeprefix(" ")
 
 
 def prediction(loglikelihoods: Sequence[float]) -> int:

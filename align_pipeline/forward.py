@@ -195,7 +195,7 @@ def over_passes(
     return [values[index] for index in range(len(sequences))]
 
 
-def shares(lm: LanguageModel, text: Tokens = ()) -> bool:
+def shares(lm: LanguageModel, text: Sequence[int] = ()) -> bool:
     """Whether a text may share passes: the model obeys a tree's mask, and turns each position as if it stood alone."""
     if lm.obeys_trees is None:
         lm.obeys_trees = _probe(lm)
@@ -610,7 +610,7 @@ def _log_probabilities(lm: LanguageModel, output: Any, states: Tensor, place_of:
         place_of: [N], the place that predicts each target.
         targets: [N].
     """
-    size = max(1, _LOGIT_BYTES.get(states.device.type, 2**26) // (4 * lm.head.weight.shape[0]))
+    size = max(1, _LOGIT_BYTES.get(states.device.type, 2**26) // (4 * lm.vocabulary))
     found = torch.empty(len(targets), dtype=torch.float32, device=states.device)
     for start in range(0, len(states), size):
         logits = _logits(lm, output, states[start : start + size]).float()
@@ -628,14 +628,14 @@ def _logits(lm: LanguageModel, output: Any, states: Tensor) -> Tensor:
     given = copy.copy(output)
     given.last_hidden_state = states.unsqueeze(0)
     own = lm.decoder.__dict__.get("forward")
-    lm.decoder.forward = lambda *args, **kwargs: given  # type: ignore[method-assign]
+    lm.decoder.forward = lambda *args, **kwargs: given
     try:
         tokens = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
         logits: Tensor = lm.model(input_ids=tokens, use_cache=False).logits[0]
     finally:
-        del lm.decoder.forward  # type: ignore[method-assign]
+        del lm.decoder.forward
         if own is not None:
-            lm.decoder.forward = own  # type: ignore[method-assign]
+            lm.decoder.forward = own
     return logits
 
 

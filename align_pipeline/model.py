@@ -1,26 +1,38 @@
-"""Load a causal language model and its tokenizer, from the hub, a folder or the package; find its decoder layers."""
+"""A causal language model as the engine sees it: its parts, what each layer sees, how texts become tokens."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import itertools
 import logging
-import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from align_pipeline import distributed
-from align_pipeline.config import EMBEDDED, Attention, ModelConfig, Parallel, TooLong
+from align_pipeline.config import TooLong
 from align_pipeline.errors import InputError
 from align_pipeline.packing import Costs
 
 log = logging.getLogger(__name__)
 Tokens = list[int]
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """What a tokenizer adds to each text.
+
+    Attributes:
+        front: token ids before it.
+        behind: token ids after it.
+        doubled: how many of those in front are BOS after BOS.
+    """
+
+    front: tuple[int, ...]
+    behind: tuple[int, ...]
+    doubled: int
 
 
 @dataclass
@@ -42,6 +54,7 @@ class LanguageModel:
         tokens_computed: the same, padding counted.
         windows: by kind of layer, tokens that a token sees at most, itself included; None: all before it.
         fits: most tokens in a pass that the device has room for, as far as is known; see `forward.token_budget`.
+        chat: whether prompts go through the tokenizer's chat template.
         obeys_trees: whether the model takes rows of trees; None until `forward` has tried.
     """
 
@@ -55,6 +68,7 @@ class LanguageModel:
     tokens_run: int = 0
     tokens_computed: int = 0
     windows: Mapping[str, int | None] = field(default_factory=lambda: {"full_attention": None})
+    chat: bool = False
     obeys_trees: bool | None = None
     fits: int | None = None
 
@@ -85,6 +99,11 @@ class LanguageModel:
         """The output embeddings."""
         head: nn.Module = self.model.get_output_embeddings()
         return head
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the length of a logit vector."""
+        return int(self.model.config.get_text_config().vocab_size)
 
     @property
     def window(self) -> int | None:
@@ -130,8 +149,48 @@ class LanguageModel:
         return frozenset(ends)
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """Token ids with the tokenizer's own special tokens (BOS where it adds one), not yet limited in length."""
-        return [list(ids) for ids in self.tokenizer(list(texts))["input_ids"]] if texts else []
+        """Token ids with the tokenizer's special tokens in front (BOS where it adds one), not yet limited in length.
+
+        None stand at the end, or the last token's state would be theirs; and BOS stands in front once, also of a text
+        that begins with it, as those of some chat templates do.
+        """
+        bos, special = self.tokenizer.bos_token, self.special
+        begins = [bool(bos) and text.startswith(bos) for text in texts]
+        found: list[Tokens] = [[]] * len(texts)
+        for given in (False, True):
+            chosen = [index for index, yes in enumerate(begins) if yes is given]
+            if not chosen:
+                continue
+            ids = self.tokenizer([texts[index] for index in chosen], add_special_tokens=not given)["input_ids"]
+            for index, tokens in zip(chosen, ids, strict=True):
+                end = len(tokens) if given else len(tokens) - len(special.behind)
+                found[index] = list(tokens[0 if given else special.doubled : end])
+        return found
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text each of its tokens begins and ends, in characters; the tokens are those of `encode`."""
+        (tokens,) = self.encode([text])
+        bos = self.tokenizer.bos_token
+        given = bool(bos) and text.startswith(bos)
+        found = self.tokenizer(text, add_special_tokens=not given, return_offsets_mapping=True)["offset_mapping"]
+        start = 0 if given else self.special.doubled
+        return [(int(a), int(b)) for a, b in found[start : start + len(tokens)]]
+
+    @functools.cached_property
+    def special(self) -> SpecialTokens:
+        """What the tokenizer adds to a text; what is not wanted of it is said once."""
+        bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole = self.tokenizer("a")["input_ids"]
+        at = next((k for k in range(len(whole)) if whole[k : k + len(bare)] == bare), 0)
+        front, behind = tuple(whole[:at]), tuple(whole[at + len(bare) :])
+        bos = self.tokenizer.bos_token_id
+        doubled = sum(a == b == bos for a, b in itertools.pairwise(front))
+        if behind:
+            names = " ".join(self.tokenizer.convert_ids_to_tokens(list(behind)))
+            log.info("The tokenizer of %s ends each text with %s, which is left out.", self.name, names)
+        if doubled:
+            log.info("The tokenizer of %s begins each text with %d BOS; one is kept.", self.name, doubled + 1)
+        return SpecialTokens(front, behind, doubled)
 
     def limit(self, tokens: Tokens, what: str) -> Tokens:
         """The tokens, limited to the model's context as ``model.too_long`` says.
@@ -156,67 +215,13 @@ class LanguageModel:
         return tokens[:keep_first] + tokens[keep_first + excess :]
 
 
-def load(config: ModelConfig) -> LanguageModel:
-    """Load what ``conf/model`` names; the one path for the hub, folders and the embedded models.
-
-    Raises:
-        InputError: it cannot be loaded; says why and what would work.
-    """
-    device = _device(config.device)
-    path = path_of(config)
-    if isinstance(path, Path):
-        check_folder(path, config)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    revision = None if isinstance(path, Path) else config.revision
-    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": config.trust_remote_code}
-    with _one_sentence(config):
-        tokenizer = AutoTokenizer.from_pretrained(str(path), **shared)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path),
-            dtype=getattr(torch, config.dtype.value),
-            attn_implementation=config.attention.value,
-            use_safetensors=True if config.safetensors_only else None,
-            **_spread(config),
-            **shared,
-        )
-    _check_attention(model, config)
-    if config.parallel is Parallel.none:
-        model.to(device)
-    model.eval()
-    return wrap(model, tokenizer, config.name, config.max_length, config.too_long)
-
-
-def _spread(config: ModelConfig) -> dict[str, Any]:
-    """What transformers is told of a model that is spread over GPUs.
-
-    Raises:
-        InputError: the processes do not fit it.
-    """
-    distributed.share_out(config.parallel is not Parallel.tensor)
-    if config.parallel is Parallel.none:
-        return {}
-    if config.parallel is Parallel.device_map:
-        if distributed.size() > 1:
-            raise InputError(
-                "model.parallel=device_map lets one process use all GPUs that it sees; start one process, or use "
-                "model.parallel=tensor."
-            )
-        return {"device_map": "auto"}
-    if distributed.size() == 1:
-        raise InputError(
-            "model.parallel=tensor splits the model over processes; start them with torchrun --nproc_per_node <GPUs>."
-        )
-    from transformers.distributed import DistributedConfig
-
-    return {"distributed_config": DistributedConfig(tp_plan="auto")}
-
-
 def wrap(
-    model: Any, tokenizer: Any, name: str, max_length: int | None = None, too_long: TooLong = TooLong.error
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    max_length: int | None = None,
+    too_long: TooLong = TooLong.error,
+    chat: bool = False,
 ) -> LanguageModel:
     """A loaded model as a `LanguageModel`.
 
@@ -228,7 +233,9 @@ def wrap(
     if max_length is not None and positions is not None and max_length > positions:
         raise InputError(f"model.max_length={max_length} is more than the {positions} positions of {name}.")
     limit = max_length or positions or 2**31 - 1
-    lm = LanguageModel(name, model, tokenizer, decoder_layers(model), limit, too_long, windows=_windows(text_config))
+    lm = LanguageModel(
+        name, model, tokenizer, decoder_layers(model), limit, too_long, windows=_windows(text_config), chat=chat
+    )
     if not set(lm.windows) <= {"full_attention", "sliding_attention"}:  # chunks, recurrence, ...: no tree is sure there
         lm.obeys_trees = False
     return lm
@@ -256,94 +263,3 @@ def decoder_layers(model: Any) -> Sequence[nn.Module]:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise InputError(f"The decoder layers of a {type(model).__name__} cannot be found; it is not a plain causal LM.")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda", distributed.local_gpu()) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"model.device={name} is no device; use auto, cpu, cuda or cuda:<n>.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"model.device={name}, but this machine has no CUDA GPU that torch can use; use cpu or auto.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"model.device={name}, but there are {torch.cuda.device_count()} GPUs here, counted from 0.")
-    return device
-
-
-def path_of(config: ModelConfig) -> Path | str:
-    """A folder, or a hub id as it stands."""
-    if config.path.startswith("embedded:"):
-        return EMBEDDED / config.path.removeprefix("embedded:")
-    looks_local = config.path.startswith(("/", ".", "~")) or config.path.count("/") > 1
-    folder = Path(config.path).expanduser()
-    return folder if folder.is_dir() or looks_local else config.path
-
-
-def check_folder(folder: Path, config: ModelConfig) -> None:
-    """Refuse an incomplete model folder, of which transformers speaks in several lines, or too late.
-
-    Raises:
-        InputError: something is missing; says what.
-    """
-    if not folder.is_dir():
-        raise InputError(f"The model folder '{config.path}' does not exist; model.path takes a hub id or a folder.")
-    if not (folder / "config.json").is_file():
-        raise InputError(f"The model folder '{config.path}' has no config.json: it holds no model.")
-    if not any(folder.glob("*.safetensors")):
-        if any(folder.glob("*.bin")) and config.safetensors_only:
-            raise InputError(
-                f"The model folder '{config.path}' has pickled weights only, which can run code when loaded; convert "
-                "them to safetensors, or set model.safetensors_only=false if you trust them."
-            )
-        if config.safetensors_only or not any(folder.glob("*.bin")):
-            raise InputError(f"The model folder '{config.path}' has no weights (*.safetensors).")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise InputError(f"The model folder '{config.path}' has no tokenizer (tokenizer.json).")
-
-
-def _check_attention(model: Any, config: ModelConfig) -> None:
-    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
-    if capped is not None and config.attention is Attention.sdpa:
-        raise InputError(
-            f"{config.name} caps its attention logits, which SDPA leaves out without a word; set model.attention=eager."
-        )
-
-
-@contextlib.contextmanager
-def _one_sentence(config: ModelConfig) -> Iterator[None]:
-    """Turn what the hub and transformers raise while loading into one sentence that says what to do."""
-    from huggingface_hub import errors as hub
-    from safetensors import SafetensorError
-
-    path = config.path
-    try:
-        yield
-    except SafetensorError as error:
-        raise InputError(f"The weights of {path} are not valid safetensors: {error}.") from error
-    except pickle.UnpicklingError as error:  # even trusted ones are read with weights_only=True
-        raise InputError(f"The pickled weights of {path} hold more than tensors, or are damaged.") from error
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        known: dict[type[BaseException] | tuple[type[BaseException], ...], str] = {
-            hub.GatedRepoError: f"{path} is gated on the hub: accept its licence at huggingface.co/{path} and log in "
-            "with `hf auth login` (or set HF_TOKEN).",
-            hub.RevisionNotFoundError: f"{path} has no revision '{config.revision}' on the hub.",
-            hub.RepositoryNotFoundError: f"{path} is not on the hub, or is private: check model.path, and log in with "
-            "`hf auth login` (or set HF_TOKEN) if it needs a token.",
-            (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError): f"{path} is not in the local hub "
-            "cache and the hub cannot be reached; point model.path at a folder with the model, or use model=tiny.",
-        }
-        for cause in _causes(error):
-            for kinds, sentence in known.items():
-                if isinstance(cause, kinds):
-                    raise InputError(sentence) from error
-        raise InputError(f"{path} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    return chain

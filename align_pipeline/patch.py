@@ -44,7 +44,7 @@ from align_pipeline.config import (
 )
 from align_pipeline.data import Source
 from align_pipeline.errors import InputError, unknown
-from align_pipeline.evaluate import encode_options, prediction
+from align_pipeline.evaluate import encode_options, prediction, templated
 from align_pipeline.forward import Advance
 from align_pipeline.intervene import Branch, Scoring, activations, num_heads, patched_loglikelihoods, taps
 from align_pipeline.model import LanguageModel, Tokens
@@ -259,8 +259,9 @@ def site_positions(lm: LanguageModel, item: Item, context: Sequence[int], site: 
         return [len(context) - 1]
     if not lm.tokenizer.is_fast:
         raise InputError(f"patch.site={site} needs a tokenizer that tells character offsets; {lm.name}'s does not.")
+    item = templated(lm, item)
     prompt = item.prompt.rstrip()
-    offsets: list[tuple[int, int]] = lm.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    offsets = lm.offsets(prompt)
     names = [name for name, _, _ in item.parts if name == site or (site == "options" and name.startswith("option_"))]
     positions: list[int] = []
     for name, _, end in item.parts:

@@ -36,8 +36,9 @@ from align_pipeline.config import UNPATCHED, Config, PatchConfig
 from align_pipeline.data import Source
 from align_pipeline.errors import InputError, writing
 from align_pipeline.evaluate import confidence, from_tensors, predict, prediction, to_tensors
+from align_pipeline.loading import check, load
 from align_pipeline.metrics import Metric
-from align_pipeline.model import LanguageModel, load
+from align_pipeline.model import LanguageModel
 from align_pipeline.plots import layer_curves as draw
 from align_pipeline.records import SCHEMAS, Item, Prediction, Table, table, write_text
 from align_pipeline.similarity import EnglishStates, Similarities, english_states, similarities
@@ -55,6 +56,7 @@ from align_pipeline.translate import (
 
 log = logging.getLogger(__name__)
 _TRUNCATED = "truncated"
+_ALIGNMENT = "similarities"
 _PACKAGES = (
     *("align_pipeline", "torch", "transformers", "datasets", "accelerate", "numpy", "pyarrow", "sacrebleu", "wandb"),
 )
@@ -92,6 +94,12 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     task: ParallelTask = instantiate(config.task)
     metrics: dict[str, Metric] = {name: instantiate(metric) for name, metric in config.metrics.items()}
     _check_needs(task, metrics)
+    if config.model.chat_template and isinstance(task, Flores) and config.evaluate:
+        raise InputError(
+            "model.chat_template=true is for multiple-choice tasks: translation is prompted as plain text; leave it "
+            "out, or measure alignment alone with evaluate=false."
+        )
+    check(config.model)  # before data are looked up
     source = Source(config.source)
     named = {config.languages[code].flores for code in config.named if code in config.languages}
     languages = task.supported(config.languages.values(), source, named)
@@ -196,6 +204,7 @@ class Job:
     @functools.cached_property
     def lm(self) -> LanguageModel:
         """The model, loaded at first use."""
+        log.info("Loading %s (%s) ...", self.config.model.name, self.config.model.path)
         with self.stages.stage("model", f"Loaded {self.config.model.name}"):
             return load(self.config.model)
 
@@ -226,6 +235,8 @@ class Job:
         None in every process but the main one, which alone goes on to write it.
         """
         key = {"kind": kind, **self.model_key, "texts": texts}
+        if self.config.model.chat_template and kind != _ALIGNMENT:
+            key["chat_template"] = True
 
         def counted() -> dict[str, Tensor]:
             before = self.lm.truncated
@@ -258,7 +269,7 @@ class Job:
         with _table(folder, "alignment") as written:
             for pair in pairs:
                 what = f"Embedded {pair.language.language}"
-                tensors = self._get("similarities", _alignment_texts(pair), what, functools.partial(compute, pair))
+                tensors = self._get(_ALIGNMENT, _alignment_texts(pair), what, functools.partial(compute, pair))
                 if tensors is None or written is None:
                     continue
                 every = Similarities.from_tensors(tensors)

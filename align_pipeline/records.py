@@ -22,6 +22,10 @@ from align_pipeline.errors import writing
 ENGLISH = "eng_Latn"
 
 
+SHOT_SEPARATOR = "\n\n"
+"""Between few-shot examples, and between them and the prompt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One question in one language, with every text that the pipeline feeds to a model.
@@ -30,12 +34,13 @@ class Item:
         id: shared by the item's versions in all languages.
         options: what the alignment metrics embed, one text per answer option (METHOD: "DALI text").
         premise: what MEXA_T embeds: the item without its options.
-        prompt: what the options' likelihoods are conditioned on, without few-shot examples.
+        prompt: what the options' likelihoods are conditioned on, few-shot examples before it.
         continuations: one per option, scored after `prompt`; each starts with its separating space.
         gold: index of the right option, from 0.
         category: the item's semantic category where its data set has one, else "".
         parts: (name, start, end) of the passage, question and options that stand in the prompt, in characters counted
             from the prompt's end (so 0 is the end, -1 the last character): examples put before it move nothing.
+        shots: (prompt, continuation) of the few-shot examples that `prompt` begins with.
     """
 
     id: str
@@ -46,6 +51,7 @@ class Item:
     gold: int
     category: str = ""
     parts: tuple[tuple[str, int, int], ...] = ()
+    shots: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

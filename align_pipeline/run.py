@@ -18,10 +18,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from align_pipeline import distributed, logs, sweep
+from align_pipeline import distributed, logs, machine, sweep
 from align_pipeline.config import CONF, from_hydra, one_sentence, register
 
 log = logging.getLogger(__name__)
+machine.settle()
 register()
 
 

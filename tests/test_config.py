@@ -98,7 +98,7 @@ def test_demo_data_only_with_the_demo_model() -> None:
         ("metric=daly", "There is no metric 'daly'; there is dali, "),
         ("model=llama", "There is no model 'llama'; there is llama-7b, "),
         ("task.limt=4", "There is no key 'task.limt'; there is task.limit, "),
-        ("model.dtype=int8", "model.dtype: Invalid value 'int8', expected one of [float32, bfloat16, float16]"),
+        ("model.dtype=int8", "model.dtype: Invalid value 'int8', expected one of [float32, bfloat16, float16, auto]"),
         ("evaluate=maybe", "evaluate: Value 'maybe' is not a valid bool"),
         ("layers=x", "layers=x is neither 'all' nor a list of layer numbers such as [0,4,8]"),
         ("nonsense=1", "There is no key 'nonsense'; there is "),

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from align_pipeline.data import Source
 from align_pipeline.errors import InputError
-from align_pipeline.records import Item
-from align_pipeline.tasks.parallel import SHOT_SEPARATOR, ParallelTask
+from align_pipeline.records import SHOT_SEPARATOR, Item
+from align_pipeline.tasks.parallel import ParallelTask
 
 # lm-evaluation-harness seeds each task's few-shot sampler with this, whatever the user's own seed is.
 LM_EVAL_FEWSHOT_SEED = 1234
@@ -49,7 +49,7 @@ class ChoiceTask(ParallelTask):
                 f"task.num_fewshot={self.num_fewshot}."
             )
         generator = random.Random(LM_EVAL_FEWSHOT_SEED)
-        prompts = []
+        prompted = []
         for item in items:
             if self.fewshot == "lm_eval" and self.lm_eval_draws:
                 drawn = generator.sample(list(pool), self.num_fewshot + self.lm_eval_spare)
@@ -58,9 +58,10 @@ class ChoiceTask(ParallelTask):
                 first = pool[: self.num_fewshot + 1]
                 shots = [shot for shot in first if self.split != self.fewshot_split or shot.id != item.id]
                 shots = shots[: self.num_fewshot]
-            examples = [shot.prompt + shot.continuations[shot.gold] for shot in shots]
-            prompts.append(SHOT_SEPARATOR.join([*examples, item.prompt]))
-        return [dataclasses.replace(item, prompt=prompt) for item, prompt in zip(items, prompts, strict=True)]
+            turns = tuple((shot.prompt, shot.continuations[shot.gold]) for shot in shots)
+            prompt = SHOT_SEPARATOR.join([*(question + answer for question, answer in turns), item.prompt])
+            prompted.append(dataclasses.replace(item, prompt=prompt, shots=turns))
+        return prompted
 
 
 def index_of(value: object, first: int, options: int, column: str) -> int:

@@ -11,8 +11,8 @@ from typing import ClassVar
 from align_pipeline.config import Language
 from align_pipeline.data import Row, Source
 from align_pipeline.errors import InputError
-from align_pipeline.records import ENGLISH, Item
-from align_pipeline.tasks.parallel import SHOT_SEPARATOR, ItemSet, Pair, ParallelTask, texts_of
+from align_pipeline.records import ENGLISH, SHOT_SEPARATOR, Item
+from align_pipeline.tasks.parallel import ItemSet, Pair, ParallelTask, texts_of
 
 log = logging.getLogger(__name__)
 

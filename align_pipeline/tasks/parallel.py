@@ -18,8 +18,6 @@ from align_pipeline.records import ENGLISH, Item
 
 log = logging.getLogger(__name__)
 
-SHOT_SEPARATOR = "\n\n"
-
 
 @dataclass(frozen=True)
 class ItemSet:

@@ -1,0 +1,27 @@
+"""What a process asks of the machine before torch is loaded: threads that wait quietly, freed memory that is kept."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers
+_KEPT = 2**30
+_MAPPED = 2**25  # the most that glibc takes
+
+
+def settle() -> None:
+    """Set up this process; what the user has set stays.
+
+    OpenMP's threads spin at each barrier by default, which costs nothing on an idle machine and most of the time beside
+    another job. glibc gives large freed buffers back at once, and the next pass faults them in again page by page.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
+        try:
+            allocator = ctypes.CDLL(None).mallopt
+        except (AttributeError, OSError):  # another C library
+            return
+        allocator(_TRIM_THRESHOLD, _KEPT)
+        allocator(_MMAP_THRESHOLD, _MAPPED)
