@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help install demo test test-slurm lint types format embedded clean
+.PHONY: help install demo test test-slurm real-models lint types format embedded clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ test: $(VENV)/installed-dev ## Run the tests (offline, CPU)
 test-slurm: $(VENV)/installed-dev ## Run sweeps on a SLURM cluster of this machine alone
 	@tests/slurm/install.sh
 	$(BIN)/python -m pytest tests/slurm --durations=0
+
+real-models: $(VENV)/installed-dev ## Write two small pretrained models into outputs/real_models, for tests
+	$(BIN)/python tests/real_models/make.py outputs/real_models
 
 lint: $(VENV)/installed-dev ## Check style and format
 	$(BIN)/ruff check .

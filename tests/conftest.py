@@ -36,6 +36,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def real_models() -> Path:
+    """Two small pretrained models, where the environment variable REAL_MODELS names their folder."""
+    folder = os.environ.get("REAL_MODELS")
+    if folder is None or not (Path(folder) / "gemma3-270m").is_dir():
+        pytest.skip("REAL_MODELS names no folder of real models; tests/real_models/make.py writes one")
+    return Path(folder).resolve()
+
+
 def tokenizer(vocabulary: int = 400) -> Any:
     """A byte-level BPE tokenizer that adds BOS, as Llama's does, and has no pad token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
