@@ -57,6 +57,7 @@ from align_pipeline.translate import (
 log = logging.getLogger(__name__)
 _TRUNCATED = "truncated"
 _ALIGNMENT = "similarities"
+_STAGES = ("extraction", "scoring", "patching")
 _PACKAGES = (
     *("align_pipeline", "torch", "transformers", "datasets", "accelerate", "numpy", "pyarrow", "sacrebleu", "wandb"),
 )
@@ -122,7 +123,7 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     job = Job(config, task.name, metrics, stages, Cache(Path(config.cache) if config.cache else None))
     if metrics:
         job.write_alignment(pairs, folder)
-    extracted = distributed.total(job.tokens_run)
+    counts = [(0, 0), job.tokens()]
     translated: dict[str, dict[str, Any]] = {}
     translations: dict[str, list[Translation]] = {}
     if config.evaluate and isinstance(task, Flores):
@@ -130,12 +131,16 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         translated = job.write_translations(task, translations, folder)
     elif config.evaluate:
         job.write_predictions(pairs, folder)
-    scored = distributed.total(job.tokens_run) - extracted
+    counts.append(job.tokens())
     if isinstance(asked, patch.Plan):
         job.write_patching(asked, pairs, folder)
     elif asked is not None:
         job.write_translation_patching(asked, translations, pairs, folder)
-    patched = distributed.total(job.tokens_run) - extracted - scored
+    counts.append(job.tokens())
+    tokens, computed = (
+        {stage: after[k] - before[k] for stage, before, after in zip(_STAGES, counts, counts[1:], strict=False)}
+        for k in range(2)
+    )
     if not distributed.is_main():
         return None
     tables = [path for path in (folder / f"{name}.parquet" for name in SCHEMAS) if path.exists()]
@@ -171,7 +176,8 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         "data": summary.provenance(task, source, pairs),
         "num_layers": job.num_layers or None,
         "truncated_texts": job.truncated,
-        "tokens": {"extraction": extracted, "scoring": scored, "patching": patched},
+        "tokens": tokens,
+        "tokens_with_padding": computed,
         "processes": distributed.size(),
         "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "config": settings,
@@ -222,10 +228,10 @@ class Job:
         """Layer L of the model, if it is known by now."""
         return {self.config.model.name: self.num_layers} if self.num_layers else {}
 
-    @property
-    def tokens_run(self) -> int:
-        """Tokens that went through the model so far."""
-        return self.lm.tokens_run if "lm" in vars(self) else 0
+    def tokens(self) -> tuple[int, int]:
+        """Tokens that went through the model so far in all processes, without padding and with it."""
+        run, computed = self.lm.counted() if "lm" in vars(self) else (0, 0)
+        return distributed.total(run), distributed.total(computed)
 
     def _get(
         self, kind: str, texts: str, what: str, compute: Callable[[], dict[str, Tensor]]

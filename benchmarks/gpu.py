@@ -1,12 +1,12 @@
-"""The architecture of Llama-3.1-8B with random bfloat16 weights on a GPU: rates, seconds per language, memory.
+"""A real model's architecture with random bfloat16 weights on a GPU: rates, seconds per language, memory.
 
-Usage: python benchmarks/gpu.py [--data FOLDER] [--items N] [--small]
+Usage: python benchmarks/gpu.py [--shape SHAPE] [--data FOLDER] [--items N] [--small]
 
 Nothing is downloaded; the tokenizer is trained on the texts. Measured in one call: the device's matrix-product rate (a
 product of the model's own shape), extraction of a language pair (all options, all layers, English included), 5-shot
-scoring of a language, and both against plain passes on some items. The fraction of the matrix rate counts only tokens
-that were computed, and only the products with weights (2 x parameters of the blocks x tokens). `--small` runs the same
-script with a small shape, on any device.
+scoring of a language, and both against plain passes on some items. The share of the matrix rate counts tokens without
+padding, and only the products with weights (2 x parameters of the blocks x tokens). `--small` makes the shape small, for
+any device.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from align_pipeline.model import LanguageModel, wrap
 from align_pipeline.similarity import english_states, similarities
 from align_pipeline.tasks.parallel import Pair
 
-LLAMA_8B = {
+LLAMA = {
     "vocab_size": 128256,
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -33,24 +33,51 @@ LLAMA_8B = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
 }
-SMALL = LLAMA_8B | {"vocab_size": 8000, "hidden_size": 128, "intermediate_size": 448, "num_hidden_layers": 4}
-SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+GEMMA3 = {
+    "vocab_size": 262144,
+    "hidden_size": 640,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 18,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 256,
+    "sliding_window": 512,
+}
+GEMMA2 = {
+    "vocab_size": 256000,
+    "hidden_size": 3584,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 42,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 256,
+    "sliding_window": 4096,
+}
+SHAPES = {  # name -> transformers' names, the shape, attention (SDPA leaves Gemma 2's soft-capping out)
+    "llama3.1-8b": ("Llama", LLAMA | {"rope_theta": 500000.0, "bos_token_id": 0, "eos_token_id": 1}, "sdpa"),
+    "gemma3-270m": ("Gemma3", GEMMA3, "sdpa"),
+    "gemma2-9b": ("Gemma2", GEMMA2, "eager"),
+}
+SMALL = {"vocab_size": 8000, "hidden_size": 128, "intermediate_size": 448, "num_hidden_layers": 4}
+SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
 CHECKED = 8  # items that are compared with plain passes
 
 
-def build(shape: dict[str, int], texts: list[str], device: str, dtype: torch.dtype) -> LanguageModel:
+def build(name: str, small: bool, texts: list[str], device: str, dtype: torch.dtype) -> LanguageModel:
     """The random model, made on the device."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
+    kind, shape, attention = SHAPES[name]
+    config = getattr(transformers, {"Gemma3": "Gemma3TextConfig"}.get(kind, f"{kind}Config"))
+    made = config(**{**shape, **(SMALL if small else {}), "max_position_embeddings": 131072})
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
     with torch.device(device):
-        model = LlamaForCausalLM(
-            LlamaConfig(max_position_embeddings=131072, bos_token_id=0, eos_token_id=1, rope_theta=500000.0, **shape)
-        )
+        model = transformers.AutoModelForCausalLM.from_config(made, attn_implementation=attention, dtype=dtype)
     torch.set_default_dtype(torch.float32)
-    model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq.float()
-    return wrap(model.eval(), tokenizer(texts), "random-llama-8b")
+    for key, frequencies in model.model.rotary_emb.named_buffers():
+        setattr(model.model.rotary_emb, key, frequencies.float())
+    return wrap(model.eval(), tokenizer(texts), f"random {name}")
 
 
 def matrix_rate(lm: LanguageModel) -> float:
@@ -93,6 +120,7 @@ def plain_difference(lm: LanguageModel, pair: Pair, budget: int | None) -> tuple
 def main() -> None:
     """Print the table; with $OUT set, also write it as JSON there."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--shape", choices=SHAPES, default="llama3.1-8b")
     parser.add_argument("--data")
     parser.add_argument("--languages", nargs=2, default=["eng_Latn", "swh_Latn"])
     parser.add_argument("--items", type=int)
@@ -106,7 +134,8 @@ def main() -> None:
         item_set(source(options.data), "belebele", code, limit=options.items) for code in options.languages
     )
     pair = Pair(other, english, tuple(item.id for item in other.items), {})
-    lm = build(SMALL if options.small else LLAMA_8B, [i.premise for i in (*english.items, *other.items)], device, dtype)
+    texts = [item.premise for item in (*english.items, *other.items)]
+    lm = build(options.shape, options.small, texts, device, dtype)
     error, worst = plain_difference(lm, pair, options.batch_tokens)
     rate = matrix_rate(lm)
     budget = token_budget(lm, options.batch_tokens)
@@ -116,10 +145,11 @@ def main() -> None:
     rows = []
 
     def measure(what: str, run: object) -> float:
-        lm.tokens_run = 0
+        lm.recount((0, 0))
         seconds, _ = timed(run)  # type: ignore[arg-type]
         share = 2.0 * parameters(lm) * lm.tokens_run / seconds / rate
-        rows.append([what, f"{seconds:.1f} s", f"{lm.tokens_run:,}", f"{lm.tokens_run / seconds:,.0f}", f"{share:.2f}"])
+        counts = [f"{lm.tokens_run:,}", f"{lm.tokens_computed / lm.tokens_run:.3f}"]
+        rows.append([what, f"{seconds:.1f} s", *counts, f"{lm.tokens_computed / seconds:,.0f}", f"{share:.2f}"])
         print(rows[-1], flush=True)
         return seconds
 
@@ -132,7 +162,11 @@ def main() -> None:
         f"5-shot scoring, {len(other.items)} items", lambda: predict(lm, other.items, options.batch_tokens, _ignore)
     )
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
-    show(f"{lm.name}, {belebele.name}", ["stage", "time", "tokens computed", "tokens/s", "of the matrix rate"], rows)
+    show(
+        f"{lm.name}, {belebele.name}",
+        ["stage", "time", "tokens", "with padding", "computed tokens/s", "of the matrix rate"],
+        rows,
+    )
     facts = {
         "matrix rate (TFLOP/s)": round(rate / 1e12, 1),
         "token budget": budget,

@@ -21,9 +21,10 @@ def run(script: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
     runpy.run_path(str(FOLDER / script), run_name="__main__")
 
 
-def test_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("shape", ["llama3.1-8b", "gemma3-270m", "gemma2-9b"])
+def test_gpu(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("OUT", str(tmp_path))
-    run("gpu.py", "--small", "--items", "6", monkeypatch=monkeypatch)
+    run("gpu.py", "--shape", shape, "--small", "--items", "6", monkeypatch=monkeypatch)
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found["relative error of states against plain passes"] < 1e-4
     assert found["largest difference of log-likelihoods"] < 1e-3

@@ -114,6 +114,21 @@ def test_loglikelihoods_equal_plain_passes(architecture: str) -> None:
         assert loglikelihoods(lm, requests, budget) == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "cohere"])
+def test_few_logits_at_once_give_the_same(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows of the vocabulary at a time; Gemma 2 soft-caps logits, Cohere scales them."""
+    lm = wrap(random_model(architecture), tokenizer(), architecture)
+    requests = list(zip(sequences(12, seed=4), sequences(12, seed=6, longest=9), strict=True))
+    rows: list[int] = []
+    lm.head.register_forward_hook(lambda module, args, output: rows.append(output.shape[1]))
+    monkeypatch.setattr(forward, "_LOGIT_BYTES", {"cpu": 3 * 400 * 4})
+    found = loglikelihoods(lm, requests, 10_000)
+    assert max(rows) == 3
+    expected = [plain_loglikelihood(lm, *request) for request in requests]
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert "forward" not in vars(lm.decoder), "the model is left as it was"
+
+
 token_lists = st.lists(st.integers(2, 9), max_size=5)
 
 
