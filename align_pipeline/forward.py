@@ -303,9 +303,10 @@ def _room(lm: LanguageModel) -> int:
 
 def _passes(lm: LanguageModel, trees: Sequence[Tree], batch_tokens: int) -> list[list[Row]]:
     """Trees by forward pass. What turns positions by the whole text's length is alone in its pass."""
-    alone = [tree for tree in trees if lm.rescales(len(tree.tokens)) and tree.is_chain]
-    together = [tree for tree in trees if not (lm.rescales(len(tree.tokens)) and tree.is_chain)]
-    return [*passes(together, batch_tokens, lm.costs, beside=bool(lm.obeys_trees)), *([[tree]] for tree in alone)]
+    alone = [tree.is_chain and lm.rescales(len(tree.tokens)) for tree in trees]
+    together = [tree for tree, yes in zip(trees, alone, strict=True) if not yes]
+    packed = passes(together, batch_tokens, lm.costs, beside=bool(lm.obeys_trees))
+    return [*packed, *([[tree]] for tree, yes in zip(trees, alone, strict=True) if yes)]
 
 
 def _in_memory(lm: LanguageModel, trees: Sequence[Tree], batch_tokens: int, run: Callable[[list[Row]], None]) -> None:

@@ -120,14 +120,17 @@ class LanguageModel:
 
     def rescales(self, length: int) -> bool:
         """Whether a text is so long that its length changes how all its positions are turned (longrope, dynamic)."""
+        return self._known_length is not None and length > self._known_length
+
+    @functools.cached_property
+    def _known_length(self) -> int | None:
+        """Tokens up to which positions are turned alike in all texts; None: whatever the length."""
         config = self.model.config.get_text_config()
         given = getattr(config, "rope_parameters", None) or {}
         for rope in [given, *(part for part in given.values() if isinstance(part, dict))]:
             if rope.get("rope_type") in ("longrope", "dynamic"):
-                known = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-                if length > known:
-                    return True
-        return False
+                return int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
+        return None
 
     def counted(self) -> tuple[int, int]:
         """`tokens_run` and `tokens_computed` as they stand."""

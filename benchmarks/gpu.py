@@ -5,8 +5,8 @@ Usage: python benchmarks/gpu.py [--shape SHAPE] [--data FOLDER] [--items N] [--s
 Nothing is downloaded; the tokenizer is trained on the texts. Measured in one call: the device's matrix-product rate (a
 product of the model's own shape), extraction of a language pair (all options, all layers, English included), 5-shot
 scoring of a language, and both against plain passes on some items. The share of the matrix rate counts tokens without
-padding, and only the products with weights (2 x parameters of the blocks x tokens). `--small` makes the shape small, for
-any device.
+padding, and only the products with weights (2 x parameters of the blocks x tokens). `--small` makes the shape small,
+for any device.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -97,16 +98,16 @@ def row(lm: LanguageModel, case: str, other: float | None, own: float, system: f
 
 
 def matrix_rate(lm: LanguageModel) -> float:
-    """FLOP/s of a product of an MLP's shape, the best of some tries."""
+    """FLOP/s of a product of an MLP's shape, the median of some tries: the machine's rate moves from second to second."""
     weight = lm.layers[0].mlp.up_proj.weight
     rows = torch.randn(1024, weight.shape[1])
-    best = float("inf")
-    for _ in range(8):
+    tries = []
+    for _ in range(15):
         start = time.perf_counter()
-        for _ in range(10):
+        for _ in range(20):
             rows @ weight.T
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * 10 * rows.shape[0] * weight.numel() / best
+        tries.append(time.perf_counter() - start)
+    return 2.0 * 20 * rows.shape[0] * weight.numel() / statistics.median(tries)
 
 
 def scoring(lm: LanguageModel, data: str, case: str) -> list[str]:
