@@ -3,7 +3,7 @@
 Usage: REAL_MODELS=FOLDER python benchmarks/real_models.py --data FOLDER [--cases NAME ...]
 
 Both sides of each ratio run in this process, one after the other, in float32: the harness with its own task files and
-`simple_evaluate` (batch size 1, its best here, loading left out), extraction as one text at a time with
+`simple_evaluate` (batch size 1, loading left out), extraction as one text at a time with
 output_hidden_states=True, MEXA as its authors' script extracts it: text by text through the causal model, logits and
 all. Tokens are counted with padding beside those without. `system` is the share of the engine's time that the kernel
 took; `peak` is the process's largest resident size so far, so cases are run one to a process for it.
@@ -98,7 +98,7 @@ def row(lm: LanguageModel, case: str, other: float | None, own: float, system: f
 
 
 def matrix_rate(lm: LanguageModel) -> float:
-    """FLOP/s of a product of an MLP's shape, the median of some tries: the machine's rate moves from second to second."""
+    """FLOP/s of a product of an MLP's shape, the median of some tries: the machine's rate moves all the time."""
     weight = lm.layers[0].mlp.up_proj.weight
     rows = torch.randn(1024, weight.shape[1])
     tries = []
