@@ -223,7 +223,7 @@ def patched_loglikelihoods(
     advance = distributed.advancing(advance)
     sharing = [shares(lm, _longest(scoring)) for scoring in scorings]
     trunk = Trunk(lm, batch_tokens)
-    cuts = _cuts([s.context[: s.sites[0]] for s in scorings])
+    cuts = _cuts([s.context[: s.sites[0]] for s in scorings]) if any(sharing) else []
 
     def run(index: int) -> Tensor:
         scoring = scorings[index]

@@ -7,6 +7,7 @@ named, since transformers fills them with random numbers.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import pickle
@@ -203,15 +204,29 @@ def _check_gguf(path: Path | str, config: ModelConfig) -> None:
     if not file.is_file():
         there = ", ".join(sorted(other.name for other in path.glob("*.gguf"))) or "none"
         raise InputError(f"The model folder '{path}' has no file {config.gguf_file}; its GGUF files: {there}.")
+    size = file.stat().st_size
+    if (end := _gguf_end(file, size, file.stat().st_mtime_ns)) > size:
+        raise InputError(f"{file} is cut off: {size:,} bytes of {end:,}.")
+
+
+@functools.lru_cache(maxsize=1)
+def _gguf_end(file: Path, size: int, changed: int) -> int:
+    """Bytes up to the last tensor's end; kept, since a job asks several times and a vocabulary takes seconds to read.
+
+    Args:
+        file: a GGUF file.
+        size, changed: of it; another file is read anew.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     import gguf
 
     try:
         reader = gguf.GGUFReader(file)
     except Exception as error:  # whatever the reader raises when bytes are not what they should be
         raise InputError(f"{file} is cut off or is no GGUF file: {_line(error)}") from error
-    last = max((int(t.data_offset) + int(t.n_bytes) for t in reader.tensors), default=0)
-    if last > file.stat().st_size:
-        raise InputError(f"{file} is cut off: {file.stat().st_size:,} bytes of {last:,}.")
+    return max((int(t.data_offset) + int(t.n_bytes) for t in reader.tensors), default=0)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -25,12 +25,10 @@ class SpecialTokens:
     """What a tokenizer adds to each text.
 
     Attributes:
-        front: token ids before it.
         behind: token ids after it.
-        doubled: how many of those in front are BOS after BOS.
+        doubled: how many of those before it are BOS after BOS.
     """
 
-    front: tuple[int, ...]
     behind: tuple[int, ...]
     doubled: int
 
@@ -193,7 +191,7 @@ class LanguageModel:
             log.info("The tokenizer of %s ends each text with %s, which is left out.", self.name, names)
         if doubled:
             log.info("The tokenizer of %s begins each text with %d BOS; one is kept.", self.name, doubled + 1)
-        return SpecialTokens(front, behind, doubled)
+        return SpecialTokens(behind, doubled)
 
     def limit(self, tokens: Tokens, what: str) -> Tokens:
         """The tokens, limited to the model's context as ``model.too_long`` says.

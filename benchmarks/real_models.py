@@ -29,6 +29,7 @@ from align_pipeline import machine
 machine.settle()
 
 import torch  # noqa: E402
+from scoring import FILES  # noqa: E402
 from setting import item_set, random_llama, show, task  # noqa: E402
 
 from align_pipeline.config import Dtype, ModelConfig  # noqa: E402
@@ -46,7 +47,6 @@ SCORING = {  # case -> task, config, shots, items
     "xcopa-0-60": ("xcopa", "sw", 0, 60),
     "xstorycloze-0-30": ("xstorycloze", "sw", 0, 30),
 }
-FILES = {"belebele": "belebele_{}.yaml", "xcopa": "default_{}.yaml", "xstorycloze": "default_{}.yaml"}
 OTHERS = ["extraction", "mexa", "rate-80", "rate-900"]
 HEAD = ["case", "other", "engine", "ratio", "tokens", "padded", "largest difference", "of the rate", "system", "peak"]
 
