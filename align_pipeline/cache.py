@@ -27,19 +27,16 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from align_pipeline import machine
 from align_pipeline.config import ModelConfig
 from align_pipeline.errors import InputError, unknown, writing
-from align_pipeline.loading import ADAPTER, check, parts
+from align_pipeline.loading import ADAPTER, SUFFIXES, check, parts
 
 log = logging.getLogger(__name__)
 
 CODE = 3
 """Raise it when the code gives other numbers for the same question: older entries are then never found."""
 _SMALL = 2**28  # weight files up to this size are digested whole; of larger ones the header, size and time
-
-
-_KEYED = (".json", ".safetensors", ".gguf", ".bin", ".model", ".txt", ".jinja")
-"""Files of a model folder that its numbers depend on."""
 _ELSEWHERE = "cache=<folder> names another place and cache=null keeps nothing"
 _PATIENCE = 30.0
 """Seconds after which a job says that it waits for another one."""
@@ -290,7 +287,7 @@ def _identity(path: Path | str, file: str, revision: str | None) -> str | None:
 
 def _folder_digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in _KEYED):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES):
         status = path.stat()
         digest.update(f"{path.name} {status.st_size}".encode())
         with path.open("rb") as file:
@@ -345,6 +342,7 @@ def _days(given: str | None) -> float | None:
 
 
 if __name__ == "__main__":
+    machine.let_print()
     try:
         main(sys.argv[1:])
     except InputError as error:

@@ -75,12 +75,12 @@ def fill(path: Path, score: str, scorer: Callable[[list[dict[str, str]]], list[f
     values = scorer([{"src": src, "mt": mt, "ref": ref} for src, mt, ref in texts])
     place = table.column_names.index(score)
     table = table.set_column(place, table.schema.field(score), pa.array(values, pa.float64()))
-    partial = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")
     try:
-        pq.write_table(table, partial, compression="zstd")
-        os.replace(partial, path)
+        pq.write_table(table, temporary, compression="zstd")  # its metadata, which names the job, goes with it
+        os.replace(temporary, path)
     finally:
-        partial.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return len(values)
 
 

@@ -6,8 +6,10 @@ Only standard-library and Hydra imports here: ``--help`` and a mistyped key must
 
 from __future__ import annotations
 
+import functools
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -132,6 +134,8 @@ class WandbConfig:
     """User or team; null is the account's default."""
     group: str | None = None
     """Group of the run; null is the sweep's folder in a multirun, none in a single run."""
+    required: bool = False
+    """Fail a job that W&B does not take; off: a line says so, and the results are in the output folder all the same."""
 
 
 class Component(Enum):
@@ -264,9 +268,48 @@ class Config:
         return self.data or ("embedded" if self.model.path.startswith("embedded:") else "hub")
 
 
+@functools.cache
+def known_languages() -> dict[str, dict[str, Any]]:
+    """What ``conf/lang`` says of each language, by the name that ``lang=`` takes."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    found = {path.stem: yaml.load(path.read_bytes(), loader) for path in sorted((CONF / "lang").glob("*.yaml"))}
+    return {code: language for code, language in found.items() if language}
+
+
 def register() -> None:
-    """Put the schema where ``conf/config.yaml`` finds it."""
+    """Put the schema and the resolvers where ``conf`` finds them."""
     ConfigStore.instance().store(name="schema", node=Config, provider="align_pipeline")
+    for resolver in (_codes, _file_name, _last_part, _wandb_mode):
+        OmegaConf.register_new_resolver(f"align_pipeline{resolver.__name__}", resolver, replace=True)
+
+
+def _codes(languages: Any) -> str:
+    """``${align_pipeline_codes:${languages}}``: the languages in a folder's name, or how many they are."""
+    names = list(languages)
+    return "-".join(names) if len(names) <= 3 else f"{len(names)}_languages"
+
+
+def _file_name(text: str) -> str:
+    """``${align_pipeline_file_name:${model.name}}``: the text without what would make folders of it."""
+    return re.sub(r"[^\w.+=-]+", "-", str(text)).strip(".-") or "unnamed"
+
+
+def _last_part(path: str) -> str:
+    """``${align_pipeline_last_part:${model.path}}``: a model's name by its path or hub id."""
+    return re.split(r"[/:]", str(path).rstrip("/"))[-1] or str(path)
+
+
+def _wandb_mode() -> str:
+    """``${align_pipeline_wandb_mode:}``: what W&B's environment variables say, old ones too; offline by default."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
+        return "disabled"
+    mode = os.environ.get("WANDB_MODE", "offline").lower()
+    mode = {"dryrun": "offline", "run": "online", "": "offline"}.get(mode, mode)
+    if mode not in WandbMode.__members__:
+        raise unknown("mode of W&B (environment variable WANDB_MODE)", mode, WandbMode.__members__)
+    return mode
 
 
 def from_hydra(composed: DictConfig, overrides: Sequence[str], multirun: bool) -> Config:
@@ -289,12 +332,15 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str], multirun: bool) -
 
 
 def one_sentence(error: Exception) -> str | None:
-    """A config error of Hydra or OmegaConf as one sentence that names what exists; None if it is something else."""
+    """An error of ours or of a config as one sentence that names what exists; None if it is something else."""
     from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
-    if isinstance(error, InputError):
-        return str(error)
+    cause: BaseException | None = error
+    while cause is not None:  # ours, with Hydra's and OmegaConf's own around it
+        if isinstance(cause, InputError):
+            return str(cause)
+        cause = cause.__cause__
     if isinstance(error, OSError) and error.filename is not None:
         found = unwritable(error, error.filename)
         return None if found is None else str(found)
@@ -303,23 +349,47 @@ def one_sentence(error: Exception) -> str | None:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).partition("/")
         options = [str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml")]
-        return str(unknown({"lang": "language"}.get(group, group), name, options))
+        return str(unknown({"lang": "language"}.get(group, group), name, [*options, *(error.options or ())]))
     if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
         return one_sentence(error.__cause__)
     text = re.split(r"\n\s*(?:full_key|object_type|reference_type)", str(error))[0].strip().replace("\n", " ")
+    if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
+        named = re.search(r"mandatory value: ([\w.]+)", text)
+        unset = named[1] if named else getattr(error, "full_key", None) or "A key"
+        value = "<hub id or folder>" if unset == "model.path" else "<value>"
+        return f"{unset} is not set; say {unset}={value}."
     if isinstance(error, OmegaConfBaseException):
         key = getattr(error, "full_key", None) or ""
         parent = getattr(error, "parent_node", None)
         missing = re.match(r"Key '([^']+)' (?:not in|is not in struct)", text)
         if missing and parent is not None:
-            prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
-            return str(unknown("key", prefix + missing[1], [prefix + str(k) for k in parent if k != "named"]))
+            return _no_key(missing[1], key, parent)
         return f"{key}: {text}." if key else text
     if isinstance(error, OverrideParseException):
-        return f"The argument '{error.override}' is not of the form key=value: {text.splitlines()[-1]}"
+        key, _, value = error.override.partition("=")
+        quoted = f"; quote a value with special characters: '{key}=\"{value}\"'" if re.search("[/=]", value) else ""
+        return f"The argument '{error.override}' is not of the form key=value: {text.splitlines()[-1]}{quoted}"
     if isinstance(error, HydraException):
         wrong = re.match(r"Could not override '([^']+)'", text)
         if wrong:
             return f"There is no key '{wrong[1]}'; --cfg job prints the keys that exist."
         return re.sub(r"\s+", " ", text)
     return None
+
+
+def _no_key(name: str, key: str, parent: Any) -> str:
+    """That a key does not exist, and which do: the same name elsewhere first."""
+    prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
+    elsewhere = sorted(full for full in _keys(parent._get_root()) if full.rpartition(".")[2] == name)
+    if elsewhere:
+        return f"There is no key '{prefix}{name}'; there is {' and '.join(elsewhere)}."
+    return str(unknown("key", prefix + name, [prefix + str(k) for k in parent if k != "named"]))
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    for key in node if OmegaConf.is_dict(node) and not node._is_none() and not node._is_missing() else ():
+        full = f"{prefix}{key}"
+        yield full
+        child = node._get_node(key)
+        if OmegaConf.is_dict(child) and full != "hydra":
+            yield from _keys(child, f"{full}.")

@@ -5,19 +5,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
+import re
 import tempfile
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from align_pipeline import files as lying
 from align_pipeline.config import EMBEDDED
 from align_pipeline.errors import InputError
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
+_TEXTS = ("string", "large_string")
+_SCRATCH = "align_pipeline-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +51,13 @@ class Source:
             return None
         return EMBEDDED / "data" if self.name == "embedded" else Path(self.name)
 
-    def configs(self, dataset: str) -> frozenset[str] | None:
-        """The configs (languages) that a local copy of `dataset` declares in its README; None: ask the hub by loading.
+    def _card(self, dataset: str) -> list[dict[str, Any]]:
+        """The entries of a local copy's card, one for each config.
 
         Raises:
-            InputError: the folder lacks the data set.
+            InputError: the folder lacks the data set, or its card does not name configs.
         """
-        if self.folder is None:
-            return None
+        assert self.folder is not None
         card = self.folder / dataset / "README.md"
         if not card.is_file():
             present = sorted(str(p.parent.relative_to(self.folder)) for p in self.folder.glob("*/*/README.md"))
@@ -61,11 +67,63 @@ class Source:
             )
         try:
             header = yaml.safe_load(card.read_text(encoding="utf-8").split("---")[1])
-            return frozenset(str(entry["config_name"]) for entry in header["configs"])
+            return [{**entry, "config_name": str(entry["config_name"])} for entry in header["configs"]]
         except (IndexError, KeyError, TypeError, yaml.YAMLError) as error:
             raise InputError(f"{card} does not begin with a YAML list of `configs` as on the hub.") from error
 
-    def load(self, dataset: str, config: str, split: str, revision: str | None, files: str | None) -> list[Row]:
+    def configs(self, dataset: str) -> frozenset[str] | None:
+        """The configs (languages) that a local copy of `dataset` declares in its README; None: ask the hub by loading.
+
+        Raises:
+            InputError: the folder lacks the data set.
+        """
+        if self.folder is None:
+            return None
+        return frozenset(entry["config_name"] for entry in self._card(dataset))
+
+    def place(self, dataset: str, config: str, split: str, row: int) -> str:
+        """Where a row stands, for a person: file and line as an editor counts them, from 1, or the row's number.
+
+        Args:
+            dataset, config, split: as for `load`.
+            row: the row's number from 0.
+        """
+        where = f"{dataset} ({config}, {split})"
+        files = self._files(dataset, config, split) if self.folder is not None else []
+        if len(files) != 1:
+            return f"{where}, row {row + 1}"
+        (file,) = files
+        if file.suffix == ".jsonl":
+            with file.open(encoding="utf-8") as lines:
+                filled = (number for number, line in enumerate(lines, 1) if line.strip())
+                return f"{file}, line {next(itertools.islice(filled, row, None), row + 1)}"
+        if file.suffix in (".csv", ".tsv"):
+            return f"{file}, row {row + 1} below the header"
+        return f"{file}, row {row + 1}"
+
+    def _files(self, dataset: str, config: str, split: str) -> list[Path]:
+        """The files of one split of a local copy."""
+        assert self.folder is not None
+        base = self.folder / dataset
+        entry = next((e for e in self._card(dataset) if e["config_name"] == config), {})
+        given = entry.get("data_files") or []
+        patterns = [one for one in given if isinstance(one, dict) and one.get("split") == split]
+        found: list[Path] = []
+        for pattern in patterns:
+            paths = pattern.get("path") or []
+            for path in paths if isinstance(paths, list) else [paths]:
+                found += sorted(base.glob(str(path)))
+        return found
+
+    def load(
+        self,
+        dataset: str,
+        config: str,
+        split: str,
+        revision: str | None,
+        files: str | None,
+        texts: Collection[str] = (),
+    ) -> list[Row]:
         """All rows of one split, in file order.
 
         Args:
@@ -74,30 +132,56 @@ class Source:
             split: such as ``test``.
             revision: branch, tag or commit on the hub; a local copy has none.
             files: pattern with ``{config}`` and ``{split}`` for hub revisions without a card that names the configs.
+            texts: columns that hold text: a file whose answers are all numbers or dates does not say so itself.
 
         Raises:
             InputError: the rows cannot be had; says why and what would work.
         """
         import datasets
+
+        datasets.disable_progress_bars()
+        where = f"{dataset} ({config}, {split})" + (" on the hub" if self.folder is None else f" in {self.name}")
+        with self._one_sentence(dataset, where), self._at_hand(dataset) as (path, kept):
+            arguments: tuple[str, ...] = (path, config)
+            if self.folder is None:
+                kept["revision"] = revision
+                if files:
+                    arguments, kept["data_files"] = (path,), {split: files.format(config=config, split=split)}
+            rows = datasets.load_dataset(*arguments, split=split, **kept)
+            read = dict(rows.features or {})
+            wrong = [name for name in texts if name in read and getattr(read[name], "dtype", None) not in _TEXTS]
+            if wrong:
+                said = datasets.Features({**read, **dict.fromkeys(wrong, datasets.Value("string"))})
+                with contextlib.suppress(Exception):  # the row's check says what is wrong
+                    rows = datasets.load_dataset(*arguments, split=split, features=said, **kept)
+            found = [dict(row) for row in rows]
+        if not found:
+            raise InputError(f"{where} is empty: the split has no rows.")
+        return found
+
+    @contextlib.contextmanager
+    def _at_hand(self, dataset: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What `datasets` is told of the data set's place: a path or hub id, and further arguments."""
+        if self.folder is None:
+            yield dataset, {}
+            return
+        base = self.folder / dataset
+        lying.check(path for path in base.rglob("*") if path.is_symlink() or path.is_file())
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
+            # datasets' own cache takes two folders of one name for the same data set, and an edited file for the old
+            # one: a local copy is read afresh. And it takes a path for a pattern: the link's has no brackets.
+            link = Path(scratch, base.name)
+            link.symlink_to(base.resolve(), target_is_directory=True)
+            yield str(link), {"cache_dir": str(Path(scratch, ".cache")), "keep_in_memory": True}
+
+    @contextlib.contextmanager
+    def _one_sentence(self, dataset: str, where: str) -> Iterator[None]:
+        """Turn what `datasets` and the hub raise into one sentence."""
         from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
-        datasets.disable_progress_bars()
-        local = self.folder is not None
-        path = str(self.folder / dataset) if self.folder is not None else ""
-        where = f"{dataset} ({config}, {split})" + (f" in {self.name}" if local else " on the hub")
         try:
-            if local:
-                # datasets' own cache takes two folders of one name for the same data set, and an edited file for the
-                # old one: a local copy is read afresh.
-                with tempfile.TemporaryDirectory() as cache:
-                    rows = datasets.load_dataset(path, config, split=split, cache_dir=cache, keep_in_memory=True)
-                    rows = [dict(row) for row in rows]
-            elif files:
-                pattern = {split: files.format(config=config, split=split)}
-                rows = datasets.load_dataset(dataset, data_files=pattern, split=split, revision=revision)
-            else:
-                rows = datasets.load_dataset(dataset, config, split=split, revision=revision)
+            yield
         except (DatasetNotFoundError, GatedRepoError) as error:
             raise InputError(self._unreachable(dataset, str(error))) from error
         except DatasetGenerationError as error:
@@ -105,7 +189,7 @@ class Source:
         except StopIteration:  # what datasets raises for a file without lines
             raise InputError(f"{where} is empty: the split has no rows.") from None
         except (ConnectionError, HfHubHTTPError, OSError) as error:
-            if local:
+            if self.folder is not None:
                 raise InputError(f"{where} cannot be read: {_cause(error)}") from error
             raise InputError(
                 f"{dataset} could not be fetched from the hub ({type(error).__name__}); without network, point data= "
@@ -113,9 +197,6 @@ class Source:
             ) from error
         except (ValueError, RuntimeError) as error:  # unknown config or split; a repository that is a loading script
             raise InputError(f"{where} cannot be read: {_cause(error)}") from error
-        if len(rows) == 0:
-            raise InputError(f"{where} is empty: the split has no rows.")
-        return [dict(row) for row in rows]
 
     def _unreachable(self, dataset: str, message: str) -> str:
         if "gated" in message:
@@ -130,4 +211,5 @@ def _cause(error: BaseException) -> str:
     """The innermost cause of an error, on one line: where datasets hides the file and the line."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return " ".join(str(error).split())[:500].rstrip(".") + "."
+    text = re.sub(rf"\S*/{_SCRATCH}\w+/", "", " ".join(str(error).split()))  # of the link that stands for the folder
+    return (f"{text[:900]} ..." if len(text) > 900 else text).rstrip(".") + "."

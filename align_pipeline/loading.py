@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import pickle
+import re
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from align_pipeline import distributed
+from align_pipeline import distributed, files
 from align_pipeline.config import EMBEDDED, Attention, Dtype, ModelConfig, Parallel
 from align_pipeline.errors import InputError
 from align_pipeline.model import LanguageModel, wrap
@@ -26,6 +27,9 @@ from align_pipeline.model import LanguageModel, wrap
 log = logging.getLogger(__name__)
 
 ADAPTER = "adapter_config.json"
+SUFFIXES = (".json", ".safetensors", ".gguf", ".bin", ".model", ".txt", ".jinja")
+"""Of the files of a model folder that its numbers depend on."""
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 _WRAPPERS = ("_orig_mod.", "module.", "base_model.model.")
 """What torch.compile, DataParallel and peft put before the name of every weight when a wrapped model is saved."""
 _QUANTISED = {
@@ -48,8 +52,8 @@ def load(config: ModelConfig) -> LanguageModel:
     Raises:
         InputError: it cannot be loaded; says why and what would work.
     """
-    device = _device(config.device)
     check(config)
+    device = _device(config.device)
     path, adapter = parts(config)
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
@@ -136,12 +140,21 @@ def path_of(given: str) -> Path | str:
 
 
 def check(config: ModelConfig) -> None:
-    """Refuse what can be seen to be of no use before anything is read: incomplete folders, packages that are missing.
+    """Refuse what can be seen to be of no use before anything is read, whether the cache will have the answers or not.
 
     Raises:
-        InputError: something is missing; says what.
+        InputError: a device or package is not there, or a folder is incomplete; says what is missing.
     """
+    _device(config.device)
+    _check_parallel(config.parallel)
+    if config.attention is Attention.flash_attention_2 and find_spec("flash_attn") is None:
+        raise InputError(
+            "model.attention=flash_attention_2 needs the package flash-attn: pip install flash-attn; or use sdpa."
+        )
     path, adapter = parts(config)
+    for folder in (path, adapter):
+        if isinstance(folder, Path) and folder.is_dir():
+            files.check(file for file in folder.iterdir() if file.suffix in SUFFIXES)
     if config.gguf_file is not None:
         _check_gguf(path, config)
     elif isinstance(path, Path):
@@ -161,6 +174,64 @@ def check(config: ModelConfig) -> None:
             raise InputError(f"model.adapter={adapter} has no {ADAPTER}: it holds no adapter.")
         if not any((adapter / f"adapter_model{end}").is_file() for end in (".safetensors", ".bin")):
             raise InputError(f"The adapter '{adapter}' has no weights (adapter_model.safetensors).")
+
+
+def num_layers(config: ModelConfig) -> int | None:
+    """L by the model's own settings, before its weights are loaded; None where they do not say.
+
+    Raises:
+        InputError: the model is not on the hub, or cannot be reached.
+    """
+    path, _ = parts(config)
+    if config.gguf_file is not None:
+        return None
+    settings = _settings(path, config)
+    settings = settings.get("text_config") or settings
+    names = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    found = next((settings[name] for name in names if settings.get(name) is not None), None)
+    return found if isinstance(found, int) else None
+
+
+def _settings(path: Path | str, config: ModelConfig) -> dict[str, Any]:
+    """``config.json`` of a folder, or of a hub repository, which is asked for it if this machine does not have it."""
+    if isinstance(path, Path):
+        return _json(path / "config.json")
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+
+    here = try_to_load_from_cache(path, "config.json", revision=config.revision)
+    if isinstance(here, str):
+        return _json(Path(here))
+    with _one_sentence(config, path):
+        try:
+            return _json(Path(hf_hub_download(path, "config.json", revision=config.revision)))
+        except LocalEntryNotFoundError:
+            raise
+        except RemoteEntryNotFoundError as error:
+            raise InputError(
+                f"{path} has no config.json on the hub: a GGUF repository needs model.gguf_file=<its file>, and an "
+                f"adapter model.path=<base model> model.adapter={path}."
+            ) from error
+
+
+def _check_shards(folder: Path) -> None:
+    """Refuse weights in several files of which some, or the list of them, are missing.
+
+    Raises:
+        InputError: they are; names a file.
+    """
+    shards = sorted(path.name for path in folder.glob("*.safetensors") if _SHARD.search(path.name))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        listed = sorted(set(_json(index).get("weight_map", {}).values()))
+        missing = [name for name in listed if not (folder / name).is_file()]
+        if missing:
+            raise InputError(f"{folder} lacks {_some(missing)}, which {index.name} names: its download is incomplete.")
+    elif shards and not (folder / "model.safetensors").is_file():
+        raise InputError(
+            f"{folder} has its weights in parts ({shards[0]}, ...) but no {index.name}, which says where each is: copy "
+            "it from where the parts are from, or save the model again."
+        )
 
 
 def _check_folder(folder: Path, config: ModelConfig) -> None:
@@ -187,6 +258,7 @@ def _check_folder(folder: Path, config: ModelConfig) -> None:
             )
         if config.safetensors_only or not any(folder.glob("*.bin")):
             raise InputError(f"The model folder '{shown}' has no weights (*.safetensors).")
+    _check_shards(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise InputError(f"The model folder '{shown}' has no tokenizer (tokenizer.json).")
 
@@ -315,6 +387,11 @@ def _check_weights(found: dict[str, Any], config: ModelConfig) -> None:
         InputError: a weight is missing or has another shape than the model's.
     """
     for key, theirs, own in sorted(found["mismatched_keys"]):
+        if 0 in theirs:
+            raise InputError(
+                f"The weight {key} of {config.path} is empty: DeepSpeed ZeRO-3 saved its own part alone; gather the "
+                "weights (stage3_gather_16bit_weights_on_model_save, or the checkpoint's zero_to_fp32.py)."
+            )
         raise InputError(
             f"The weight {key} of {config.path} has the shape {list(theirs)}, but config.json makes it {list(own)}; "
             "they are not of one model."
@@ -340,8 +417,10 @@ def _some(names: Sequence[str], shown: int = 3) -> str:
 def _line(error: object) -> str:
     """What an error says, as one line that ends with a stop and is not cut in the middle of a word."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if len(text) > 400:
-        text = text[:400].rsplit(" ", 1)[0] + " ..."
+    text = text.replace("`", "'").replace("trust_remote_code=True", "model.trust_remote_code=true")
+    text = re.sub(r"attn_implementation=.?eager.?", "model.attention=eager", text)
+    if len(text) > 1500:  # its remedies come last
+        text = f"{text[:700].rsplit(' ', 1)[0]} ... {text[-700:].split(' ', 1)[-1]}"
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
@@ -352,22 +431,27 @@ def _spread(config: ModelConfig) -> dict[str, Any]:
         InputError: the processes do not fit it.
     """
     distributed.share_out(config.parallel is not Parallel.tensor)
+    _check_parallel(config.parallel)
     if config.parallel is Parallel.none:
         return {}
     if config.parallel is Parallel.device_map:
-        if distributed.size() > 1:
-            raise InputError(
-                "model.parallel=device_map lets one process use all GPUs that it sees; start one process, or use "
-                "model.parallel=tensor."
-            )
         return {"device_map": "auto"}
-    if distributed.size() == 1:
-        raise InputError(
-            "model.parallel=tensor splits the model over processes; start them with torchrun --nproc_per_node <GPUs>."
-        )
     from transformers.distributed import DistributedConfig
 
     return {"distributed_config": DistributedConfig(tp_plan="auto")}
+
+
+def _check_parallel(parallel: Parallel) -> None:
+    """Refuse a way to spread a model that does not go with the number of processes."""
+    if parallel is Parallel.device_map and distributed.size() > 1:
+        raise InputError(
+            "model.parallel=device_map lets one process use all GPUs that it sees; start one process, or use "
+            "model.parallel=tensor."
+        )
+    if parallel is Parallel.tensor and distributed.size() == 1:
+        raise InputError(
+            "model.parallel=tensor splits the model over processes; start them with torchrun --nproc_per_node <GPUs>."
+        )
 
 
 def _device(name: str) -> torch.device:
@@ -395,34 +479,80 @@ def _check_attention(model: Any, config: ModelConfig) -> None:
 @contextlib.contextmanager
 def _one_sentence(config: ModelConfig, path: str) -> Iterator[None]:
     """Turn what the hub and transformers raise while loading into one sentence that says what to do."""
-    from huggingface_hub import errors as hub
-    from safetensors import SafetensorError
-
     try:
         yield
     except InputError:
         raise
-    except SafetensorError as error:
-        raise InputError(f"The weights of {path} are not valid safetensors: {error}.") from error
-    except pickle.UnpicklingError as error:  # even trusted ones are read with weights_only=True
-        raise InputError(f"The pickled weights of {path} hold more than tensors, or are damaged.") from error
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, NotImplementedError) as error:
-        known: dict[type[BaseException] | tuple[type[BaseException], ...], str] = {
-            hub.GatedRepoError: f"{path} is gated on the hub: accept its licence at huggingface.co/{path} and log in "
-            "with `hf auth login` (or set HF_TOKEN).",
-            hub.RevisionNotFoundError: f"{path} has no revision '{config.revision}' on the hub.",
-            hub.RepositoryNotFoundError: f"{path} is not on the hub, or is private: check model.path, and log in with "
-            "`hf auth login` (or set HF_TOKEN) if it needs a token.",
-            (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError): f"{path} is not in the local hub "
-            "cache and the hub cannot be reached; point model.path at a folder with the model, or use model=tiny.",
-        }
-        for cause in _causes(error):
-            for kinds, sentence in known.items():
-                if isinstance(cause, kinds):
-                    raise InputError(sentence) from error
-        if config.gguf_file is not None:
-            raise InputError(f"{config.gguf_file} of {path} cannot be loaded: {_line(error)}") from error
-        raise InputError(f"{path} cannot be loaded: {_line(error)}") from error
+    except Exception as error:
+        sentence = _sentence(error, config, path)
+        if sentence is None:
+            raise
+        raise InputError(sentence) from error
+
+
+def _sentence(error: Exception, config: ModelConfig, path: str) -> str | None:
+    """What to say of an error while loading; None if it is none of those that loading is known to raise."""
+    from huggingface_hub import errors as hub
+    from safetensors import SafetensorError
+
+    known: dict[type[BaseException] | tuple[type[BaseException], ...], str] = {
+        hub.GatedRepoError: f"{path} is gated on the hub: accept its licence at huggingface.co/{path} and log in with "
+        "`hf auth login` (or set HF_TOKEN).",
+        hub.RevisionNotFoundError: f"{path} has no revision '{config.revision}' on the hub.",
+        hub.RepositoryNotFoundError: f"{path} is not on the hub, or is private: check model.path, and log in with "
+        "`hf auth login` (or set HF_TOKEN) if it needs a token.",
+        (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError): f"{path} is not in the local hub "
+        "cache and the hub cannot be reached; point model.path at a folder with the model, or use model=tiny.",
+        # Even trusted ones are read with weights_only=True.
+        pickle.UnpicklingError: f"The pickled weights of {path} hold more than tensors, or are damaged.",
+    }
+    for cause in _causes(error):
+        for kinds, sentence in known.items():
+            if isinstance(cause, kinds):
+                return sentence
+    text = str(error)
+    if isinstance(error, MemoryError) or re.search(r"allocate memory|out of memory", text):
+        return _too_large(config, path)
+    if isinstance(error, SafetensorError):
+        return f"The weights of {path} are not valid safetensors: {_line(error)}"
+    damaged = _damaged(path)
+    expected = isinstance(error, (OSError, ValueError, ImportError, RuntimeError, KeyError))
+    if damaged is None and not expected and type(error) is not Exception:  # which is what tokenizers raises
+        return None
+    if "scaled_dot_product_attention" in text:
+        return f"transformers has no SDPA for the architecture of {path}: set model.attention=eager."
+    if "trust_remote_code" in text:
+        return (
+            f"{path} comes with Python code of its own, which is not run unasked: read it, and set "
+            "model.trust_remote_code=true if you trust it."
+        )
+    what = path if config.gguf_file is None else f"{config.gguf_file} of {path}"
+    return f"{what} cannot be loaded: {damaged or _line(error)}"
+
+
+def _too_large(config: ModelConfig, path: str) -> str:
+    """That there is no room for the model, and how much it takes."""
+    folder = Path(path)
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    needs = ""
+    if stored and config.gguf_file is None:
+        of = "" if config.dtype is Dtype.auto else f" as stored, and is loaded as {config.dtype.value}"
+        needs = f": it takes {stored / 1e9:.2f} GB{of}"
+    return (
+        f"There is not enough memory to load {path}{needs}; give the job more (ulimit -v, hydra.launcher.mem_gb), or "
+        "load it as model.dtype=bfloat16."
+    )
+
+
+def _damaged(path: str) -> str | None:
+    """The JSON file of a folder that cannot be read, and why; None if all can."""
+    folder = Path(path)
+    for file in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            return f"{file.name} is damaged: {_line(error)}"
+    return None
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -40,7 +40,7 @@ class LanguageModel:
     Module tree (Hugging Face)::
 
         model                    causal LM
-        ├── decoder              model.base_model: tokens -> hidden states
+        ├── decoder              decoder_of(model): tokens -> hidden states
         │   ├── layers[0..L-1]   the blocks; block k reads hidden_states[k] and writes the residual stream after it
         │   └── (final norm)     decoder's output is hidden_states[L]
         └── head                 output embeddings: hidden states -> logits
@@ -89,8 +89,7 @@ class LanguageModel:
     @property
     def decoder(self) -> nn.Module:
         """The model without its output embeddings."""
-        decoder: nn.Module = self.model.base_model
-        return decoder
+        return decoder_of(self.model)
 
     @property
     def head(self) -> nn.Module:
@@ -166,7 +165,24 @@ class LanguageModel:
             for index, tokens in zip(chosen, ids, strict=True):
                 end = len(tokens) if given else len(tokens) - len(special.behind)
                 found[index] = list(tokens[0 if given else special.doubled : end])
+        self._check_known(found)
         return found
+
+    def _check_known(self, texts: Sequence[Tokens]) -> None:
+        """Refuse tokens that the model has no embedding for.
+
+        Raises:
+            InputError: there is one; names it.
+        """
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        highest = max((max(tokens) for tokens in texts if tokens), default=-1)
+        if highest >= rows:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise InputError(
+                f"The tokenizer of {self.name} gives '{token}' the number {highest}, and the model has {rows} "
+                "embeddings, counted from 0: the tokenizer is another model's, or tokens were added to it and not to "
+                "the model."
+            )
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Where in the text each of its tokens begins and ends, in characters; the tokens are those of `encode`."""
@@ -253,6 +269,17 @@ def _windows(config: Any) -> dict[str, int | None]:
     return {kind: window if kind == "sliding_attention" else None for kind in dict.fromkeys(kinds)}
 
 
+def decoder_of(model: Any) -> nn.Module:
+    """What makes hidden states of tokens: the model without its output embeddings, and without towers for images."""
+    decoder: nn.Module = model.get_decoder()
+    embeddings: nn.Module = model.get_input_embeddings()
+    if decoder is not model:
+        return decoder
+    # transformers looks for it by the name of the whole model's base, which is not always there (Llama 4).
+    inner = [part for part in model.children() if any(module is embeddings for module in part.modules())]
+    return next((part for part in inner if part is not embeddings), decoder)
+
+
 def decoder_layers(model: Any) -> Sequence[nn.Module]:
     """The decoder's blocks in order, whatever the architecture calls them.
 
@@ -260,7 +287,7 @@ def decoder_layers(model: Any) -> Sequence[nn.Module]:
         InputError: no list of `num_hidden_layers` modules is in the decoder.
     """
     count = model.config.get_text_config().num_hidden_layers
-    for module in model.base_model.modules():
+    for module in decoder_of(model).modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise InputError(f"The decoder layers of a {type(model).__name__} cannot be found; it is not a plain causal LM.")

@@ -330,13 +330,26 @@ def layers_of(lm: LanguageModel, config: PatchConfig) -> list[int]:
     Raises:
         InputError: one of them does not exist for the component.
     """
-    able = list(taps(lm, config.component))
+    return chosen_layers(config, list(taps(lm, config.component)), lm.name)
+
+
+def chosen_layers(config: PatchConfig, able: Sequence[int], name: str) -> list[int]:
+    """Those of a component's layers that are to be patched.
+
+    Args:
+        config: what to patch.
+        able: the layers that the component has.
+        name: the model's.
+
+    Raises:
+        InputError: one that was asked for is not among them.
+    """
     if isinstance(config.layers, str):
-        return able
+        return list(able)
     outside = [k for k in config.layers if k not in able]
     if outside:
         raise InputError(
-            f"patch.layers has {outside[0]}, but patch.component={config.component.value} of {lm.name} has layers "
+            f"patch.layers has {outside[0]}, but patch.component={config.component.value} of {name} has layers "
             f"{able[0]} to {able[-1]}."
         )
     return list(config.layers)

@@ -7,9 +7,11 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from enum import Enum
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,13 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 from numpy.typing import NDArray
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 
 from align_pipeline import (
     console,
     distributed,
+    folders,
     language_id,
     patch,
     patching_plots,
@@ -32,17 +36,17 @@ from align_pipeline import (
     translation_patching,
 )
 from align_pipeline.cache import Cache, model_key
-from align_pipeline.config import UNPATCHED, Config, PatchConfig
+from align_pipeline.config import UNPATCHED, Component, Config, PatchConfig
 from align_pipeline.data import Source
 from align_pipeline.errors import InputError, writing
 from align_pipeline.evaluate import confidence, from_tensors, predict, prediction, to_tensors
-from align_pipeline.loading import check, load
+from align_pipeline.folders import NOTHING, SUMMARY
+from align_pipeline.loading import check, load, num_layers
 from align_pipeline.metrics import Metric
 from align_pipeline.model import LanguageModel
 from align_pipeline.plots import layer_curves as draw
 from align_pipeline.records import SCHEMAS, Item, Prediction, Table, table, write_text
 from align_pipeline.similarity import EnglishStates, Similarities, english_states, similarities
-from align_pipeline.sweep import NOTHING
 from align_pipeline.tasks import Flores, ItemSet, Pair, ParallelTask, Translation
 from align_pipeline.translate import (
     Hypotheses,
@@ -77,13 +81,24 @@ class Summary:
         return sum(values) / len(values) if values else None
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What a job has to tell when its files are written."""
+
+    content: dict[str, Any]
+    curves: Sequence[tracking.Curve]
+    plots: Sequence[str]
+    tables: Sequence[str]
+    stages: console.Stages
+
+
 def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | None:
     """One job.
 
     Args:
         config: the typed config.
-        folder: where everything is written.
-        settings: the resolved config as plain values, for the record.
+        folder: where everything goes once all of it is there; it holds no other job's result.
+        settings: the resolved config, for the record.
 
     Returns:
         The summary; None if none of the languages of a sweep's job exists for its task, and in every process but the
@@ -92,6 +107,32 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     Raises:
         InputError: something the user gave cannot be used; one sentence says what and why.
     """
+    settings = {str(key): _plain(value) for key, value in settings.items()}
+    if not distributed.is_main():
+        _measure(config, folder, settings)
+        return None
+    with folders.held(folder):
+        folders.refuse_others(folder, folders.identity(config), settings)
+        wandb = tracking.checked(config.wandb)
+        with folders.replaced(folder) as making:
+            found = _measure(config, making, settings)
+        if found is None:
+            return None
+        rows, printed = found.content["languages"], found.stages.console
+        printed.print(summary.table(found.content, config, folder))
+        if any(row.get("patching") for row in rows):
+            printed.print(summary.patching_table(rows))
+        if any(row.get("translation_patching") for row in rows):
+            printed.print(summary.translation_patching_table(rows))
+        # Last: whatever becomes of it, the results are there.
+        tags = [found.content["task"], config.model.name, *(row["language"] for row in rows)]
+        plots, tables = ([folder / name for name in names] for names in (found.plots, found.tables))
+        tracking.track(wandb, folder, tags, settings, summary.flat(rows), found.curves, plots, tables)
+    return Summary(found.content, folder)
+
+
+def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Found | None:
+    """A job up to its files, the summary included; None as `run`."""
     task: ParallelTask = instantiate(config.task)
     metrics: dict[str, Metric] = {name: instantiate(metric) for name, metric in config.metrics.items()}
     _check_needs(task, metrics)
@@ -100,7 +141,7 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
             "model.chat_template=true is for multiple-choice tasks: translation is prompted as plain text; leave it "
             "out, or measure alignment alone with evaluate=false."
         )
-    check(config.model)  # before data are looked up
+    _check_model(config)  # before data are looked up
     source = Source(config.source)
     named = {config.languages[code].flores for code in config.named if code in config.languages}
     languages = task.supported(config.languages.values(), source, named)
@@ -120,7 +161,8 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         asked = translation_patching.plan(config.patch, task, pairs, source)
     elif config.patch.conditions:
         asked = patch.plan(config.patch, task, pairs, source)
-    job = Job(config, task.name, metrics, stages, Cache(Path(config.cache) if config.cache else None))
+    cache = Cache(Path(config.cache) if config.cache else None)
+    job = Job(config, task.name, metrics, stages, cache, folders.identity(config))
     if metrics:
         job.write_alignment(pairs, folder)
     counts = [(0, 0), job.tokens()]
@@ -170,6 +212,7 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
             curves += summary.translation_patching_curves(found.effects)
             plots += patching_plots.draw_translation(found.effects, folder)
     content = {
+        "job": job.identity,
         "task": task.name,
         "model": config.model.name,
         "languages": rows,
@@ -182,17 +225,30 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "config": settings,
     }
-    with stages.stage("wandb", "Logged to Weights & Biases"):
-        tags = [task.name, config.model.name, *(row["language"] for row in rows)]
-        tracking.track(config.wandb, folder, tags, settings, summary.flat(rows), curves, plots, tables)
     content["seconds"] = {name: round(value, 3) for name, value in stages.seconds.items()}
-    write_text(folder / "summary.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    stages.console.print(summary.table(content, config, folder))
-    if any(row.get("patching") for row in rows):
-        stages.console.print(summary.patching_table(rows))
-    if any(row.get("translation_patching") for row in rows):
-        stages.console.print(summary.translation_patching_table(rows))
-    return Summary(content, folder)
+    content = _plain(content)
+    write_text(folder / SUMMARY, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return _Found(content, curves, [path.name for path in plots], [path.name for path in tables], stages)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, whatever a caller's config is made of; a number that is not finite is null."""
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, DictConfig | ListConfig):
+        return _plain(OmegaConf.to_container(value, resolve=True, enum_to_str=True))
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    item = getattr(value, "item", None)  # numpy's scalars
+    return _plain(item()) if callable(item) else str(value)
 
 
 @dataclass
@@ -204,6 +260,7 @@ class Job:
     metrics: Mapping[str, Metric]
     stages: console.Stages
     cache: Cache
+    identity: str
     num_layers: int = 0
     truncated: int = 0
 
@@ -264,7 +321,7 @@ class Job:
 
         def compute(pair: Pair) -> dict[str, Tensor]:
             lm, budget, pivot = self.lm, self.config.batch_tokens, pair.english.pivot
-            self._layers(lm.num_layers)  # before the passes: a layer that does not exist fails at once
+            _layers(self.config, lm.num_layers)  # before the passes: a layer that does not exist fails at once
             if pivot not in english:
                 english.clear()  # pairs come grouped by pivot or nearly so; states are large
                 with self._texts(f"Embedded English ({pivot})", pair.english.items) as advance:
@@ -272,7 +329,7 @@ class Job:
             with self._texts(f"Embedded {pair.language.language}", pair.language.items) as advance:
                 return similarities(lm, pair, english[pivot], budget, advance).tensors()
 
-        with _table(folder, "alignment") as written:
+        with self._table(folder, "alignment") as written:
             for pair in pairs:
                 what = f"Embedded {pair.language.language}"
                 tensors = self._get(_ALIGNMENT, _alignment_texts(pair), what, functools.partial(compute, pair))
@@ -280,20 +337,15 @@ class Job:
                     continue
                 every = Similarities.from_tensors(tensors)
                 self.num_layers = len(next(iter(every.premises.values())).own) - 1
-                layers = self._layers(self.num_layers)
+                layers = _layers(self.config, self.num_layers)
                 chosen = every.at(layers)
                 for name, metric in self.metrics.items():
                     margin = metric.margin(chosen).cpu().numpy()
                     self._append(written, pair, name, metric.pooling, layers, margin)
 
-    def _layers(self, last: int) -> list[int]:
-        asked = self.config.layers
-        if asked == "all":
-            return list(range(last + 1))
-        outside = [k for k in asked if not 0 <= k <= last]
-        if outside:
-            raise InputError(f"layers has {outside[0]}, but {self.config.model.name} has layers 0 to {last}.")
-        return list(asked)
+    def _table(self, folder: Path, name: str) -> contextlib.AbstractContextManager[Table | None]:
+        """The table in the main process, nothing in the others."""
+        return table(folder, name, self.identity) if distributed.is_main() else contextlib.nullcontext()
 
     def _texts(self, what: str, items: Sequence[Item]) -> Any:
         return self.stages.stage("extraction", what, len(items) * (len(items[0].options) + 1))
@@ -318,7 +370,7 @@ class Job:
     def write_predictions(self, pairs: Sequence[Pair], folder: Path) -> None:
         """Write ``predictions.parquet``, English sides included."""
         scored: set[tuple[str, str]] = set()
-        with _table(folder, "predictions") as written:
+        with self._table(folder, "predictions") as written:
             for pair in pairs:
                 for side in (pair.english, pair.language):
                     key = (side.language, side.pivot)
@@ -354,7 +406,7 @@ class Job:
                 lm.truncated = truncated  # scoring has counted these texts
                 return found.tensors() | {"num_layers": torch.tensor(lm.num_layers)}
 
-        with _table(folder, "patching") as written:
+        with self._table(folder, "patching") as written:
             for pair, ids in zip(pairs, chosen, strict=True):
                 language = pair.language.language
                 if not ids:
@@ -401,7 +453,7 @@ class Job:
             lm.truncated = truncated  # translating has counted these texts
             return made.tensors() | {"layers": torch.tensor(layers), "num_layers": torch.tensor(lm.num_layers)}
 
-        with _table(folder, "translation_patching") as written:
+        with self._table(folder, "translation_patching") as written:
             before = pd.read_parquet(folder / "translations.parquet") if written is not None else pd.DataFrame()
             every = [(pair, one) for pair in pairs for one in translations[pair.language.language]]
             for pair, one in every:
@@ -463,7 +515,7 @@ class Job:
             if missing:
                 log.info(missing)
         found: dict[str, dict[str, Any]] = {}
-        with _table(folder, "translations") as written:
+        with self._table(folder, "translations") as written:
             for language, directions in translations.items():
                 for one in directions:
                     what = f"Translated {language}, {one.direction}"
@@ -493,6 +545,27 @@ class Job:
             return translate(lm, translation, max_new_tokens, self.config.batch_tokens, advance).tensors()
 
 
+def _check_model(config: Config) -> None:
+    """Refuse a model that cannot be loaded, and layers that it does not have, as far as its files tell."""
+    check(config.model)
+    last = num_layers(config.model)
+    if last is not None:
+        _layers(config, last)
+        first = 0 if config.patch.component is Component.resid else 1
+        patch.chosen_layers(config.patch, range(first, last + 1), config.model.name)
+
+
+def _layers(config: Config, last: int) -> list[int]:
+    """The layers to report of a model whose layers end with `last`."""
+    asked = config.layers
+    if asked == "all":
+        return list(range(last + 1))
+    outside = [k for k in asked if not 0 <= k <= last]
+    if outside:
+        raise InputError(f"layers has {outside[0]}, but {config.model.name} has layers 0 to {last}.")
+    return list(asked)
+
+
 def _check_needs(task: ParallelTask, metrics: Mapping[str, Metric]) -> None:
     for name, metric in metrics.items():
         if metric.needs not in task.offers:
@@ -500,11 +573,6 @@ def _check_needs(task: ParallelTask, metrics: Mapping[str, Metric]) -> None:
                 f"metric={name} compares {metric.needs}, and {task.name} has {' and '.join(sorted(task.offers))}; "
                 f"use metric={'[mexa]' if 'sentences' in task.offers else '[dali,dali_strong,mexa_t]'}."
             )
-
-
-def _table(folder: Path, name: str) -> contextlib.AbstractContextManager[Table | None]:
-    """The table in the main process, nothing in the others."""
-    return table(folder, name) if distributed.is_main() else contextlib.nullcontext()
 
 
 def _to_patch(config: PatchConfig, pairs: Sequence[Pair], folder: Path) -> list[list[str]]:

@@ -177,6 +177,9 @@ TRANSLATION_PATCHING = pa.schema(
     ]
 )
 
+JOB = b"align_pipeline.job"
+"""Key of a parquet file's metadata: the digest of the job that wrote it, as ``job`` in ``summary.json``."""
+
 SCHEMAS = {
     "alignment": ALIGNMENT,
     "predictions": PREDICTIONS,
@@ -189,10 +192,10 @@ SCHEMAS = {
 class Table:
     """A parquet file in the making: rows go to a temporary name and appear under their own only when all are there."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path, self.schema = path, schema
-        self.partial = path.with_name(f".{path.name}.partial")
-        self.writer = pq.ParquetWriter(self.partial, schema, compression="zstd")
+    def __init__(self, path: Path, schema: pa.Schema, job: str = "") -> None:
+        self.path, self.schema = path, schema.with_metadata({JOB: job.encode()}) if job else schema
+        self.partial = unfinished(path)
+        self.writer = pq.ParquetWriter(self.partial, self.schema, compression="zstd")
 
     def append(self, **columns: Any) -> None:
         """Add rows; a column that is one value, not a sequence or array, is repeated."""
@@ -211,10 +214,16 @@ class Table:
 
 
 @contextmanager
-def table(folder: Path, name: str) -> Iterator[Table]:
-    """Write ``<name>.parquet`` atomically: nothing is left of it if the block fails."""
+def table(folder: Path, name: str, job: str = "") -> Iterator[Table]:
+    """Write ``<name>.parquet`` atomically: nothing is left of it if the block fails.
+
+    Args:
+        folder: where.
+        name: one of `SCHEMAS`.
+        job: the digest that the file's metadata names its job by; "" names none.
+    """
     with writing(folder):
-        written = Table(folder / f"{name}.parquet", SCHEMAS[name])
+        written = Table(folder / f"{name}.parquet", SCHEMAS[name], job)
     try:
         yield written
         with writing(folder):
@@ -227,10 +236,15 @@ def table(folder: Path, name: str) -> Iterator[Table]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    partial = path.with_name(f".{path.name}.partial")
+    temporary = unfinished(path)
     with writing(path.parent):
         try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
         finally:
-            partial.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+
+
+def unfinished(path: Path) -> Path:
+    """A name that nobody else writes to, for a file that is not complete yet; process numbers repeat over nodes."""
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")

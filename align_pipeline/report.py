@@ -7,7 +7,6 @@ one self-contained ``report.html``. Needs no model, no torch and no network.
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import shutil
@@ -24,10 +23,16 @@ if __name__ == "__main__":  # before numpy loads: on tall, thin matrices BLAS th
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
-from align_pipeline import analysis, patching_analysis, translation_analysis, translation_patching_analysis
-from align_pipeline.config import CONF
+from align_pipeline import (
+    analysis,
+    folders,
+    machine,
+    patching_analysis,
+    translation_analysis,
+    translation_patching_analysis,
+)
+from align_pipeline.config import known_languages
 from align_pipeline.errors import InputError, unknown
 from align_pipeline.records import ALIGNMENT, PATCHING, PREDICTIONS, SCHEMAS, TRANSLATION_PATCHING, TRANSLATIONS
 from align_pipeline.report_page import render
@@ -87,18 +92,19 @@ def read(runs: Sequence[Path]) -> Tables:
     Raises:
         InputError: no tables, or a file that is not such a table.
     """
-    folders = sorted({found for run in runs for found in _folders(run)})
-    if not folders:
+    found = sorted({folder for run in runs for folder in _folders(run)})
+    if not found:
         shown = ", ".join(str(run) for run in runs) or "nothing"
         raise InputError(f"There is no {' or '.join(f'{name}.parquet' for name in SCHEMAS)} in {shown} or below.")
-    alignment = _table([f / "alignment.parquet" for f in folders], ALIGNMENT, {"margin"})
-    predictions = _table([f / "predictions.parquet" for f in folders], PREDICTIONS, set())
-    translations = _table([f / "translations.parquet" for f in folders], TRANSLATIONS, set())
-    patching = _table([f / "patching.parquet" for f in folders], PATCHING, set())
-    again = _table([f / "translation_patching.parquet" for f in folders], TRANSLATION_PATCHING, {"hypothesis"})
-    summaries = [_summary(folder / "summary.json") for folder in folders]
+    _refuse_mixtures(found)
+    alignment = _table([f / "alignment.parquet" for f in found], ALIGNMENT, {"margin"})
+    predictions = _table([f / "predictions.parquet" for f in found], PREDICTIONS, set())
+    translations = _table([f / "translations.parquet" for f in found], TRANSLATIONS, set())
+    patching = _table([f / "patching.parquet" for f in found], PATCHING, set())
+    again = _table([f / "translation_patching.parquet" for f in found], TRANSLATION_PATCHING, {"hypothesis"})
+    summaries = [folders.summary_of(folder) for folder in found]
     given = tuple(s for s in summaries if s)
-    return Tables(alignment, predictions, translations, patching, again, tuple(folders), given)
+    return Tables(alignment, predictions, translations, patching, again, tuple(found), given)
 
 
 def _folders(run: Path) -> Iterator[Path]:
@@ -108,14 +114,34 @@ def _folders(run: Path) -> Iterator[Path]:
                 yield path.parent.resolve()
 
 
-def _summary(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
-    return content if isinstance(content, dict) else {}
+def _refuse_mixtures(found: Sequence[Path]) -> None:
+    """Refuse a folder whose files are of several jobs, and a name that stands for several models.
+
+    Raises:
+        InputError: there is one; names the files.
+    """
+    models: dict[str, tuple[Path, Mapping[str, Any]]] = {}
+    for folder in found:
+        owners = folders.owners_of(folder)
+        said = {name: owner for name, owner in owners.items() if owner is not None}
+        summary = folders.summary_of(folder)
+        if len(set(said.values())) > 1 or (said and len(said) < len(owners)):
+            names = sorted(owners, key=lambda name: str(owners[name]))
+            raise InputError(
+                f"{folder} holds files of two jobs ({names[0]} and {names[-1]}): run the job again, in a folder of its "
+                "own, or remove the files that do not belong."
+            )
+        model = (summary.get("config") or {}).get("model")
+        if not isinstance(model, Mapping):
+            continue
+        asked = {key: value for key, value in model.items() if key not in ("device", "parallel")}
+        where, before = models.setdefault(str(summary.get("model")), (folder, asked))
+        key = next((key for key in asked if asked[key] != before.get(key, asked[key])), None)
+        if key is not None:
+            raise InputError(
+                f"Two models are called '{summary['model']}': model.{key} is {before[key]} in {where} and {asked[key]} "
+                f"in {folder}; give each its own model.name and run one of them again (the cache has its passes)."
+            )
 
 
 def _table(paths: Sequence[Path], schema: pa.Schema, left_out: set[str]) -> pd.DataFrame:
@@ -171,9 +197,7 @@ def _binary(column: pa.ChunkedArray) -> bool:
 
 def languages() -> pd.DataFrame:
     """Name, script, family and resource class by FLORES code, from ``conf/lang``."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    rows = [yaml.load(path.read_bytes(), loader) for path in sorted((CONF / "lang").glob("*.yaml"))]
-    table = pd.DataFrame([row for row in rows if row], columns=["flores", "name", "script", "family", "resource"])
+    table = pd.DataFrame(list(known_languages().values()), columns=["flores", "name", "script", "family", "resource"])
     known = table.dropna(subset="flores").drop_duplicates("flores").set_index("flores")
     return known.astype({"resource": "Int64"})
 
@@ -406,6 +430,7 @@ def main(given: Sequence[str] | None = None) -> None:
     if any(argument in ("-h", "--help") for argument in given):
         print(USAGE)
         return
+    machine.let_print()
     try:
         runs, out, seed = arguments(given)
         print(f"Report: {write(runs, out, seed=seed)}")

@@ -18,12 +18,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from align_pipeline import distributed, logs, machine, sweep
+from align_pipeline import distributed, folders, logs, machine, sweep
 from align_pipeline.config import CONF, from_hydra, one_sentence, register
 
 log = logging.getLogger(__name__)
 machine.settle()
 register()
+
+_failed: list[Exception] = []
+"""What ended this process's single job; raised where Hydra no longer puts its own lines before ours."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -33,6 +36,7 @@ def job(composed: DictConfig) -> float | None:
     multirun = hydra_config.mode is RunMode.MULTIRUN
     distributed.start()
     folder = Path(distributed.from_main(hydra_config.runtime.output_dir))
+    os.chdir(hydra_config.runtime.cwd)  # where the command's paths are from, whatever hydra.job.chdir says
     try:
         if not distributed.is_main():
             logs.to_own_file(folder, distributed.rank())
@@ -48,9 +52,11 @@ def job(composed: DictConfig) -> float | None:
             summary = run(config, folder, {str(key): value for key, value in settings.items()})
     except BaseException as error:
         logs.note_end(error)
-        if not multirun or not isinstance(error, Exception):
+        if not isinstance(error, Exception):
             raise
-        if distributed.is_main():
+        if not multirun:
+            _failed.append(error)
+        elif distributed.is_main():
             sweep.note_failure(error, folder)  # the other jobs go on
         return None
     return None if summary is None else summary.mean_accuracy
@@ -91,8 +97,11 @@ def _jobs() -> list[str]:
     """
     try:
         job()
+        if _failed:
+            raise _failed.pop()
     finally:
         failed = sweep.finish() if distributed.is_main() else []
+        folders.release_all()
         distributed.stop()
     return failed
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +58,24 @@ def track(
         tables: parquet and JSON files for the artifact.
 
     Raises:
-        InputError: W&B refuses (no key, no network, unknown entity).
+        InputError: W&B fails and `config.required` is set; else a line says so.
     """
     if config.mode is WandbMode.disabled:
         return
+    with _told(config), _own_folders(folder):
+        _track(config, folder, tags, settings, summary, curves, plots, tables)
+
+
+def _track(
+    config: WandbConfig,
+    folder: Path,
+    tags: Sequence[str],
+    settings: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    curves: Sequence[Curve],
+    plots: Sequence[Path],
+    tables: Sequence[Path],
+) -> None:
     import wandb
 
     task, model, *languages = tags
@@ -79,18 +95,80 @@ def track(
         run.log_artifact(artifact)
 
 
-def _start(
-    config: WandbConfig, folder: Path, name: str, tags: Sequence[str], settings: Mapping[str, Any], kind: str
-) -> Any:
-    """A run of W&B.
+def checked(config: WandbConfig) -> WandbConfig:
+    """Ask before the passes what would be refused after them: names that W&B does not take, a missing login.
+
+    Returns:
+        The config to go on with: offline where there is no login, disabled where nothing would come of it.
 
     Raises:
-        InputError: W&B refuses.
+        InputError: W&B refuses and `config.required` is set.
     """
+    if config.mode is WandbMode.disabled:
+        return config
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
+    mode = WandbMode.disabled
     try:
+        wandb.Settings(project=config.project, entity=config.entity, run_group=config.group)
+        mode = WandbMode.offline
+        if config.mode is WandbMode.online:
+            wandb.login()  # on a terminal it asks for the key
+    except Exception as error:
+        what = "nothing is logged" if mode is WandbMode.disabled else "the run is kept offline"
+        _complain(config, error, f"{what}; `wandb login` or wandb.project=<name> may mend it")
+        return dataclasses.replace(config, mode=mode)
+    return config
+
+
+def _complain(config: WandbConfig, error: BaseException, consequence: str) -> None:
+    """Say in a line that W&B failed, or raise it where it is required.
+
+    Raises:
+        InputError: `config.required` is set.
+    """
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    if config.required:
+        raise InputError(f"W&B failed, and wandb.required=true: {reason}.") from error
+    log.warning("W&B failed (%s): %s.", reason, consequence)
+
+
+@contextlib.contextmanager
+def _told(config: WandbConfig) -> Iterator[None]:
+    """Turn whatever W&B raises into a line: it costs no result."""
+    try:
+        yield
+    except Exception as error:
+        _complain(config, error, "tables, plots and summary are in the output folder all the same")
+
+
+@contextlib.contextmanager
+def _own_folders(folder: Path) -> Iterator[None]:
+    """Let W&B keep its copies in the output folder, where `wandb sync` finds them later, and not in a home folder."""
+    kinds = ["cache", "data"]
+    if not os.access(Path.home(), os.W_OK):
+        kinds.append("config")
+    names = {f"WANDB_{kind.upper()}_DIR": kind for kind in kinds}
+    added = {key: str(folder.resolve() / "wandb" / kind) for key, kind in names.items() if key not in os.environ}
+    for place in added.values():
+        Path(place).mkdir(parents=True, exist_ok=True)
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            del os.environ[key]
+
+
+def _start(
+    config: WandbConfig, folder: Path, name: str, tags: Sequence[str], settings: Mapping[str, Any], kind: str
+) -> Any:
+    """A run of W&B; one that cannot go online is kept offline."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    def init(mode: WandbMode) -> Any:
         return wandb.init(
             project=config.project,
             entity=config.entity,
@@ -99,7 +177,7 @@ def _start(
             name=name,
             tags=[tag[:64] for tag in tags],
             config=dict(settings),
-            mode=config.mode.value,
+            mode=mode.value,
             dir=str(folder),
             # Neither the machine nor the checkout is the experiment's business, and a git remote may hold a token.
             # A cluster's node that eighty jobs start on takes its time: W&B's own 30 s are too few.
@@ -113,11 +191,14 @@ def _start(
                 init_timeout=300,
             ),
         )
-    except wandb.errors.Error as error:
-        raise InputError(
-            f"W&B did not start ({' '.join(str(error).split()).rstrip('.')}); log in with `wandb login`, or use "
-            "wandb.mode=offline or disabled. The tables are already in the output folder."
-        ) from error
+
+    try:
+        return init(config.mode)
+    except Exception as error:
+        if config.mode is not WandbMode.online:
+            raise
+        _complain(config, error, f"the run is kept offline; `wandb sync {folder}/wandb/offline-run-*` sends it later")
+        return init(WandbMode.offline)
 
 
 def _log_curves(run: Any, curves: Sequence[Curve]) -> None:
@@ -158,6 +239,11 @@ def track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequen
     """
     if config.mode is WandbMode.disabled:
         return
+    with _told(config), _own_folders(folder):
+        _track_report(config, folder, report, failed)
+
+
+def _track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequence[str]) -> None:
     import pandas as pd
     import wandb
 

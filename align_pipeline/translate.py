@@ -335,16 +335,40 @@ _BY_CHARACTER = ("Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt")  # scripts with
 
 def spbleu_missing() -> str | None:
     """Why spBLEU cannot be had without fetching something; None if it can."""
-    from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
     from sacrebleu.utils import SACREBLEU_DIR
 
     if find_spec("sentencepiece") is None:
         return "spBLEU is left out: it needs the package sentencepiece."
-    url = SPM_MODELS["flores200"]["url"]
-    path = Path(SACREBLEU_DIR) / "models" / os.path.basename(url)
+    path = Path(SACREBLEU_DIR) / "models" / _spbleu_file()
     if not path.exists():
-        return f"spBLEU is left out: its tokenizer is not at {path}; where there is a network, fetch {url} to there."
+        return (
+            f"spBLEU is left out: its tokenizer is not at {path}; where there is a network, fetch {_SPBLEU} to there."
+        )
+    status = path.stat()
+    if not _is_sentencepiece(path, status.st_size, status.st_mtime_ns):
+        return f"spBLEU is left out: {path} is damaged; where there is a network, fetch {_SPBLEU} to there."
     return None
+
+
+_SPBLEU = "https://dl.fbaipublicfiles.com/large_objects/nllb/models/spm_200/flores200_sacrebleu_tokenizer_spm.model"
+"""Where spBLEU's tokenizer is; sacrebleu's own link is a short one that some networks and scripts are refused."""
+
+
+def _spbleu_file() -> str:
+    from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
+
+    return os.path.basename(str(SPM_MODELS["flores200"]["url"]))
+
+
+@functools.lru_cache(maxsize=1)
+def _is_sentencepiece(path: Path, size: int, changed: int) -> bool:
+    """Whether a file holds a SentencePiece model; kept, by its size and time of change."""
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return size > 0 and SentencePieceProcessor().Load(str(path)) is not False
+    except (OSError, RuntimeError):
+        return False
 
 
 def _metrics(target: str, sentence: bool) -> dict[str, Any]:

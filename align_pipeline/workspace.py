@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from align_pipeline import machine
 from align_pipeline.errors import InputError, unknown
 
 METRICS = ("dali", "dali_strong", "mexa_t")
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    machine.let_print()
     try:
         main(sys.argv[1:])
     except InputError as error:

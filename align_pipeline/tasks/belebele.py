@@ -27,6 +27,7 @@ class Belebele(ChoiceTask):
         *_OPTIONS,
         "correct_answer_num",
     )
+    texts: ClassVar[tuple[str, ...]] = ("flores_passage", "question", *_OPTIONS)
     lm_eval_draws: ClassVar[bool] = False
 
     def item(self, row: Row, config: str) -> Item:

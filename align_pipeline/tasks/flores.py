@@ -61,6 +61,7 @@ class Flores(ParallelTask):
     """Bootstrap resamples behind the intervals of corpus scores; 0 for none."""
 
     columns: ClassVar[tuple[str, ...]] = ("id", "text")
+    texts: ClassVar[tuple[str, ...]] = ("text",)
     offers: ClassVar[frozenset[str]] = frozenset({"sentences"})
 
     def __post_init__(self) -> None:

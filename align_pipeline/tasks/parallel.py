@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from align_pipeline.config import Language
+from align_pipeline.config import Language, known_languages
 from align_pipeline.data import Row, Source
 from align_pipeline.errors import InputError
 from align_pipeline.records import ENGLISH, Item
@@ -74,6 +74,8 @@ class ParallelTask(ABC):
     """Only the first N English items and their counterparts."""
 
     columns: ClassVar[tuple[str, ...]] = ()
+    texts: ClassVar[tuple[str, ...]] = ()
+    """Those of `columns` that hold text, whatever a file's values look like."""
     offers: ClassVar[frozenset[str]]
     """Which texts its items have for the metrics: ``options``, ``premises``, ``sentences``."""
 
@@ -108,16 +110,35 @@ class ParallelTask(ABC):
         return config if present is None or config in present else None
 
     def english_of(self, language: Language) -> tuple[str, str]:
-        """The English side of a language: (name of the set as in the tables, config)."""
+        """The English side of a language: (name of the set as in the tables, config).
+
+        Raises:
+            InputError: it has none, or what is named as such is another language.
+        """
         own = language.pivots.get(self.name)
         if own is not None:
+            self._refuse_other_pivots(own, f"languages.<code>.pivots.{self.name}")
             return own, own
         if self.pivot is None:
             raise InputError(
                 f"{language.flores} names no English side for {self.name}: add `pivots: {{{self.name}: <config>}}` "
                 "to its file in conf/lang."
             )
+        self._refuse_other_pivots(self.pivot, "task.pivot")
         return ENGLISH, self.pivot
+
+    def _refuse_other_pivots(self, config: str, key: str) -> None:
+        """Refuse another language where English belongs: tables and report would call it English.
+
+        Raises:
+            InputError: `config` is another language's.
+        """
+        named = {one["codes"].get(self.name): one["name"] for one in known_languages().values() if "codes" in one}
+        name = named.get(config)
+        if name is not None and name != "English":
+            raise InputError(
+                f"{key}={config} is {name}; the pivot, which tables and report call English, must be English."
+            )
 
     def supported(self, languages: Iterable[Language], source: Source, named: Collection[str]) -> list[Language]:
         """The languages that the task has in this source; the others are left out with a line.
@@ -142,9 +163,14 @@ class ParallelTask(ABC):
                 raise InputError("English is the pivot and part of every run; select other languages with lang=.")
             if language.flores in named:
                 has = sorted(present) if present is not None else ["its languages in conf/lang/set/" + self.name]
+                hint = ""
+                if present is not None and self.name not in language.codes:
+                    known = known_languages().items()
+                    code = next((code for code, one in known if one["flores"] == language.flores), "<code>")
+                    hint = f" If one of them is {language.name}, say +languages.{code}.codes.{self.name}=<its name>."
                 raise InputError(
                     f"{self.name} has no {language.name} ({language.flores}) in data={source.name}; "
-                    f"it has {_some(has)}."
+                    f"it has {_some(has)}.{hint}"
                 )
         if lacking and kept:
             log.info("Left out, not in %s (data=%s): %s.", self.name, source.name, _some([x.flores for x in lacking]))
@@ -182,7 +208,7 @@ class ParallelTask(ABC):
             InputError: a column is missing, a row is not usable, or an id appears twice.
         """
         where = f"{self.dataset} ({config}, {split})"
-        rows = source.load(self.dataset, config, split, self.revision, self.files)
+        rows = source.load(self.dataset, config, split, self.revision, self.files, self.texts)
         missing = [column for column in self.columns if column not in rows[0]]
         if missing:
             raise InputError(f"{where} lacks the column {missing[0]}; it has {', '.join(rows[0])}.")
@@ -190,11 +216,11 @@ class ParallelTask(ABC):
         for number, row in enumerate(rows):
             empty = next((column for column in self.columns if row[column] is None), None)
             if empty is not None:
-                raise InputError(f"{where}, row {number}: {empty} has no value.")
+                raise InputError(f"{source.place(self.dataset, config, split, number)}: {empty} has no value.")
             try:
                 item = self.item(row, config)
             except ValueError as error:
-                raise InputError(f"{where}, row {number}: {error}") from error
+                raise InputError(f"{source.place(self.dataset, config, split, number)}: {error}") from error
             if item.id in items:
                 raise InputError(f"{where} has the id {item.id} twice; ids must be unique for items to be paired.")
             items[item.id] = item
@@ -246,7 +272,9 @@ def texts_of(row: Row, columns: Iterable[str]) -> list[str]:
     """
     texts = []
     for column in columns:
-        if not isinstance(row[column], str) or not row[column].strip():
+        if not isinstance(row[column], str):
+            raise ValueError(f"{column} is {row[column]!r}, which is no text: put it in quotation marks.")
+        if not row[column].strip():
             raise ValueError(f"{column} is empty.")
         texts.append(row[column].strip())
     return texts

@@ -30,6 +30,7 @@ class Xcopa(ChoiceTask):
     lower-cased, and English always has "because" and Chinese always 因为."""
 
     columns: ClassVar[tuple[str, ...]] = ("idx", "premise", "choice1", "choice2", "question", "label")
+    texts: ClassVar[tuple[str, ...]] = ("premise", "choice1", "choice2", "question")
 
     def item(self, row: Row, config: str) -> Item:
         """See `ChoiceTask.item`."""

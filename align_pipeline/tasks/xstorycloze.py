@@ -23,6 +23,7 @@ class XStoryCloze(ChoiceTask):
     # more, to be able to leave the item itself out.
     lm_eval_spare: ClassVar[int] = 1
     columns: ClassVar[tuple[str, ...]] = ("story_id", *_SENTENCES, *_ENDINGS, "answer_right_ending")
+    texts: ClassVar[tuple[str, ...]] = (*_SENTENCES, *_ENDINGS)
 
     def item(self, row: Row, config: str) -> Item:
         """See `ChoiceTask.item`; the prompt joins the sentences as they stand, as lm-evaluation-harness does."""

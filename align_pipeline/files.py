@@ -1,0 +1,28 @@
+"""Files that are not what their names say: Git LFS pointers and links that lead nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from align_pipeline.errors import InputError
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_POINTER_SIZE = 1024  # bytes that a pointer has at most, by Git LFS's specification
+
+
+def check(paths: Iterable[Path]) -> None:
+    """Refuse files that a checkout left without their content.
+
+    Raises:
+        InputError: one of them is a link to nothing, or a Git LFS pointer; says how to get the file.
+    """
+    for path in sorted(paths):
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path} is a link to {path.readlink()}, which does not exist.")
+        if path.is_file() and path.stat().st_size <= _POINTER_SIZE:
+            with path.open("rb") as file:
+                if file.read(len(_POINTER)) == _POINTER:
+                    raise InputError(
+                        f"{path} is a Git LFS pointer, not the file itself: `git lfs pull` in {path.parent} gets it."
+                    )
