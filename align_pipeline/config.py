@@ -340,7 +340,7 @@ def one_sentence(error: Exception) -> str | None:
     while cause is not None:  # ours, with Hydra's and OmegaConf's own around it
         if isinstance(cause, InputError):
             return str(cause)
-        cause = cause.__cause__
+        cause = cause.__cause__ or (cause.__context__ if isinstance(cause, OmegaConfBaseException) else None)
     if isinstance(error, OSError) and error.filename is not None:
         found = unwritable(error, error.filename)
         return None if found is None else str(found)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import logging
+import os
 import re
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -154,10 +157,19 @@ class Source:
                 said = datasets.Features({**read, **dict.fromkeys(wrong, datasets.Value("string"))})
                 with contextlib.suppress(Exception):  # the row's check says what is wrong
                     rows = datasets.load_dataset(*arguments, split=split, features=said, **kept)
-            found = [dict(row) for row in rows]
+            found = self._lines(dataset, config, split) if wrong else None
+            found = found or [dict(row) for row in rows]
         if not found:
             raise InputError(f"{where} is empty: the split has no rows.")
         return found
+
+    def _lines(self, dataset: str, config: str, split: str) -> list[Row] | None:
+        """The rows of local JSON lines as they stand: `datasets` makes times of what looks like dates, for good."""
+        paths = self._files(dataset, config, split) if self.folder is not None else []
+        if not paths or any(path.suffix != ".jsonl" for path in paths):
+            return None
+        every = (line for path in paths for line in path.read_text(encoding="utf-8").splitlines())
+        return [json.loads(line) for line in every if line.strip()]
 
     @contextlib.contextmanager
     def _at_hand(self, dataset: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -169,10 +181,12 @@ class Source:
         lying.check(path for path in base.rglob("*") if path.is_symlink() or path.is_file())
         with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
             # datasets' own cache takes two folders of one name for the same data set, and an edited file for the old
-            # one: a local copy is read afresh. And it takes a path for a pattern: the link's has no brackets.
-            link = Path(scratch, base.name)
-            link.symlink_to(base.resolve(), target_is_directory=True)
-            yield str(link), {"cache_dir": str(Path(scratch, ".cache")), "keep_in_memory": True}
+            # one: a local copy is read afresh.
+            path = base
+            if re.search(r"[\[\]{}*?]", str(base)):  # and it takes a path for a pattern
+                path = Path(scratch, base.name)
+                shutil.copytree(base.resolve(), path, copy_function=os.symlink)
+            yield str(path), {"cache_dir": str(Path(scratch, ".cache")), "keep_in_memory": True}
 
     @contextlib.contextmanager
     def _one_sentence(self, dataset: str, where: str) -> Iterator[None]:
@@ -211,5 +225,5 @@ def _cause(error: BaseException) -> str:
     """The innermost cause of an error, on one line: where datasets hides the file and the line."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    text = re.sub(rf"\S*/{_SCRATCH}\w+/", "", " ".join(str(error).split()))  # of the link that stands for the folder
+    text = re.sub(rf"\S*/{_SCRATCH}\w+/", "", " ".join(str(error).split()))  # of links in a folder that stands for it
     return (f"{text[:900]} ..." if len(text) > 900 else text).rstrip(".") + "."

@@ -65,14 +65,14 @@ def new(wanted: Path) -> Path:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold a folder, unless this process does already.
 
     Raises:
         InputError: as `hold`.
     """
     already = folder.resolve() in _held
-    hold(folder)
+    hold(folder, patience)
     try:
         yield
     finally:
@@ -80,8 +80,12 @@ def held(folder: Path) -> Iterator[None]:
             release(folder)
 
 
-def hold(folder: Path) -> None:
+def hold(folder: Path, patience: float = 0.0) -> None:
     """Keep other jobs out of a folder, which is made if need be, until `release` or the end of this process.
+
+    Args:
+        folder: the folder.
+        patience: seconds to wait for another job; on a network file system the lock of a dead one lasts a while.
 
     Raises:
         InputError: another job is at work in it, or it cannot be written to.
@@ -93,7 +97,7 @@ def hold(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place / _LOCK)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=patience)
         except Timeout:
             raise InputError(
                 f"Another job is at work in {folder}: wait for it, or give this one a folder of its own with "
@@ -130,17 +134,17 @@ def refuse_others(folder: Path, job: str, settings: Mapping[str, Any]) -> None:
     owners = {name: owner for name, owner in owners_of(folder).items() if owner != job}
     if not owners:
         return
-    found = summary_of(folder)
-    differs = _difference(found.get("config"), settings) if SUMMARY in owners and found else None
+    differs = difference(folder, settings) if SUMMARY in owners else None
     raise InputError(
         f"{folder} holds the result of another job ({differs or next(iter(owners))}); give this one a folder of its "
         "own, or remove what is there."
     )
 
 
-def is_of(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether the summary of a folder is of a job with just this config."""
-    return _difference(summary_of(folder).get("config"), settings) is None
+def difference(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """How a config differs from that of the result in a folder, in words; None if it does not, or there is none."""
+    found = summary_of(folder)
+    return _difference(found.get("config"), settings) if found else None
 
 
 def owners_of(folder: Path) -> dict[str, str | None]:

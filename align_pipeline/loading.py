@@ -202,6 +202,7 @@ def _settings(path: Path | str, config: ModelConfig) -> dict[str, Any]:
     here = try_to_load_from_cache(path, "config.json", revision=config.revision)
     if isinstance(here, str):
         return _json(Path(here))
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each attempt; the end is said below
     with _one_sentence(config, path):
         try:
             return _json(Path(hf_hub_download(path, "config.json", revision=config.revision)))

@@ -61,6 +61,8 @@ from align_pipeline.translate import (
 log = logging.getLogger(__name__)
 _TRUNCATED = "truncated"
 _ALIGNMENT = "similarities"
+_PATIENCE = 60.0
+"""Seconds to wait for the lock of a job that may be dead: the one that SLURM puts back into its queue."""
 _STAGES = ("extraction", "scoring", "patching")
 _PACKAGES = (
     *("align_pipeline", "torch", "transformers", "datasets", "accelerate", "numpy", "pyarrow", "sacrebleu", "wandb"),
@@ -111,7 +113,7 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     if not distributed.is_main():
         _measure(config, folder, settings)
         return None
-    with folders.held(folder):
+    with folders.held(folder, _PATIENCE):
         folders.refuse_others(folder, folders.identity(config), settings)
         wandb = tracking.checked(config.wandb)
         with folders.replaced(folder) as making:

@@ -203,7 +203,9 @@ class Planned:
 
     def is_finished(self) -> bool:
         """Whether its folder holds the result of just this config."""
-        return has_result(self.folder) and folders.is_of(self.folder, json.loads(json.dumps(self.settings)))
+        return (
+            has_result(self.folder) and folders.difference(self.folder, json.loads(json.dumps(self.settings))) is None
+        )
 
     def outcome(self) -> JobReturn:
         """What Hydra takes from it: nothing if it failed, since the report says so and one failure must not end all."""
@@ -214,17 +216,29 @@ class Planned:
         return found
 
 
-def begin(folder: Path, overrides: Sequence[str]) -> None:
+def refuse_others(job: Planned) -> None:
+    """Refuse a job whose folder holds the result of another config.
+
+    Raises:
+        InputError: it does; says what differs.
+    """
+    differs = folders.difference(job.folder, json.loads(json.dumps(job.settings)))
+    if differs is not None:
+        raise InputError(
+            f"{job.folder} holds the result of another job ({differs}): conf has changed since; give the sweep a "
+            "folder of its own (hydra.sweep.dir=<folder>)."
+        )
+
+
+def begin(job: Planned) -> None:
     """Make a job's folder before the job runs, so that the report knows of it even if it never does.
 
-    Args:
-        folder: the job's; what an earlier attempt left there of its ending is removed.
-        overrides: the job's command line.
+    What an earlier attempt left there of its ending is removed.
     """
     for name in (ERROR, NOTHING):
-        (folder / name).unlink(missing_ok=True)
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
+        (job.folder / name).unlink(missing_ok=True)
+    (job.folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(job.overrides), job.folder / ".hydra" / "overrides.yaml")
 
 
 def has_result(folder: Path) -> bool:

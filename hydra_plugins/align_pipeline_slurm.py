@@ -81,7 +81,9 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
             there = [job.folder for job, _ in waiting.values()]
             new = [job for job in missing if job.folder not in there]
             for job in new:
-                sweep.begin(job.folder, job.overrides)
+                sweep.refuse_others(job)
+            for job in new:
+                sweep.begin(job)
             if new:
                 submitted = self._submit(new)
                 log.info("Submitted %d jobs: %s", len(submitted), ", ".join(submitted))

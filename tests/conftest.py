@@ -116,11 +116,32 @@ def random_model(architecture: str = "llama", **changes: Any) -> Any:
         ),
         "cohere2": (t.Cohere2Config, {"sliding_window": 16, "logit_scale": 0.5}),
         "cohere": (t.CohereConfig, {"logit_scale": 0.5}),
+        "llama4": (
+            t.Llama4TextConfig,
+            {
+                "head_dim": 8,
+                "num_local_experts": 2,
+                "intermediate_size_mlp": 64,
+                "attention_chunk_size": 16,
+                "layer_types": ["chunked_attention", "full_attention", "chunked_attention", "full_attention"],
+            },
+        ),
+        "opt": (
+            t.OPTConfig,
+            {"ffn_dim": 64, "word_embed_proj_dim": 32, "pad_token_id": 0, "init_std": 0.3},
+        ),
         "bloom": (
             t.BloomConfig,
             {"n_layer": 4, "n_head": 4, "vocab_size": 400, "hidden_size": 32, "initializer_range": 0.3},
         ),
     }
+    if architecture == "gemma3-vision":  # its tower for images is as deep as its language model
+        tower = dict.fromkeys(("hidden_size", "intermediate_size"), 32)
+        tower |= {"num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 28, "patch_size": 14}
+        text = {**shape, **configs["gemma3"][1], "vocab_size": 410}
+        whole = t.Gemma3Config(text_config=text, vision_config=tower, image_token_id=405, mm_tokens_per_image=4)
+        torch.manual_seed(0)
+        return t.AutoModelForCausalLM.from_config(whole, attn_implementation="sdpa").eval()
     kind, own = configs[architecture]
     config = kind(**{**({} if architecture == "bloom" else shape), **own, **changes})
     torch.manual_seed(0)

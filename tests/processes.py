@@ -8,6 +8,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -51,6 +52,71 @@ def start(
         )
         children[-1].start()
     return children
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did, as a shell sees it."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+class Command:
+    """``python -m align_pipeline.run`` in a child that has imported everything but the module itself."""
+
+    def __init__(self, folder: Path, *arguments: str, log: Path, **environment: str | None) -> None:
+        """Start it.
+
+        Args:
+            folder: where it is started.
+            arguments: its command line.
+            log: its output goes to ``<log>.out`` and ``<log>.err``.
+            environment: variables to set, or to unset where None.
+        """
+        _serve()
+        self.paths = (log.with_suffix(".out"), log.with_suffix(".err"))
+        given = (folder, arguments, self.paths, environment)
+        self.child = CONTEXT.Process(target=_command, args=given, daemon=True)
+        self.child.start()
+
+    def wait(self, seconds: float = 120) -> Done:
+        """Wait for its end."""
+        (code,) = join([self.child], seconds)
+        return Done(code, *(path.read_text(encoding="utf-8", errors="replace") for path in self.paths))
+
+
+def _command(folder: Path, arguments: Sequence[str], paths: Sequence[Path], environment: dict[str, str | None]) -> None:
+    os.chdir(folder)
+    for key, value in environment.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
+    for path, stream in zip(paths, (sys.stdout, sys.stderr), strict=True):
+        with path.open("w") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    sys.argv = ["align_pipeline.run", *arguments]
+    code: Any = 0
+    try:
+        import torch
+
+        torch.set_num_threads(1)
+        from align_pipeline.run import main
+
+        main()
+    except SystemExit as error:
+        code = error.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(code or 0))
 
 
 def join(children: Sequence[BaseProcess], seconds: float = 120) -> list[int | None]:

@@ -78,11 +78,11 @@ def test_what_changes_the_numbers_changes_the_key(
     run_job(tmp_path / "a", "lang=swh", *base)
     for change in ("task.num_fewshot=1", "model.dtype=bfloat16", "model.max_length=9000"):
         passes.clear()
-        run_job(tmp_path / "b", "lang=swh", *base, change)
+        run_job(tmp_path / change, "lang=swh", *base, change)
         assert passes, change
     for change in ("batch_tokens=7", "seed=3", "task.fewshot=lm_eval"):
         passes.clear()
-        run_job(tmp_path / "b", "lang=swh", *base, change)
+        run_job(tmp_path / change, "lang=swh", *base, change)
         assert not passes, change
 
 

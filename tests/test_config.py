@@ -31,7 +31,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("name", options("model"))
 def test_every_model_composes(name: str) -> None:
     config = compose(f"model={name}", *(["model.path=somewhere"] if name == "custom" else []))
-    assert config.model.name == name
+    assert config.model.name == ("somewhere" if name == "custom" else name)
     assert config.source == ("embedded" if name in ("tiny", "tiny_aligned") else "hub")
 
 

@@ -311,15 +311,15 @@ def test_torchrun_runs_a_sweep(base: list[str], alone: Path, tmp_path: Path) -> 
     sentence = "layers has 99, but random has layers 0 to 4"
     assert sentence in found.stderr
     for table in TABLES:
-        assert (tmp_path / "0_belebele" / table).read_bytes() == (alone / table).read_bytes()
+        assert (tmp_path / "0_belebele_swh-spa_random" / table).read_bytes() == (alone / table).read_bytes()
     for name in ("align_pipeline.log", "align_pipeline.rank1.log"):
-        assert sentence in (tmp_path / "1_belebele" / name).read_text()
-        assert "[ERROR]" not in (tmp_path / "0_belebele" / name).read_text()
-    assert sentence in (tmp_path / "1_belebele/error.txt").read_text()
+        assert sentence in (tmp_path / "1_belebele_swh-spa_random" / name).read_text()
+        assert "[ERROR]" not in (tmp_path / "0_belebele_swh-spa_random" / name).read_text()
+    assert sentence in (tmp_path / "1_belebele_swh-spa_random/error.txt").read_text()
     assert "layers has 99" in (tmp_path / "report/report.html").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "0_belebele",
-        "1_belebele",
+        "0_belebele_swh-spa_random",
+        "1_belebele_swh-spa_random",
         "multirun.yaml",
         "report",
     ]

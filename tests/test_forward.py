@@ -16,7 +16,18 @@ from align_pipeline.errors import InputError
 from align_pipeline.forward import hidden_states, loglikelihoods
 from align_pipeline.model import LanguageModel, wrap
 
-ARCHITECTURES = ["llama", "mistral", "mistral-sliding", "gemma2", "qwen2", "cohere", "bloom"]
+ARCHITECTURES = [
+    "llama",
+    "mistral",
+    "mistral-sliding",
+    "gemma2",
+    "qwen2",
+    "cohere",
+    "bloom",
+    "opt",
+    "llama4",
+    "gemma3-vision",
+]
 _MODELS: dict[str, LanguageModel] = {}
 
 

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 
 from align_pipeline import slurm, sweep
 from align_pipeline.config import CONF, register
+from align_pipeline.errors import InputError
 
 
 @pytest.fixture
@@ -113,12 +114,20 @@ def test_a_job_is_finished_if_its_folder_has_the_result_of_its_config(tmp_path: 
 
 
 def test_a_job_that_never_ran_is_in_the_report(tmp_path: Path) -> None:
-    (tmp_path / "3_belebele").mkdir()
-    (tmp_path / "3_belebele/summary.json").write_text("{}")  # of an attempt with another config
-    sweep.begin(tmp_path / "3_belebele", ["lang=swh", "layers=[1]"])
+    job = sweep.Planned(3, ["lang=swh", "layers=[1]"], tmp_path / "3_belebele", {"layers": [1]})
+    sweep.begin(job)
     assert sweep.failed_jobs(tmp_path) == ["3_belebele (lang=swh layers=[1]): it did not finish"]
-    sweep.note_reason("it was cancelled", tmp_path / "3_belebele")
+    sweep.note_reason("it was cancelled", job.folder)
     assert sweep.failed_jobs(tmp_path) == ["3_belebele (lang=swh layers=[1]): it was cancelled"]
+    sweep.begin(job)
+    assert sweep.failed_jobs(tmp_path) == ["3_belebele (lang=swh layers=[1]): it did not finish"]
+
+
+def test_a_folder_with_the_result_of_another_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps({"config": {"layers": "all"}}))
+    sweep.refuse_others(sweep.Planned(0, [], tmp_path, {"layers": "all", "wandb": {"mode": "online"}}))
+    with pytest.raises(InputError, match=r"another job \(layers is all there and \[1\] here\)"):
+        sweep.refuse_others(sweep.Planned(0, [], tmp_path, {"layers": [1]}))
 
 
 def test_the_launcher_composes() -> None:

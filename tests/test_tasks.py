@@ -201,10 +201,10 @@ def broken(folder: Path, change: dict[str, Any] | None = None, rows: Rows | None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mc_answer2": "  "}, r"swh_Latn, test\), row 3: mc_answer2 is empty"),
-        ({"mc_answer2": None}, r"row 3: mc_answer2 has no value"),
-        ({"correct_answer_num": "5"}, r"row 3: correct_answer_num is '5', not one of 1 to 4"),
-        ({"correct_answer_num": "x"}, r"row 3: correct_answer_num is 'x', not one of 1 to 4"),
+        ({"mc_answer2": "  "}, r"swh_Latn/test\.jsonl, line 4: mc_answer2 is empty"),
+        ({"mc_answer2": None}, r"line 4: mc_answer2 has no value"),
+        ({"correct_answer_num": "5"}, r"line 4: correct_answer_num is '5', not one of 1 to 4"),
+        ({"correct_answer_num": "x"}, r"line 4: correct_answer_num is 'x', not one of 1 to 4"),
         ({"link": "passage-0", "question_number": 1}, r"has the id passage-0/1 twice"),
     ],
 )

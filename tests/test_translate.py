@@ -364,7 +364,7 @@ def test_a_language_without_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "  \t", "\u3000", "one line\nanother", None])
 def test_sentences_that_are_none(tmp_path: Path, text: object) -> None:
-    with pytest.raises(InputError, match=r"swh_Latn, devtest\), row 2: text"):
+    with pytest.raises(InputError, match=r"swh_Latn/devtest\.jsonl, line 3: text"):
         task().pairs([SWAHILI], both(tmp_path, _2={"text": text}))
 
 

@@ -26,6 +26,7 @@ from align_pipeline import slurm
 REPOSITORY = Path(__file__).parents[2]
 EMBEDDED = REPOSITORY / "align_pipeline" / "embedded" / "data"
 BASE = ("task=belebele", "task.limit=12", "task.num_fewshot=1", "metric=dali", "wandb.mode=disabled")
+JOBS = [f"{k}_belebele_{code}_tiny" for k, code in enumerate(("swh", "spa", "fra", "deu", "ita"))]
 TABLES = ("alignment.parquet", "predictions.parquet")
 
 
@@ -162,16 +163,16 @@ def test_every_ending_is_reported_and_the_same_command_finishes_what_is_missing(
 
     assert code == 1, printed
     reasons = {line.split()[0]: line for line in printed.split("4 jobs failed:")[1].strip().splitlines()}
-    assert reasons.keys() == {f"{k}_belebele" for k in (1, 2, 3, 4)}
-    assert "lang=spa" in reasons["1_belebele"]
-    assert (sweep.folder / "1_belebele/error.txt").read_text().splitlines()[-1] in reasons["1_belebele"]
-    assert "signal 9 killed it" in reasons["2_belebele"]
-    assert "it was cancelled" in reasons["3_belebele"]
-    assert "it ran out of its time" in reasons["4_belebele"]
+    assert reasons.keys() == set(JOBS[1:])
+    assert "lang=spa" in reasons[JOBS[1]]
+    assert (sweep.folder / JOBS[1] / "error.txt").read_text().splitlines()[-1] in reasons[JOBS[1]]
+    assert "signal 9 killed it" in reasons[JOBS[2]]
+    assert "it was cancelled" in reasons[JOBS[3]]
+    assert "it ran out of its time" in reasons[JOBS[4]]
     assert sweep.queue() == {}
     page = (sweep.folder / "report/report.html").read_text()
     assert all(reason.split("; see")[0].split(": ", 1)[1] in page for reason in reasons.values())
-    first = sweep.folder / "0_belebele"
+    first = sweep.folder / JOBS[0]
     assert {row["language"] for row in summary(first)["languages"]} == {"swh_Latn"}
     before = {path.name: path.stat().st_mtime_ns for path in first.iterdir()}
 
@@ -180,9 +181,9 @@ def test_every_ending_is_reported_and_the_same_command_finishes_what_is_missing(
     assert code == 0, printed
     assert "1 of 5 jobs are finished" in printed
     assert "Submitted 4 jobs" in printed
-    assert "Report over 5 jobs" in printed
+    assert "Report over 5 of 5 jobs" in printed
     assert {path.name: path.stat().st_mtime_ns for path in first.iterdir()} == before
-    languages = [summary(sweep.folder / f"{k}_belebele")["languages"][0]["language"] for k in range(5)]
+    languages = [summary(sweep.folder / job)["languages"][0]["language"] for job in JOBS]
     assert languages == ["swh_Latn", "spa_Latn", "fra_Latn", "deu_Latn", "ita_Latn"]
     assert "jobs failed" not in (sweep.folder / "report/report.html").read_text()
 
@@ -204,7 +205,7 @@ def test_a_preempted_job_is_requeued_and_goes_on_from_the_cache(
             return process not in python_processes()
 
         os.kill(process, signal.SIGSTOP)
-        assert not (sweep.folder / "0_belebele/summary.json").exists()
+        assert not (sweep.folder / "0_belebele_swh-spa_tiny/summary.json").exists()
         sweep.cluster.command("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true")
         until(gone, 120)
         until(lambda: sweep.queue() == {job: "PENDING"}, 60)
@@ -218,7 +219,7 @@ def test_a_preempted_job_is_requeued_and_goes_on_from_the_cache(
     code, printed = sweep.end()
     assert code == 0, printed
     assert "Restarts=2" in sweep.cluster.command("scontrol", "show", "job", job)
-    again = sweep.folder / "0_belebele"
+    again = sweep.folder / "0_belebele_swh-spa_tiny"
     assert "in the cache" in (again / "align_pipeline.log").read_text()
     assert 0 < sum(summary(again)["tokens"].values()) < sum(summary(alone)["tokens"].values())
     for name in TABLES:
@@ -227,7 +228,7 @@ def test_a_preempted_job_is_requeued_and_goes_on_from_the_cache(
 
 def test_a_job_that_runs_out_of_time_goes_on_so_many_times(start: Callable[..., Sweep], tmp_path: Path) -> None:
     sweep = start("lang=swh", "hydra.launcher.timeout_min=5", "hydra.launcher.max_num_timeout=1")
-    log = tmp_path / "sweep/0_belebele/align_pipeline.log"
+    log = tmp_path / "sweep/0_belebele_swh_tiny/align_pipeline.log"
     for attempt in (1, 2):
         job, process = sweep.task()
         until(lambda: log.exists() and log.read_text().count("Data: ") == attempt, 240)  # noqa: B023
@@ -246,14 +247,14 @@ def test_ctrl_c_cancels_the_jobs(start: Callable[..., Sweep]) -> None:
     assert code == 1
     assert printed.strip().endswith("Stopped.")
     until(lambda: sweep.queue() == {}, 60)
-    assert (sweep.folder / "1_belebele/error.txt").read_text() == "the sweep was stopped\n"
+    assert (sweep.folder / JOBS[1] / "error.txt").read_text() == "the sweep was stopped\n"
 
 
 def test_jobs_whose_sweep_was_killed_are_waited_for_by_the_next(start: Callable[..., Sweep]) -> None:
     sweep = start("lang=swh")
     _, process = sweep.task()
     os.kill(process, signal.SIGSTOP)
-    until((sweep.folder / "0_belebele/.hydra/slurm.json").exists, 60)
+    until((sweep.folder / "0_belebele_swh_tiny/.hydra/slurm.json").exists, 60)
     sweep.process.kill()
     sweep.process.wait()
     again = start("lang=swh")
@@ -263,7 +264,7 @@ def test_jobs_whose_sweep_was_killed_are_waited_for_by_the_next(start: Callable[
     code, printed = again.end()
     assert code == 0, printed
     assert "Submitted" not in printed
-    assert "Report over 1 jobs" in printed
+    assert "Report over 1 of 1 jobs" in printed
 
 
 def test_what_slurm_does_not_take_is_one_sentence(start: Callable[..., Sweep]) -> None:
@@ -282,7 +283,7 @@ def test_tasks_of_a_job_share_its_items(start: Callable[..., Sweep], alone: Path
     assert "TresPerNode=gres:gpu:2" in shown
     code, printed = sweep.end()
     assert code == 0, printed
-    job = tmp_path / "sweep/0_belebele"
+    job = tmp_path / "sweep/0_belebele_swh-spa_tiny"
     for name in TABLES:
         assert (job / name).read_bytes() == (alone / name).read_bytes()
     assert (job / "align_pipeline.rank1.log").is_file()
