@@ -36,9 +36,10 @@ test-slurm: $(VENV)/installed-dev ## Run sweeps on a SLURM cluster of this machi
 real-models: $(VENV)/installed-dev ## Write two small pretrained models into outputs/real_models, for tests
 	$(BIN)/python tests/real_models/make.py outputs/real_models
 
-lint: $(VENV)/installed-dev ## Check style and format
+lint: $(VENV)/installed-dev ## Check style, format and which module may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(VENV)/installed-dev ## Check types
 	$(BIN)/mypy

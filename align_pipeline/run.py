@@ -18,8 +18,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from align_pipeline import distributed, folders, logs, machine, sweep
-from align_pipeline.config import CONF, from_hydra, one_sentence, register
+from align_pipeline import distributed, machine
+from align_pipeline.config import from_hydra, register
+from align_pipeline.config.messages import one_sentence
+from align_pipeline.config.paths import CONF
+from align_pipeline.store import folders
+from align_pipeline.sweep import jobs as sweep
+from align_pipeline.tracking import logs
 
 log = logging.getLogger(__name__)
 machine.settle()

@@ -18,8 +18,8 @@ import torch
 from scipy.spatial.distance import cosine
 from setting import show, timed
 
-from align_pipeline.metrics import dali, mexa
-from align_pipeline.similarity import PremiseStream, option_cosines
+from align_pipeline.measurements.alignment.metrics import dali, mexa
+from align_pipeline.measurements.alignment.similarity import PremiseStream, option_cosines
 
 PAIRS = 20_000  # pairs that a loop is measured on
 

@@ -15,10 +15,10 @@ import argparse
 import torch
 from setting import item_set, parameters, random_llama, show, source, timed
 
-from align_pipeline.forward import hidden_states
-from align_pipeline.model import LanguageModel
-from align_pipeline.records import Item
-from align_pipeline.tree import chains, trees, trie
+from align_pipeline.data.items import Item
+from align_pipeline.engine.forward import hidden_states
+from align_pipeline.engine.model import LanguageModel
+from align_pipeline.engine.tree import chains, trees, trie
 
 
 def engine(lm: LanguageModel, items: list[Item], share: bool, budget: int) -> tuple[float, int, torch.Tensor]:

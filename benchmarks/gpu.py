@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from setting import item_set, parameters, show, source, task, timed, tokenizer
 
-from align_pipeline.evaluate import encode_options, predict
-from align_pipeline.forward import hidden_states, loglikelihoods, token_budget
-from align_pipeline.model import LanguageModel, wrap
-from align_pipeline.similarity import english_states, similarities
-from align_pipeline.tasks.parallel import Pair
+from align_pipeline.data.tasks.parallel import Pair
+from align_pipeline.engine.forward import hidden_states, loglikelihoods, token_budget
+from align_pipeline.engine.model import LanguageModel, wrap
+from align_pipeline.measurements.accuracy.scoring import encode_options, predict
+from align_pipeline.measurements.alignment.similarity import english_states, similarities
 
 LLAMA = {
     "vocab_size": 128256,

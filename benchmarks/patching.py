@@ -19,12 +19,14 @@ import torch
 from setting import parameters, random_llama, show, source, task
 from torch import Tensor
 
-from align_pipeline.config import Component, Language, PatchConfig
-from align_pipeline.data import Source
-from align_pipeline.evaluate import encode_options, predict
-from align_pipeline.model import LanguageModel
-from align_pipeline.patch import Activations, Plan, patch
-from align_pipeline.records import Item
+from align_pipeline.config.lang import Language
+from align_pipeline.config.patch import Component, PatchConfig
+from align_pipeline.data.items import Item
+from align_pipeline.data.source import Source
+from align_pipeline.engine.model import LanguageModel
+from align_pipeline.measurements.accuracy.scoring import encode_options, predict
+from align_pipeline.measurements.patching.conditions import Plan
+from align_pipeline.measurements.patching.patch import Activations, patch
 
 
 def naive(lm: LanguageModel, items: Sequence[Item], values: Sequence[Tensor]) -> list[list[float]]:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from test_analysis_simulated import simulate
 
-from align_pipeline.records import ENGLISH
+from align_pipeline.data.items import ENGLISH
 
 METRICS = (("dali", "last"), ("dali_strong", "last"), ("mexa_t", "weighted"))
 LIMIT_S, LIMIT_GB = 60, 4

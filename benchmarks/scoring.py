@@ -21,10 +21,10 @@ from typing import Any
 from setting import item_set, random_llama, show, source, timed
 from study_cost import Model, Work, scoring, total
 
-from align_pipeline.evaluate import BLOCK, encode_options, predict
-from align_pipeline.model import LanguageModel, Tokens
-from align_pipeline.records import Item
-from align_pipeline.tasks.parallel import ItemSet
+from align_pipeline.data.items import Item
+from align_pipeline.data.tasks.parallel import ItemSet
+from align_pipeline.engine.model import LanguageModel, Tokens
+from align_pipeline.measurements.accuracy.scoring import BLOCK, encode_options, predict
 
 CONFIGS = {"belebele": "swh_Latn", "xcopa": "sw", "xstorycloze": "sw"}
 FILES = {"belebele": "belebele_{}.yaml", "xcopa": "default_{}.yaml", "xstorycloze": "default_{}.yaml"}

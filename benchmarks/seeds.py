@@ -18,7 +18,7 @@ from typing import Any
 from scipy.stats import spearmanr
 from setting import markdown
 
-from align_pipeline.config import EMBEDDED
+from align_pipeline.config.paths import EMBEDDED
 from align_pipeline.embedded import figures
 from align_pipeline.embedded.grammar import CODES, language
 

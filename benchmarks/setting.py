@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import yaml
 
-from align_pipeline.config import CONF, EMBEDDED
-from align_pipeline.data import Source
-from align_pipeline.model import LanguageModel, wrap
-from align_pipeline.tasks import Belebele, ChoiceTask, Xcopa, XStoryCloze
-from align_pipeline.tasks.parallel import ItemSet
+from align_pipeline.config.paths import CONF, EMBEDDED
+from align_pipeline.data.source import Source
+from align_pipeline.data.tasks import Belebele, ChoiceTask, Xcopa, XStoryCloze
+from align_pipeline.data.tasks.parallel import ItemSet
+from align_pipeline.engine.model import LanguageModel, wrap
 
 TASKS = {"belebele": Belebele, "xcopa": Xcopa, "xstorycloze": XStoryCloze}
 SHAPE = {

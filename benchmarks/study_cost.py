@@ -26,13 +26,15 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from align_pipeline.config import CONF, Language, from_hydra, register
-from align_pipeline.data import Source
-from align_pipeline.evaluate import encode_options
-from align_pipeline.forward import STEP_TOKENS
-from align_pipeline.similarity import text_tokens
-from align_pipeline.tasks.parallel import ItemSet
-from align_pipeline.tree import Tokens, steps, trees, trie
+from align_pipeline.config import from_hydra, register
+from align_pipeline.config.lang import Language
+from align_pipeline.config.paths import CONF
+from align_pipeline.data.source import Source
+from align_pipeline.data.tasks.parallel import ItemSet
+from align_pipeline.engine.forward import STEP_TOKENS
+from align_pipeline.engine.tree import Tokens, steps, trees, trie
+from align_pipeline.measurements.accuracy.scoring import encode_options
+from align_pipeline.measurements.alignment.similarity import text_tokens
 
 STUDY = {"belebele": "set/belebele_paper", "xcopa": "set/xcopa", "xstorycloze": "set/xstorycloze"}
 """Languages by task; FLORES has Belebele's."""
@@ -366,10 +368,11 @@ def measure(data: str) -> str:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from align_pipeline.config import EMBEDDED
-    from align_pipeline.evaluate import predict
-    from align_pipeline.forward import POOLINGS, hidden_states
-    from align_pipeline.model import wrap
+    from align_pipeline.config.paths import EMBEDDED
+    from align_pipeline.engine.forward import hidden_states
+    from align_pipeline.engine.model import wrap
+    from align_pipeline.engine.pooling import POOLINGS
+    from align_pipeline.measurements.accuracy.scoring import predict
 
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "tiny")

@@ -14,11 +14,12 @@ import torch
 import yaml
 from setting import parameters, random_llama, show, source, timed
 
-from align_pipeline.config import CONF, Language
-from align_pipeline.data import Source
-from align_pipeline.model import LanguageModel, Tokens
-from align_pipeline.tasks import Flores
-from align_pipeline.translate import greedy
+from align_pipeline.config.lang import Language
+from align_pipeline.config.paths import CONF
+from align_pipeline.data.source import Source
+from align_pipeline.data.tasks import Flores
+from align_pipeline.engine.generation import greedy
+from align_pipeline.engine.model import LanguageModel, Tokens
 
 SWAHILI = Language("Swahili", "Latn", "Niger-Congo", 2, "swh_Latn", {"flores": "swh_Latn"})
 

@@ -14,9 +14,9 @@ import argparse
 import torch
 from setting import item_set, random_llama, show, source, timed
 
-from align_pipeline import forward
-from align_pipeline.forward import loglikelihoods
-from align_pipeline.model import LanguageModel, Tokens
+from align_pipeline.engine import forward
+from align_pipeline.engine.forward import loglikelihoods
+from align_pipeline.engine.model import LanguageModel, Tokens
 
 Requests = list[tuple[Tokens, Tokens]]
 

@@ -20,8 +20,9 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf, open_dict
 
-from align_pipeline import slurm, sweep
 from align_pipeline.errors import InputError
+from align_pipeline.sweep import jobs as sweep
+from align_pipeline.sweep import slurm
 
 log = logging.getLogger(__name__)
 

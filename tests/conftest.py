@@ -206,7 +206,8 @@ def compose(*overrides: str) -> Any:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from align_pipeline.config import CONF, from_hydra, register
+    from align_pipeline.config import from_hydra, register
+    from align_pipeline.config.paths import CONF
 
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -15,6 +15,6 @@ import transformers.models.llama.modeling_llama
 import transformers.tokenization_utils_tokenizers
 
 import align_pipeline.pipeline
-import align_pipeline.report
+import align_pipeline.report.report
 
 __all__ = ["accelerate", "align_pipeline", "datasets", "hydra", "matplotlib", "scipy", "threadpoolctl", "transformers"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from align_pipeline.config import EMBEDDED
+from align_pipeline.config.paths import EMBEDDED
 
 FOLDER = REPOSITORY / "benchmarks"
 

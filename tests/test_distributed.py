@@ -22,11 +22,12 @@ from conftest import run_job as run_job_here
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align_pipeline import distributed, forward, pipeline
+from align_pipeline import distributed, pipeline
+from align_pipeline.engine import forward, layout
+from align_pipeline.engine.forward import loglikelihoods
+from align_pipeline.engine.model import wrap
+from align_pipeline.engine.tree import steps, trie
 from align_pipeline.errors import InputError
-from align_pipeline.forward import loglikelihoods
-from align_pipeline.model import wrap
-from align_pipeline.tree import steps, trie
 
 TABLES = ("alignment.parquet", "predictions.parquet")
 
@@ -80,7 +81,7 @@ def test_a_cached_beginning_is_the_same_whatever_was_cached_before() -> None:
 
     def states(order: list[int]) -> dict[int, torch.Tensor]:
         lm = wrap(random_model(), tokenizer(), "random")
-        trunk, kept = forward.Trunk(lm), {}
+        trunk, kept = layout.Trunk(lm), {}
         for index in order:
             trunk.hold(found[index].trunk, found[index].cuts)
             kept[index] = torch.cat([layer.keys.clone() for layer in trunk.cache.layers])
@@ -157,7 +158,7 @@ def test_patching_and_translations_are_the_same_bytes(
 def counting_job(folder: Path, overrides: list[str]) -> None:
     """A job that leaves the number of its own passes."""
     passes = 0
-    for name in ("_pooled_pass", "_scored_pass"):
+    for name in ("pooled_pass", "scored_pass"):
         original = getattr(forward, name)
 
         def counted(*arguments: Any, original: Any = original, **keywords: Any) -> Any:
@@ -226,12 +227,12 @@ def failing(folder: Path, overrides: list[str], where: str, who: int) -> None:
 
     if distributed.rank() == who:
         module, name = {
-            "reading": ("align_pipeline.tasks.choice.ChoiceTask", "pairs"),
-            "loading": ("align_pipeline.pipeline", "load"),
-            "extraction": ("align_pipeline.forward", "_pooled_pass"),
-            "scoring": ("align_pipeline.forward", "_scored_pass"),
-            "caching": ("align_pipeline.cache", "_write"),
-            "writing": ("align_pipeline.records.Table", "append"),
+            "reading": ("align_pipeline.data.tasks.choice.ChoiceTask", "pairs"),
+            "loading": ("align_pipeline.measurements.base", "load"),
+            "extraction": ("align_pipeline.engine.forward", "pooled_pass"),
+            "scoring": ("align_pipeline.engine.forward", "scored_pass"),
+            "caching": ("align_pipeline.store.cache", "_write"),
+            "writing": ("align_pipeline.store.tables.Table", "append"),
         }[where]
         setattr(pydoc.locate(module), name, fail)
     job(folder, overrides)
@@ -258,7 +259,7 @@ def test_an_error_of_one_process_ends_all_with_its_sentence(
 def killed(folder: Path, overrides: list[str]) -> None:
     """A job whose last process dies at its first scored pass."""
     if distributed.rank() == 1:
-        forward._scored_pass = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        forward.scored_pass = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
     job(folder, overrides)
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from align_pipeline.config import CONF, EMBEDDED
+from align_pipeline.config.paths import CONF, EMBEDDED
 from align_pipeline.embedded import benchmark, figures, train, world
 from align_pipeline.embedded.corpus import Author, CorpusConfig
 from align_pipeline.embedded.grammar import CODES, NAMES, language, turkish_name

@@ -22,10 +22,14 @@ from conftest import REPOSITORY, belebele_rows, compose, random_job, random_mode
 from processes import Command, Done
 from safetensors.torch import load_file, save_file
 
-from align_pipeline import folders, pipeline, report, tracking, translate
-from align_pipeline.config import EMBEDDED
+from align_pipeline import pipeline
+from align_pipeline.config.paths import EMBEDDED
 from align_pipeline.errors import InputError
-from align_pipeline.report import read
+from align_pipeline.measurements.translation import scores
+from align_pipeline.report import report
+from align_pipeline.report.report import read
+from align_pipeline.store import folders
+from align_pipeline.tracking import wandb as tracking
 
 QUICK = ("task=xcopa", "task.limit=3", "task.num_fewshot=1", "metric=dali", "model.device=cpu")
 OFF = {"WANDB_MODE": "disabled", "WANDB_DISABLED": None}
@@ -311,12 +315,12 @@ def test_a_damaged_tokenizer_of_spbleu_is_found_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     monkeypatch.setattr("sacrebleu.utils.SACREBLEU_DIR", str(tmp_path))
-    path = tmp_path / "models" / translate._spbleu_file()
+    path = tmp_path / "models" / scores._spbleu_file()
     path.parent.mkdir()
-    assert f"is not at {path}" in (translate.spbleu_missing() or "")
+    assert f"is not at {path}" in (scores.spbleu_missing() or "")
     path.write_bytes(content)
-    assert f"{path} is damaged" in (translate.spbleu_missing() or "")
-    found = translate.corpus_scores(["a b c d"], ["a b c d"], "swh_Latn")
+    assert f"{path} is damaged" in (scores.spbleu_missing() or "")
+    found = scores.corpus_scores(["a b c d"], ["a b c d"], "swh_Latn")
     assert set(found) == {"bleu", "chrf"}
 
 

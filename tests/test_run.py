@@ -20,10 +20,11 @@ import pytest
 import torch
 from conftest import REPOSITORY, belebele_rows, random_job, random_model, run_job, tokenizer, write_hub
 
-from align_pipeline import records
+from align_pipeline.engine.model import wrap
 from align_pipeline.errors import InputError
-from align_pipeline.model import wrap
-from align_pipeline.records import ALIGNMENT, PREDICTIONS
+from align_pipeline.measurements.accuracy.table import PREDICTIONS
+from align_pipeline.measurements.alignment.table import ALIGNMENT
+from align_pipeline.store import tables as records
 
 LANGUAGES = ("eng_Latn", "swh_Latn", "spa_Latn")
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from conftest import REPOSITORY, belebele_rows, random_job, run_job, write_hub
 
-from align_pipeline import report
-from align_pipeline.cache import Cache
 from align_pipeline.errors import InputError
+from align_pipeline.report import report
+from align_pipeline.store.cache import Cache
 
 CODES = ("eng_Latn", "swh_Latn", "spa_Latn")
 

@@ -10,12 +10,13 @@ from conftest import REPOSITORY, compose, random_model, tokenizer
 from hydra.utils import instantiate
 from torch.utils.flop_counter import FlopCounterMode
 
-from align_pipeline.data import Source
-from align_pipeline.evaluate import predict
-from align_pipeline.forward import POOLINGS, hidden_states
-from align_pipeline.model import LanguageModel, wrap
-from align_pipeline.similarity import english_states, similarities, text_tokens
-from align_pipeline.tasks.parallel import ItemSet, pair
+from align_pipeline.data.source import Source
+from align_pipeline.data.tasks.parallel import ItemSet, pair
+from align_pipeline.engine.forward import hidden_states
+from align_pipeline.engine.model import LanguageModel, wrap
+from align_pipeline.engine.pooling import POOLINGS
+from align_pipeline.measurements.accuracy.scoring import predict
+from align_pipeline.measurements.alignment.similarity import english_states, similarities, text_tokens
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import study_cost

@@ -59,7 +59,8 @@ def run_pipeline(task: str, folder: Path, data: Path, out: Path, limit: int | No
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from align_pipeline.config import CONF, from_hydra, register
+    from align_pipeline.config import from_hydra, register
+    from align_pipeline.config.paths import CONF
     from align_pipeline.pipeline import run
 
     register()

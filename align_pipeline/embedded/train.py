@@ -21,7 +21,7 @@ import torch
 from omegaconf import OmegaConf
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from align_pipeline.config import CONF
+from align_pipeline.config.paths import CONF
 from align_pipeline.embedded import benchmark, figures
 from align_pipeline.embedded.alignment import Parallels, term
 from align_pipeline.embedded.corpus import Author, CorpusConfig, Stage

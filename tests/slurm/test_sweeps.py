@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from cluster import Cluster
 
-from align_pipeline import slurm
+from align_pipeline.sweep import slurm
 
 REPOSITORY = Path(__file__).parents[2]
 EMBEDDED = REPOSITORY / "align_pipeline" / "embedded" / "data"

@@ -1,0 +1,41 @@
+"""Group `lang`: a language, and what each data set calls it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from align_pipeline.config.paths import CONF
+
+
+@dataclass
+class Language:
+    """A language: what it is, and what each data set calls it."""
+
+    name: str = MISSING
+    """English name."""
+    script: str = MISSING
+    """ISO 15924 code."""
+    family: str = MISSING
+    """Top-level language family."""
+    resource: int = MISSING
+    """Resource class, 0 (least) to 5, of Joshi et al. 2020."""
+    flores: str = MISSING
+    """FLORES code, the language's name in every table."""
+    codes: dict[str, str] = field(default_factory=dict)
+    """The config that holds the language, by task name."""
+    pivots: dict[str, str] = field(default_factory=dict)
+    """The config of the English side, by task name, where it is the language's own (XCOPA)."""
+
+
+@functools.cache
+def known_languages() -> dict[str, dict[str, Any]]:
+    """What ``conf/lang`` says of each language, by the name that ``lang=`` takes."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    found = {path.stem: yaml.load(path.read_bytes(), loader) for path in sorted((CONF / "lang").glob("*.yaml"))}
+    return {code: language for code, language in found.items() if language}

@@ -1,0 +1,76 @@
+"""Group `model`: a causal language model, and how to load it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from omegaconf import MISSING
+
+
+class TooLong(Enum):
+    """What happens to a text that has more tokens than the model's context."""
+
+    error = "error"
+    truncate_left = "truncate_left"
+
+
+class Dtype(Enum):
+    """The floating-point type of the model's weights and activations."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    auto = "auto"
+
+
+class Attention(Enum):
+    """The attention implementation of transformers that the model runs with."""
+
+    sdpa = "sdpa"
+    eager = "eager"
+    flash_attention_2 = "flash_attention_2"
+
+
+class Parallel(Enum):
+    """How a model that is larger than one GPU is spread over several."""
+
+    none = "none"
+    device_map = "device_map"
+    tensor = "tensor"
+
+
+@dataclass
+class ModelConfig:
+    """A causal language model: a hub repository or a folder, and how to load it."""
+
+    name: str = MISSING
+    """Short name, as it stands in the tables."""
+    path: str = MISSING
+    """Hub id (``meta-llama/Llama-3.1-8B``), a folder, or ``embedded:<name>`` for one that ships with the package."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; null is the default branch."""
+    gguf_file: str | None = None
+    """A GGUF file in that repository or folder, to be loaded instead of safetensors; its weights are dequantised."""
+    adapter: str | None = None
+    """A PEFT adapter, hub id or folder, merged into the model; ``model.path`` itself may be an adapter's folder too."""
+    chat_template: bool = False
+    """Put the prompts of multiple-choice tasks through the tokenizer's chat template, examples as turns, as
+    lm-evaluation-harness's ``--apply_chat_template`` does. Alignment texts never have a template."""
+    dtype: Dtype = Dtype.bfloat16
+    """float32, bfloat16, float16 or auto (as the weights are stored)."""
+    device: str = "auto"
+    """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
+    parallel: Parallel = Parallel.none
+    """For a model larger than one GPU: ``device_map`` puts whole layers on the GPUs that one process sees; ``tensor``
+    splits every layer over the processes of `torchrun`, which then run one model in step."""
+    attention: Attention = Attention.sdpa
+    """sdpa, eager or flash_attention_2; models with soft-capped attention (Gemma 2) need eager."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint. Off: a checkpoint is data, not a program."""
+    safetensors_only: bool = True
+    """Refuse pickled weights (``pytorch_model.bin``), which can run code when they are loaded."""
+    max_length: int | None = None
+    """Longest text in tokens; null is the model's own context length."""
+    too_long: TooLong = TooLong.error
+    """``error`` names the item; ``truncate_left`` drops tokens from the beginning (never BOS) and counts texts."""

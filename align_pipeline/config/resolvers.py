@@ -1,0 +1,37 @@
+"""What conf computes: `${align_pipeline_...:}`."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from align_pipeline.config.wandb import WandbMode
+from align_pipeline.errors import unknown
+
+
+def codes(languages: Any) -> str:
+    """``${align_pipeline_codes:${languages}}``: the languages in a folder's name, or how many they are."""
+    names = list(languages)
+    return "-".join(names) if len(names) <= 3 else f"{len(names)}_languages"
+
+
+def file_name(text: str) -> str:
+    """``${align_pipeline_file_name:${model.name}}``: the text without what would make folders of it."""
+    return re.sub(r"[^\w.+=-]+", "-", str(text)).strip(".-") or "unnamed"
+
+
+def last_part(path: str) -> str:
+    """``${align_pipeline_last_part:${model.path}}``: a model's name by its path or hub id."""
+    return re.split(r"[/:]", str(path).rstrip("/"))[-1] or str(path)
+
+
+def wandb_mode() -> str:
+    """``${align_pipeline_wandb_mode:}``: what W&B's environment variables say, old ones too; offline by default."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
+        return "disabled"
+    mode = os.environ.get("WANDB_MODE", "offline").lower()
+    mode = {"dryrun": "offline", "run": "online", "": "offline"}.get(mode, mode)
+    if mode not in WandbMode.__members__:
+        raise unknown("mode of W&B (environment variable WANDB_MODE)", mode, WandbMode.__members__)
+    return mode

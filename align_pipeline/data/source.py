@@ -1,0 +1,229 @@
+"""Rows of a benchmark from the hub, a folder laid out like it, or the data that ships with the package.
+
+`datasets.load_dataset` reads all three the same way: ``<folder>/facebook/belebele`` as ``facebook/belebele``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from align_pipeline import files as lying
+from align_pipeline.config.paths import EMBEDDED
+from align_pipeline.errors import InputError
+
+log = logging.getLogger(__name__)
+Row = dict[str, Any]
+_TEXTS = ("string", "large_string")
+_SCRATCH = "align_pipeline-"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where rows come from.
+
+    Attributes:
+        name: ``hub``, ``embedded`` or the folder as the user gave it.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.folder is not None and not self.folder.is_dir():
+            raise InputError(
+                f"The data folder '{self.name}' does not exist; data= takes 'hub', 'embedded' or a folder that holds "
+                "data sets as <folder>/<hub id>/, such as <folder>/facebook/belebele/."
+            )
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder above the data sets' hub ids; None for the hub."""
+        if self.name == "hub":
+            return None
+        return EMBEDDED / "data" if self.name == "embedded" else Path(self.name)
+
+    def _card(self, dataset: str) -> list[dict[str, Any]]:
+        """The entries of a local copy's card, one for each config.
+
+        Raises:
+            InputError: the folder lacks the data set, or its card does not name configs.
+        """
+        assert self.folder is not None
+        card = self.folder / dataset / "README.md"
+        if not card.is_file():
+            present = sorted(str(p.parent.relative_to(self.folder)) for p in self.folder.glob("*/*/README.md"))
+            raise InputError(
+                f"The data folder '{self.name}' lacks {dataset} (no {dataset}/README.md below it); "
+                f"it holds {', '.join(present) or 'no data set'}."
+            )
+        try:
+            header = yaml.safe_load(card.read_text(encoding="utf-8").split("---")[1])
+            return [{**entry, "config_name": str(entry["config_name"])} for entry in header["configs"]]
+        except (IndexError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise InputError(f"{card} does not begin with a YAML list of `configs` as on the hub.") from error
+
+    def configs(self, dataset: str) -> frozenset[str] | None:
+        """The configs (languages) that a local copy of `dataset` declares in its README; None: ask the hub by loading.
+
+        Raises:
+            InputError: the folder lacks the data set.
+        """
+        if self.folder is None:
+            return None
+        return frozenset(entry["config_name"] for entry in self._card(dataset))
+
+    def place(self, dataset: str, config: str, split: str, row: int) -> str:
+        """Where a row stands, for a person: file and line as an editor counts them, from 1, or the row's number.
+
+        Args:
+            dataset, config, split: as for `load`.
+            row: the row's number from 0.
+        """
+        where = f"{dataset} ({config}, {split})"
+        files = self._files(dataset, config, split) if self.folder is not None else []
+        if len(files) != 1:
+            return f"{where}, row {row + 1}"
+        (file,) = files
+        if file.suffix == ".jsonl":
+            with file.open(encoding="utf-8") as lines:
+                filled = (number for number, line in enumerate(lines, 1) if line.strip())
+                return f"{file}, line {next(itertools.islice(filled, row, None), row + 1)}"
+        if file.suffix in (".csv", ".tsv"):
+            return f"{file}, row {row + 1} below the header"
+        return f"{file}, row {row + 1}"
+
+    def _files(self, dataset: str, config: str, split: str) -> list[Path]:
+        """The files of one split of a local copy."""
+        assert self.folder is not None
+        base = self.folder / dataset
+        entry = next((e for e in self._card(dataset) if e["config_name"] == config), {})
+        given = entry.get("data_files") or []
+        patterns = [one for one in given if isinstance(one, dict) and one.get("split") == split]
+        found: list[Path] = []
+        for pattern in patterns:
+            paths = pattern.get("path") or []
+            for path in paths if isinstance(paths, list) else [paths]:
+                found += sorted(base.glob(str(path)))
+        return found
+
+    def load(
+        self,
+        dataset: str,
+        config: str,
+        split: str,
+        revision: str | None,
+        files: str | None,
+        texts: Collection[str] = (),
+    ) -> list[Row]:
+        """All rows of one split, in file order.
+
+        Args:
+            dataset: hub id, such as ``facebook/belebele``.
+            config: the data set's name for the language.
+            split: such as ``test``.
+            revision: branch, tag or commit on the hub; a local copy has none.
+            files: pattern with ``{config}`` and ``{split}`` for hub revisions without a card that names the configs.
+            texts: columns that hold text: a file whose answers are all numbers or dates does not say so itself.
+
+        Raises:
+            InputError: the rows cannot be had; says why and what would work.
+        """
+        import datasets
+
+        datasets.disable_progress_bars()
+        where = f"{dataset} ({config}, {split})" + (" on the hub" if self.folder is None else f" in {self.name}")
+        with self._one_sentence(dataset, where), self._at_hand(dataset) as (path, kept):
+            arguments: tuple[str, ...] = (path, config)
+            if self.folder is None:
+                kept["revision"] = revision
+                if files:
+                    arguments, kept["data_files"] = (path,), {split: files.format(config=config, split=split)}
+            rows = datasets.load_dataset(*arguments, split=split, **kept)
+            read = dict(rows.features or {})
+            wrong = [name for name in texts if name in read and getattr(read[name], "dtype", None) not in _TEXTS]
+            if wrong:
+                said = datasets.Features({**read, **dict.fromkeys(wrong, datasets.Value("string"))})
+                with contextlib.suppress(Exception):  # the row's check says what is wrong
+                    rows = datasets.load_dataset(*arguments, split=split, features=said, **kept)
+            found = self._lines(dataset, config, split) if wrong else None
+            found = found or [dict(row) for row in rows]
+        if not found:
+            raise InputError(f"{where} is empty: the split has no rows.")
+        return found
+
+    def _lines(self, dataset: str, config: str, split: str) -> list[Row] | None:
+        """The rows of local JSON lines as they stand: `datasets` makes times of what looks like dates, for good."""
+        paths = self._files(dataset, config, split) if self.folder is not None else []
+        if not paths or any(path.suffix != ".jsonl" for path in paths):
+            return None
+        every = (line for path in paths for line in path.read_text(encoding="utf-8").splitlines())
+        return [json.loads(line) for line in every if line.strip()]
+
+    @contextlib.contextmanager
+    def _at_hand(self, dataset: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What `datasets` is told of the data set's place: a path or hub id, and further arguments."""
+        if self.folder is None:
+            yield dataset, {}
+            return
+        base = self.folder / dataset
+        lying.check(path for path in base.rglob("*") if path.is_symlink() or path.is_file())
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
+            # datasets' own cache takes two folders of one name for the same data set, and an edited file for the old
+            # one: a local copy is read afresh.
+            path = base
+            if re.search(r"[\[\]{}*?]", str(base)):  # and it takes a path for a pattern
+                path = Path(scratch, base.name)
+                shutil.copytree(base.resolve(), path, copy_function=os.symlink)
+            yield str(path), {"cache_dir": str(Path(scratch, ".cache")), "keep_in_memory": True}
+
+    @contextlib.contextmanager
+    def _one_sentence(self, dataset: str, where: str) -> Iterator[None]:
+        """Turn what `datasets` and the hub raise into one sentence."""
+        from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+        try:
+            yield
+        except (DatasetNotFoundError, GatedRepoError) as error:
+            raise InputError(self._unreachable(dataset, str(error))) from error
+        except DatasetGenerationError as error:
+            raise InputError(f"{where} cannot be read: {_cause(error)}") from error
+        except StopIteration:  # what datasets raises for a file without lines
+            raise InputError(f"{where} is empty: the split has no rows.") from None
+        except (ConnectionError, HfHubHTTPError, OSError) as error:
+            if self.folder is not None:
+                raise InputError(f"{where} cannot be read: {_cause(error)}") from error
+            raise InputError(
+                f"{dataset} could not be fetched from the hub ({type(error).__name__}); without network, point data= "
+                "at a folder that holds it, or use data=embedded."
+            ) from error
+        except (ValueError, RuntimeError) as error:  # unknown config or split; a repository that is a loading script
+            raise InputError(f"{where} cannot be read: {_cause(error)}") from error
+
+    def _unreachable(self, dataset: str, message: str) -> str:
+        if "gated" in message:
+            return (
+                f"{dataset} is gated on the hub: accept its terms at huggingface.co/datasets/{dataset} and log in with "
+                "`hf auth login` (or set HF_TOKEN)."
+            )
+        return f"{dataset} cannot be found on the hub, or this machine's token may not see it; task.dataset names it."
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost cause of an error, on one line: where datasets hides the file and the line."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    text = re.sub(rf"\S*/{_SCRATCH}\w+/", "", " ".join(str(error).split()))  # of links in a folder that stands for it
+    return (f"{text[:900]} ..." if len(text) > 900 else text).rstrip(".") + "."

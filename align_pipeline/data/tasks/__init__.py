@@ -1,0 +1,20 @@
+"""The benchmarks: rows of a data set in, parallel `Item`s out. A new task is one file here and one in conf/task."""
+
+from align_pipeline.data.tasks.belebele import Belebele
+from align_pipeline.data.tasks.choice import ChoiceTask
+from align_pipeline.data.tasks.flores import Flores, Translation
+from align_pipeline.data.tasks.parallel import ItemSet, Pair, ParallelTask
+from align_pipeline.data.tasks.xcopa import Xcopa
+from align_pipeline.data.tasks.xstorycloze import XStoryCloze
+
+__all__ = [
+    "Belebele",
+    "ChoiceTask",
+    "Flores",
+    "ItemSet",
+    "Pair",
+    "ParallelTask",
+    "Translation",
+    "XStoryCloze",
+    "Xcopa",
+]

@@ -1,0 +1,79 @@
+"""What the multiple-choice benchmarks share: few-shot prompts and gold labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from align_pipeline.data.items import SHOT_SEPARATOR, Item
+from align_pipeline.data.source import Source
+from align_pipeline.data.tasks.parallel import ParallelTask
+from align_pipeline.errors import InputError
+
+# lm-evaluation-harness seeds each task's few-shot sampler with this, whatever the user's own seed is.
+LM_EVAL_FEWSHOT_SEED = 1234
+
+
+@dataclass(frozen=True)
+class ChoiceTask(ParallelTask):
+    """A multiple-choice benchmark."""
+
+    fewshot: str = "fixed"
+    """``fixed``: the split's first items; ``lm_eval``: drawn as lm-evaluation-harness draws them."""
+
+    offers: ClassVar[frozenset[str]] = frozenset({"options", "premises"})
+    lm_eval_draws: ClassVar[bool] = True
+    """Whether lm-evaluation-harness draws the task's examples at random (else it takes the first)."""
+    lm_eval_spare: ClassVar[int] = 0
+    """How many examples it draws beyond those it uses; they move its generator on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fewshot not in ("fixed", "lm_eval"):
+            raise InputError(f"task.fewshot={self.fewshot} is not a sampler; there is fixed, lm_eval.")
+
+    def _prompted(self, items: Sequence[Item], every: Sequence[Item], source: Source, config: str) -> Iterable[Item]:
+        shots = every if self.fewshot_split == self.split else self._read(source, config, self.fewshot_split)
+        return self._with_shots(items, shots, f"{self.dataset} ({config})")
+
+    def _with_shots(self, items: Sequence[Item], pool: Sequence[Item], where: str) -> Iterable[Item]:
+        """The items with few-shot examples before their prompts; an item is never its own example."""
+        if self.num_fewshot == 0:
+            return items
+        if len(pool) < self.num_fewshot + max(self.split == self.fewshot_split, self.lm_eval_spare):
+            raise InputError(
+                f"{where} has {len(pool)} items in its split {self.fewshot_split}, too few for "
+                f"task.num_fewshot={self.num_fewshot}."
+            )
+        generator = random.Random(LM_EVAL_FEWSHOT_SEED)
+        prompted = []
+        for item in items:
+            if self.fewshot == "lm_eval" and self.lm_eval_draws:
+                drawn = generator.sample(list(pool), self.num_fewshot + self.lm_eval_spare)
+                shots = drawn[: self.num_fewshot]
+            else:
+                first = pool[: self.num_fewshot + 1]
+                shots = [shot for shot in first if self.split != self.fewshot_split or shot.id != item.id]
+                shots = shots[: self.num_fewshot]
+            turns = tuple((shot.prompt, shot.continuations[shot.gold]) for shot in shots)
+            prompt = SHOT_SEPARATOR.join([*(question + answer for question, answer in turns), item.prompt])
+            prompted.append(dataclasses.replace(item, prompt=prompt, shots=turns))
+        return prompted
+
+
+def index_of(value: object, first: int, options: int, column: str) -> int:
+    """A gold label as an index from 0.
+
+    Raises:
+        ValueError: it is not one of the options.
+    """
+    try:
+        index = int(str(value)) - first
+    except ValueError:
+        index = -1
+    if not 0 <= index < options:
+        raise ValueError(f"{column} is {value!r}, not one of {first} to {first + options - 1}.")
+    return index

@@ -1,0 +1,285 @@
+"""What all benchmarks share: rows of both sides, languages that exist, pairing by id.
+
+A task says how one row becomes one `Item` (`ParallelTask.item`) and what its data set's columns are; the rest is here.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from align_pipeline.config.lang import Language, known_languages
+from align_pipeline.data.items import ENGLISH, Item
+from align_pipeline.data.source import Row, Source
+from align_pipeline.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ItemSet:
+    """One side of a benchmark: all items in one language.
+
+    Attributes:
+        language: FLORES code, ``eng_Latn`` for an English side.
+        pivot: name of the English set the side is paired with.
+        items: in the data set's order; ids are unique.
+    """
+
+    language: str
+    pivot: str
+    items: tuple[Item, ...]
+
+    def by_id(self) -> dict[str, Item]:
+        """The items by their id."""
+        return {item.id: item for item in self.items}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A language's items and the English items they are compared with.
+
+    Attributes:
+        language: the language's side.
+        english: the English side; the same object for all languages that share it.
+        ids: ids that both sides have, in English order.
+        left_out: why and how often an id was left out of the pairing.
+    """
+
+    language: ItemSet
+    english: ItemSet
+    ids: tuple[str, ...]
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ParallelTask(ABC):
+    """A benchmark with the same items in many languages; the fields are the keys of ``conf/task/<name>.yaml``."""
+
+    name: str
+    dataset: str
+    """Hub id, also the path below a data folder."""
+    split: str
+    fewshot_split: str
+    revision: str | None = None
+    files: str | None = None
+    """Pattern with {config} and {split} for a hub revision whose card names no configs."""
+    pivot: str | None = None
+    """Config of the English side; None: it is the language's own, in `Language.pivots`."""
+    num_fewshot: int = 5
+    limit: int | None = None
+    """Only the first N English items and their counterparts."""
+
+    columns: ClassVar[tuple[str, ...]] = ()
+    texts: ClassVar[tuple[str, ...]] = ()
+    """Those of `columns` that hold text, whatever a file's values look like."""
+    offers: ClassVar[frozenset[str]]
+    """Which texts its items have for the metrics: ``options``, ``premises``, ``sentences``."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.num_fewshot, int) or self.num_fewshot < 0:
+            raise InputError(f"task.num_fewshot={self.num_fewshot} is not a number of examples; use 0 or more.")
+        if self.limit is not None and (not isinstance(self.limit, int) or self.limit < 1):
+            raise InputError(f"task.limit={self.limit} leaves no items; use 1 or more, or null for all.")
+
+    @abstractmethod
+    def item(self, row: Row, config: str) -> Item:
+        """One row as an `Item` without few-shot examples.
+
+        Args:
+            row: the row, with all of `columns`.
+            config: the data set's name for the language.
+
+        Raises:
+            ValueError: the row is not usable; says why.
+        """
+
+    # ---- languages
+
+    def config_of(self, language: Language, present: Collection[str] | None) -> str | None:
+        """The data set's config that holds the language; None if it has none.
+
+        Args:
+            language: the language.
+            present: the configs of a local copy; None on the hub.
+        """
+        config = language.codes.get(self.name)
+        return config if present is None or config in present else None
+
+    def english_of(self, language: Language) -> tuple[str, str]:
+        """The English side of a language: (name of the set as in the tables, config).
+
+        Raises:
+            InputError: it has none, or what is named as such is another language.
+        """
+        own = language.pivots.get(self.name)
+        if own is not None:
+            self._refuse_other_pivots(own, f"languages.<code>.pivots.{self.name}")
+            return own, own
+        if self.pivot is None:
+            raise InputError(
+                f"{language.flores} names no English side for {self.name}: add `pivots: {{{self.name}: <config>}}` "
+                "to its file in conf/lang."
+            )
+        self._refuse_other_pivots(self.pivot, "task.pivot")
+        return ENGLISH, self.pivot
+
+    def _refuse_other_pivots(self, config: str, key: str) -> None:
+        """Refuse another language where English belongs: tables and report would call it English.
+
+        Raises:
+            InputError: `config` is another language's.
+        """
+        named = {one["codes"].get(self.name): one["name"] for one in known_languages().values() if "codes" in one}
+        name = named.get(config)
+        if name is not None and name != "English":
+            raise InputError(
+                f"{key}={config} is {name}; the pivot, which tables and report call English, must be English."
+            )
+
+    def supported(self, languages: Iterable[Language], source: Source, named: Collection[str]) -> list[Language]:
+        """The languages that the task has in this source; the others are left out with a line.
+
+        Args:
+            languages: what the user selected.
+            source: where rows would come from.
+            named: FLORES codes that were asked for by name.
+
+        Raises:
+            InputError: a language asked for by name does not exist here, or none is left.
+        """
+        present = source.configs(self.dataset)
+        kept, lacking = [], []
+        for language in languages:
+            if self.config_of(language, present) is None or language.flores == ENGLISH:
+                lacking.append(language)
+            else:
+                kept.append(language)
+        for language in lacking:
+            if language.flores == ENGLISH and language.flores in named:
+                raise InputError("English is the pivot and part of every run; select other languages with lang=.")
+            if language.flores in named:
+                has = sorted(present) if present is not None else ["its languages in conf/lang/set/" + self.name]
+                hint = ""
+                if present is not None and self.name not in language.codes:
+                    known = known_languages().items()
+                    code = next((code for code, one in known if one["flores"] == language.flores), "<code>")
+                    hint = f" If one of them is {language.name}, say +languages.{code}.codes.{self.name}=<its name>."
+                raise InputError(
+                    f"{self.name} has no {language.name} ({language.flores}) in data={source.name}; "
+                    f"it has {_some(has)}.{hint}"
+                )
+        if lacking and kept:
+            log.info("Left out, not in %s (data=%s): %s.", self.name, source.name, _some([x.flores for x in lacking]))
+        return kept
+
+    # ---- items
+
+    def pairs(self, languages: Sequence[Language], source: Source) -> list[Pair]:
+        """Both sides of every language, paired by id; an English side is read once however many languages share it."""
+        english: dict[str, ItemSet] = {}
+        present = source.configs(self.dataset)
+        pairs = []
+        for language in languages:
+            pivot, english_config = self.english_of(language)
+            if pivot not in english:
+                english[pivot] = self._side(source, english_config, ENGLISH, pivot)
+            config = self.config_of(language, present)
+            assert config is not None, "supported() keeps only languages that the task has"
+            pairs.append(pair(self._side(source, config, language.flores, pivot), english[pivot], self.limit))
+        return pairs
+
+    def _side(self, source: Source, config: str, language: str, pivot: str) -> ItemSet:
+        items = self._read(source, config, self.split)
+        limited = items if self.limit is None or language != ENGLISH else items[: self.limit]
+        return ItemSet(language, pivot, tuple(self._prompted(limited, items, source, config)))
+
+    def _prompted(self, items: Sequence[Item], every: Sequence[Item], source: Source, config: str) -> Iterable[Item]:
+        """The items with what a prompt needs beside them; `every` is the whole split."""
+        return items
+
+    def _read(self, source: Source, config: str, split: str) -> list[Item]:
+        """All items of one split.
+
+        Raises:
+            InputError: a column is missing, a row is not usable, or an id appears twice.
+        """
+        where = f"{self.dataset} ({config}, {split})"
+        rows = source.load(self.dataset, config, split, self.revision, self.files, self.texts)
+        missing = [column for column in self.columns if column not in rows[0]]
+        if missing:
+            raise InputError(f"{where} lacks the column {missing[0]}; it has {', '.join(rows[0])}.")
+        items: dict[str, Item] = {}
+        for number, row in enumerate(rows):
+            empty = next((column for column in self.columns if row[column] is None), None)
+            if empty is not None:
+                raise InputError(f"{source.place(self.dataset, config, split, number)}: {empty} has no value.")
+            try:
+                item = self.item(row, config)
+            except ValueError as error:
+                raise InputError(f"{source.place(self.dataset, config, split, number)}: {error}") from error
+            if item.id in items:
+                raise InputError(f"{where} has the id {item.id} twice; ids must be unique for items to be paired.")
+            items[item.id] = item
+        return list(items.values())
+
+
+def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
+    """Pair two sides by id; ids that only one side has, or that disagree on what is right, are left out and counted.
+
+    Args:
+        language: all items of the language.
+        english: the English items, already limited.
+        limit: if set, items of the language outside the English ones are dropped too: they were not asked for.
+
+    Raises:
+        InputError: the sides share no id.
+    """
+    own, other = language.by_id(), english.by_id()
+    if limit is not None:
+        language = ItemSet(language.language, language.pivot, tuple(x for x in language.items if x.id in other))
+    shared = [item_id for item_id in other if item_id in own]
+    if not shared:
+        raise InputError(
+            f"No id of {language.language} is among those of its English side {english.pivot}: "
+            f"'{next(iter(own))}' there, '{next(iter(other))}' here."
+        )
+    alike = [i for i in shared if (own[i].gold, len(own[i].options)) == (other[i].gold, len(other[i].options))]
+    counts = {
+        f"missing in {language.language}": len(other) - len(shared),
+        "missing in English": len(language.items) - len(shared),
+        "another right answer than in English": len(shared) - len(alike),
+    }
+    left_out = {reason: number for reason, number in counts.items() if number}
+    for reason, number in left_out.items():
+        log.warning("%s: %d items left out of the pairing, %s.", language.language, number, reason)
+    asked_otherwise = sum(own[i].category != other[i].category for i in alike)
+    if (
+        asked_otherwise
+    ):  # XCOPA's Quechua, paired with Swahili's English, asks 37 effects as causes; the study keeps them
+        log.warning("%s: %d items ask something else than in English; kept.", language.language, asked_otherwise)
+    return Pair(language, english, tuple(alike), left_out)
+
+
+def texts_of(row: Row, columns: Iterable[str]) -> list[str]:
+    """The columns' texts with surrounding white space stripped.
+
+    Raises:
+        ValueError: one of them is empty or no text.
+    """
+    texts = []
+    for column in columns:
+        if not isinstance(row[column], str):
+            raise ValueError(f"{column} is {row[column]!r}, which is no text: put it in quotation marks.")
+        if not row[column].strip():
+            raise ValueError(f"{column} is empty.")
+        texts.append(row[column].strip())
+    return texts
+
+
+def _some(names: Sequence[str], shown: int = 15) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest

@@ -1,0 +1,252 @@
+"""Greedy generation of one line each, texts of one beginning together."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align_pipeline import distributed
+from align_pipeline.engine.forward import Advance, token_budget
+from align_pipeline.engine.model import LanguageModel, Tokens
+from align_pipeline.errors import InputError
+
+log = logging.getLogger(__name__)
+
+COMPACT = 0.75
+"""A batch is made smaller when no more than this share of its rows goes on: moving the cache has its price too."""
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+def greedy(
+    lm: LanguageModel,
+    prompts: Sequence[Tokens],
+    max_new_tokens: int,
+    batch_tokens: int | None,
+    advance: Advance = lambda texts: None,
+) -> list[Tokens]:
+    """The most likely token, one after the other, until the line ends: what `model.generate` gives a prompt by itself.
+
+    Args:
+        lm: the model.
+        prompts: token ids, at least one each.
+        max_new_tokens: most tokens to add; fewer where the model's context ends before.
+        batch_tokens: most tokens in the KV cache, beginnings and tokens to come included, a longer row runs alone;
+            None: `forward.token_budget`.
+        advance: told how many prompts each batch finished.
+
+    Returns:
+        the new tokens of each prompt, the one that ends the line (`LanguageModel.line_ends`) included.
+
+    Raises:
+        InputError: logits are not finite, or one row alone is too long for the device's memory.
+    """
+    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
+    beginning = common_beginning(prompts)
+    rests = [prompt[len(beginning) :] for prompt in prompts]
+    limits = token_limits(lm, prompts, max_new_tokens)
+    padded = pad_tokens(lm, max(map(len, prompts)) + max_new_tokens)
+    batches = list(generation_batches(rests, len(beginning) + max_new_tokens, batch_tokens, padded))
+
+    @functools.cache
+    def trunk() -> Any:
+        return cached_trunk(lm, beginning)
+
+    def run(rows: list[int]) -> list[Tokens]:
+        return Batch(lm, trunk(), len(beginning), [rests[row] for row in rows]).run([limits[row] for row in rows])
+
+    return in_batches(lm, batches, [len(prompt) for prompt in prompts], run, advance)
+
+
+def token_limits(lm: LanguageModel, prompts: Sequence[Tokens], max_new_tokens: int) -> list[int]:
+    """Most new tokens of each prompt; the last token is only predicted, never read."""
+    return [min(max_new_tokens, lm.max_length - len(prompt) + 1) for prompt in prompts]
+
+
+def pad_tokens(lm: LanguageModel, longest: int) -> bool:
+    """Whether rows of several lengths may run together.
+
+    They need padding, and so a model that is told positions; and windows are counted in columns, padding included, so
+    none may cut off tokens.
+    """
+    return "position_ids" in call_arguments(lm) and (lm.window is None or longest <= lm.window)
+
+
+def in_batches(
+    lm: LanguageModel,
+    batches: Sequence[list[int]],
+    lengths: Sequence[int],
+    run: Callable[[list[int]], list[Tokens]],
+    advance: Advance,
+) -> list[Tokens]:
+    """What `run` makes of each row, batch by batch, a batch that does not fit the memory in halves.
+
+    Args:
+        lm: the model.
+        batches: rows that run together; every row is in one of them.
+        lengths: tokens of each row, to be told in an error.
+        run: the new tokens of a batch's rows.
+        advance: told how many rows each batch finished.
+
+    Raises:
+        InputError: a single row does not fit.
+    """
+    advance = distributed.advancing(advance)
+
+    def fitting(rows: list[int]) -> list[Tokens]:
+        with contextlib.suppress(torch.OutOfMemoryError), torch.inference_mode():
+            found = run(rows)
+            advance(len(rows))
+            return found
+        if len(rows) == 1:
+            raise InputError(
+                f"A prompt of {lengths[rows[0]]} tokens does not fit the memory of {lm.device} beside {lm.name}; use "
+                "model.dtype=bfloat16, fewer examples (task.num_fewshot) or a device with more memory."
+            )
+        if lm.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.info("Out of memory: %d sentences are translated in two batches.", len(rows))
+        half = len(rows) // 2
+        return fitting(rows[:half]) + fitting(rows[half:])
+
+    found = distributed.each(batches, [len(rows) for rows in batches], fitting)
+    output_of = {
+        row: output
+        for rows, outputs in zip(batches, found, strict=True)
+        for row, output in zip(rows, outputs, strict=True)
+    }
+    return [output_of[row] for row in range(len(lengths))]
+
+
+def call_arguments(lm: LanguageModel) -> Collection[str]:
+    """What the model may be called with, by name."""
+    return inspect.signature(lm.model.forward).parameters.keys()
+
+
+def common_beginning(prompts: Sequence[Tokens]) -> Tokens:
+    """What all prompts begin with, short of the last token of any: it has to be read to predict the next."""
+    first, last = min(prompts), max(prompts)
+    most = min(map(len, prompts)) - 1
+    return first[: next((k for k in range(most) if first[k] != last[k]), most)]
+
+
+def generation_batches(rests: Sequence[Tokens], more: int, batch_tokens: int, padded: bool) -> Iterator[list[int]]:
+    """Rows that run together: longest first, so that a batch pads little and memory peaks at once."""
+    batch: list[int] = []
+    for row in sorted(range(len(rests)), key=lambda i: (-len(rests[i]), i)):
+        wide = len(rests[batch[0]]) if batch else 0
+        if batch and ((len(batch) + 1) * (wide + more) > batch_tokens or not (padded or len(rests[row]) == wide)):
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch
+
+
+def cached_trunk(lm: LanguageModel, beginning: Tokens) -> Any:
+    """The KV cache of a beginning, one row of it."""
+    # Brings in transformers, which a job that finds all in the cache can do without.
+    from align_pipeline.engine.kv_cache import roomy
+
+    cache = roomy(lm.model.config)
+    if beginning:
+        lm.tokens_run += len(beginning)
+        lm.tokens_computed += len(beginning)
+        tokens = torch.tensor([beginning], device=lm.device)
+        lm.decoder(input_ids=tokens, past_key_values=cache, use_cache=True)
+    return cache
+
+
+class Batch:
+    """Rows that grow together behind one beginning.
+
+    Padding stands between the beginning and the row's own tokens, so that all rows end in the same column.
+    """
+
+    def __init__(self, lm: LanguageModel, trunk: Any, beginning: int, rests: Sequence[Tokens]) -> None:
+        width = max(map(len, rests))
+        self.lm, self.rows = lm, list(range(len(rests)))
+        self.cache = copy.deepcopy(trunk)
+        self.cache.batch_repeat_interleave(len(rests))
+        tokens = torch.zeros(len(rests), width, dtype=torch.long)
+        mask = torch.ones(len(rests), beginning + width, dtype=torch.long)
+        for row, rest in enumerate(rests):
+            tokens[row, width - len(rest) :] = torch.tensor(rest)
+            mask[row, beginning : beginning + width - len(rest)] = 0
+        self.tokens, self.mask = tokens.to(lm.device), mask.to(lm.device)
+        self.positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, beginning:]
+        lm.tokens_run += sum(map(len, rests))
+
+    def branch(self, rows: Sequence[int], tails: Sequence[Tokens]) -> None:
+        """Read the rows' tokens and go on with other rows: each begins as one of these, and has tokens of its own.
+
+        Args:
+            rows: which of the present rows each begins as.
+            tails: its own tokens; as many for each.
+        """
+        self._logits()
+        origins = torch.tensor(rows, device=self.tokens.device)
+        self.cache.batch_select_indices(origins)
+        self.tokens = torch.tensor(tails, device=self.tokens.device)
+        self.mask = torch.cat([self.mask[origins], torch.ones_like(self.tokens)], dim=1)
+        self.positions = self.mask.cumsum(dim=1)[:, -self.tokens.shape[1] :] - 1
+        self.rows = list(range(len(rows)))
+        self.lm.tokens_run += self.tokens.numel()
+
+    def run(self, limits: Sequence[int], first: contextlib.AbstractContextManager[Any] = _NOTHING) -> list[Tokens]:
+        """The new tokens of each row, `limits[row]` at most; the pass before the first of them runs within `first`."""
+        outputs: list[Tokens] = [[] for _ in limits]
+        going = self.rows
+        while going:
+            with first:
+                found = self._step()
+            first = _NOTHING
+            chosen = dict(zip(self.rows, found.tolist(), strict=True))
+            for row in going:
+                outputs[row].append(chosen[row])
+            going = [row for row in going if chosen[row] not in self.lm.line_ends and len(outputs[row]) < limits[row]]
+            self._append(found, going)
+        return outputs
+
+    def _logits(self) -> Tensor:
+        """[rows, V] after the present tokens, which the cache then holds."""
+        self.lm.tokens_computed += self.tokens.numel()
+        arguments, taken = {"position_ids": self.positions, "logits_to_keep": 1}, call_arguments(self.lm)
+        logits: Tensor = self.lm.model(
+            input_ids=self.tokens,
+            attention_mask=self.mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            **{name: value for name, value in arguments.items() if name in taken},
+        ).logits[:, -1]
+        return logits
+
+    def _step(self) -> Tensor:
+        """[rows]: the most likely next tokens."""
+        logits = self._logits()
+        best: Tensor
+        found: Tensor
+        best, found = logits.float().max(dim=-1)
+        if not torch.isfinite(best).all():
+            raise InputError(f"{self.lm.name} gives logits that are not finite numbers; try model.dtype=float32.")
+        return found
+
+    def _append(self, found: Tensor, going: Sequence[int]) -> None:
+        """Take in what was chosen; leave rows behind that are at their end, once they are many."""
+        self.lm.tokens_run += len(going)
+        self.tokens, self.positions = found[:, None], self.positions[:, -1:] + 1
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+        if 0 < len(going) <= COMPACT * len(self.rows):
+            at = {row: place for place, row in enumerate(self.rows)}
+            kept = torch.tensor([at[row] for row in going], device=self.tokens.device)
+            self.cache.batch_select_indices(kept)
+            self.tokens, self.positions, self.mask = self.tokens[kept], self.positions[kept], self.mask[kept]
+            self.rows = list(going)

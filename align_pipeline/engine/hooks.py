@@ -1,0 +1,358 @@
+"""Read activations at chosen tokens, and score options while chosen activations are replaced.
+
+Nothing before a replaced token changes, so what stands before it is held in a KV cache once; from there on every
+layer's run is a branch of one packed row, and a row sweeps all layers at once. Models that do not obey a tree's mask
+re-run the whole text, a row per branch. Hooks are gone afterwards, whatever happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from align_pipeline import distributed
+from align_pipeline.config.patch import Component
+from align_pipeline.engine.forward import STEP_TOKENS, Advance, over_passes, shares, token_budget
+from align_pipeline.engine.layout import Layout, Trunk, called_with, lay_out
+from align_pipeline.engine.likelihood import scored_pass
+from align_pipeline.engine.model import LanguageModel, Tokens
+from align_pipeline.engine.tree import TRUNK_TOKENS, chains, lay, trie
+from align_pipeline.errors import InputError
+
+_PROJECTIONS = {
+    # What an attention or an MLP adds to the residual stream leaves it through one matrix. BLOOM's modules add the
+    # residual stream themselves, so their own outputs would not do.
+    Component.attn: ("o_proj", "out_proj", "dense", "c_proj", "wo"),
+    Component.mlp: ("down_proj", "dense_4h_to_h", "c_proj", "fc2", "w2"),
+}
+
+
+# ---- where
+
+Edit = Callable[[Tensor], Tensor | None]
+"""Looks at an activation [B, T, D]; what it returns, if anything, takes its place."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A tensor [B, T, D] inside the model: a module's input or its output."""
+
+    module: nn.Module
+    before: bool
+
+    def hook(self, edit: Edit) -> torch.utils.hooks.RemovableHandle:
+        """Call `edit` with the tensor in every pass."""
+
+        def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            changed = edit(args[0] if args else kwargs["hidden_states"])
+            if changed is None:
+                return None
+            return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
+
+        def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            changed = edit(output if isinstance(output, Tensor) else output[0])
+            if changed is None:
+                return None
+            return changed if isinstance(output, Tensor) else (changed, *output[1:])
+
+        if self.before:
+            return self.module.register_forward_pre_hook(entering, with_kwargs=True)
+        return self.module.register_forward_hook(leaving)
+
+
+def taps(lm: LanguageModel, component: Component) -> dict[int, Tap]:
+    """Where a component's activation is, by layer.
+
+    Returns:
+        For the residual stream layers 0 to L, 0 being the embedding output and L the last block's output before the
+        final norm; for attention, MLP and heads layers 1 to L, l being block l, which writes hidden state l. Heads are
+        read side by side, before the attention's output projection mixes them.
+
+    Raises:
+        InputError: a block has no single module that this is the output of.
+    """
+    if component is Component.resid:
+        found = {layer: Tap(block, True) for layer, block in enumerate(lm.layers)}
+        return found | {lm.num_layers: Tap(lm.layers[-1], False)}
+    heads = component is Component.head
+    kind = Component.attn if heads else component
+    return {layer: Tap(_projection(lm, block, kind), heads) for layer, block in enumerate(lm.layers, 1)}
+
+
+def _projection(lm: LanguageModel, block: nn.Module, kind: Component) -> nn.Module:
+    found: list[nn.Module] = []
+    for name, module in block.named_modules():
+        parent, _, own = name.rpartition(".")
+        if own in _PROJECTIONS[kind] and ("att" in parent) == (kind is Component.attn):
+            found.append(module)
+    if len(found) != 1:
+        raise InputError(
+            f"The {kind.value} of {lm.name}'s blocks has no single output projection ({len(found)} found); "
+            "patch.component=resid works with every model."
+        )
+    return found[0]
+
+
+def num_heads(lm: LanguageModel) -> int:
+    """Attention heads of a block."""
+    heads: int = lm.model.config.get_text_config().num_attention_heads
+    return heads
+
+
+# ---- reading
+
+
+def activations(
+    lm: LanguageModel,
+    contexts: Sequence[Tokens],
+    sites: Sequence[Sequence[int]],
+    component: Component,
+    batch_tokens: int | None,
+    advance: Advance = lambda texts: None,
+) -> Tensor:
+    """What a component gives at some tokens, in every layer.
+
+    Args:
+        lm: the model.
+        contexts: token sequences.
+        sites: positions in each, ascending; as many for each.
+        component: of what.
+        batch_tokens: most tokens in a forward pass, padding included; None: `token_budget`.
+        advance: told how many contexts each batch finished.
+
+    Returns:
+        [contexts, K, S, D] on the CPU, in the model's dtype; K layers in the order of `taps`.
+    """
+    places = taps(lm, component)
+    sequences = [list(context[: at[-1] + 1]) for context, at in zip(contexts, sites, strict=True)]
+
+    def read(layout: Layout, trunk: Trunk) -> list[Tensor]:
+        rows = torch.tensor([layout.row_of[m] for m in layout.members])[:, None]
+        behind = len(trunk.tokens)
+        columns = torch.tensor([[layout.path(m)[at - behind] for at in sites[m]] for m in layout.members])
+        kept: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Callable[[Tensor], None]:
+            def edit(value: Tensor) -> None:
+                kept[layer] = value[rows.to(value.device), columns.to(value.device)].cpu()
+
+            return edit
+
+        edits = [(tap, keep(layer)) for layer, tap in places.items()]
+        with hooked_edits(edits), called_with(layout, trunk) as arguments:
+            lm.decoder(**arguments)
+        states = torch.stack([kept[layer] for layer in places], dim=1)
+        if not torch.isfinite(states).all():
+            raise InputError(f"{lm.name} has an activation that is not a finite number; try model.dtype=float32.")
+        return list(states)
+
+    firsts = [at[0] for at in sites]
+    return torch.stack(over_passes(lm, sequences, firsts, batch_tokens, advance, read))
+
+
+# ---- replacing
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One run with replaced activations.
+
+    Attributes:
+        values: layer -> [S, D'], what is put at each site; D' is a head's width if `head` is set.
+        head: which head's part is replaced; None: all of the activation.
+    """
+
+    values: Mapping[int, Tensor]
+    head: int | None = None
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Options after one context, to be scored in several branches.
+
+    Attributes:
+        context: token ids.
+        continuations: token ids of each option.
+        sites: positions in the context whose activations are replaced, ascending.
+        branches: made when they are needed.
+    """
+
+    context: Tokens
+    continuations: Sequence[Tokens]
+    sites: Sequence[int]
+    branches: Callable[[], Sequence[Branch]]
+
+
+def patched_loglikelihoods(
+    lm: LanguageModel,
+    scorings: Sequence[Scoring],
+    component: Component,
+    batch_tokens: int | None,
+    advance: Advance = lambda texts: None,
+) -> dict[int, Tensor]:
+    """log p(continuation | context) in nats with activations replaced, for every branch and option.
+
+    Args:
+        lm: the model.
+        scorings: done in an order in which they share beginnings.
+        component: what is replaced.
+        batch_tokens: most tokens in a forward pass of a model that re-runs whole texts; None: `token_budget`.
+        advance: told how many scorings were finished.
+
+    Returns:
+        Index of the scoring -> float64 [branches, options].
+    """
+    places = taps(lm, component)
+    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
+    advance = distributed.advancing(advance)
+    sharing = [shares(lm, _longest(scoring)) for scoring in scorings]
+    trunk = Trunk(lm, batch_tokens)
+    cuts = _cuts([s.context[: s.sites[0]] for s in scorings]) if any(sharing) else []
+
+    def run(index: int) -> Tensor:
+        scoring = scorings[index]
+        branches = scoring.branches()
+        result = torch.full((len(branches), len(scoring.continuations)), torch.nan, dtype=torch.float64)
+        if sharing[index]:
+            passes = _behind_a_trunk(scoring, trunk, cuts[index], len(branches))
+        else:
+            passes = _whole(scoring, lm, len(branches), batch_tokens)
+        for chosen, layout, spans, spots in passes:
+            edits = edits_of(places, [branches[b] for b in chosen], spots)
+            with torch.inference_mode(), hooked_edits(edits):
+                scored = scored_pass(lm, layout, spans, trunk)
+            result[chosen] = torch.tensor(scored, dtype=torch.float64).reshape(len(chosen), -1)
+        advance(1)
+        return result
+
+    order = sorted(range(len(scorings)), key=lambda i: scorings[i].context)
+    costs = [len(scorings[index].context) for index in order]
+    return dict(zip(order, distributed.each(order, costs, run), strict=True))
+
+
+def _cuts(beginnings: Sequence[Tokens]) -> list[tuple[int, ...]]:
+    """Where each beginning is cut into the parts that others share, as `tree.Step.cuts` has it."""
+    order = sorted(range(len(beginnings)), key=lambda i: beginnings[i])
+    common = [0] + [_common(beginnings[a], beginnings[b]) for a, b in itertools.pairwise(order)] + [0]
+    shared: list[set[int]] = [set() for _ in order]
+    for places in (range(len(order)), range(len(order) - 1, -1, -1)):
+        ends: list[int] = []  # lengths that are shared with some beginning on this side, ascending
+        for place in places:
+            nearest = common[place] if places.step > 0 else common[place + 1]
+            ends = [end for end in ends if end < nearest] + [nearest]
+            shared[place].update(ends)
+    found: list[tuple[int, ...]] = [()] * len(order)
+    for place, index in enumerate(order):
+        kept: list[int] = []
+        for end in sorted(shared[place] - {len(beginnings[index])}):
+            if end - (kept[-1] if kept else 0) >= TRUNK_TOKENS:
+                kept.append(end)
+        found[index] = (*kept, len(beginnings[index]))
+    return found
+
+
+def _common(a: Tokens, b: Tokens) -> int:
+    """How many tokens two sequences share at their beginning."""
+    return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _longest(scoring: Scoring) -> Tokens:
+    """The longest of what a model reads of each option; a text's last token is only predicted."""
+    return [*scoring.context, *max(scoring.continuations, key=len)[:-1]]
+
+
+_Spots = list[list[tuple[int, int]]]
+"""(row, column) of a branch's sites, for each copy of it in the pass."""
+_Span = tuple[int, Sequence[int], Tokens]
+"""Row, the columns that predict, and the tokens to score."""
+_Pass = tuple[list[int], Layout, list[_Span], list[_Spots]]
+"""Branches, the layout, what is scored (branch by branch, option by option), and each branch's spots."""
+
+
+def _behind_a_trunk(scoring: Scoring, trunk: Trunk, cuts: tuple[int, ...], branches: int) -> Iterator[_Pass]:
+    """What stands before the first site in the cache; behind it the rest, once per branch, side by side in one row."""
+    start = scoring.sites[0]
+    trunk.hold(tuple(scoring.context[:start]), cuts)
+    tail = list(scoring.context[start:])
+    piece = lay([([], trie([tail + c[:-1] for c in scoring.continuations]))], start)
+    count, width = len(scoring.continuations), len(piece.tokens)
+    paths = [piece.path(option)[len(tail) - 1 :] for option in range(count)]
+    for chosen in _batches(branches, STEP_TOKENS // width):
+        copies = [
+            dataclasses.replace(piece, ends={b * count + option: end for option, end in piece.ends.items()})
+            for b in range(len(chosen))
+        ]
+        spans: list[_Span] = [
+            (0, [b * width + column for column in paths[option]], continuation)
+            for b in range(len(chosen))
+            for option, continuation in enumerate(scoring.continuations)
+        ]
+        spots = [[[(0, b * width + site - start) for site in scoring.sites]] for b in range(len(chosen))]
+        yield chosen, lay_out(trunk.lm, [copies], behind=start), spans, spots
+
+
+def _whole(scoring: Scoring, lm: LanguageModel, branches: int, batch_tokens: int) -> Iterator[_Pass]:
+    """The whole text of every option, once per branch."""
+    rows = chains([[*scoring.context, *c[:-1]] for c in scoring.continuations])
+    row_of = {option: index for index, row in enumerate(rows) for option in row.ends}
+    begin = len(scoring.context) - 1
+    for chosen in _batches(branches, batch_tokens // (len(rows) * max(len(row.tokens) for row in rows))):
+        spans: list[_Span] = [
+            (b * len(rows) + row_of[option], range(begin, begin + len(continuation)), continuation)
+            for b in range(len(chosen))
+            for option, continuation in enumerate(scoring.continuations)
+        ]
+        spots = [
+            [[(b * len(rows) + row, site) for site in scoring.sites] for row in range(len(rows))]
+            for b in range(len(chosen))
+        ]
+        yield chosen, lay_out(lm, [[row] for row in rows] * len(chosen)), spans, spots
+
+
+def _batches(count: int, size: int) -> Iterator[list[int]]:
+    size = max(1, size)
+    for first in range(0, count, size):
+        yield list(range(first, min(count, first + size)))
+
+
+def edits_of(places: Mapping[int, Tap], branches: Sequence[Branch], spots: Sequence[_Spots]) -> list[tuple[Tap, Edit]]:
+    """All replacements of a pass, by layer."""
+    by_layer: dict[tuple[int, bool], list[tuple[int, int, int, Tensor]]] = {}
+    for branch, copies in zip(branches, spots, strict=True):
+        for layer, values in branch.values.items():
+            for copy in copies:
+                for (row, column), value in zip(copy, values, strict=True):
+                    entry = (row, column, branch.head or 0, value)
+                    by_layer.setdefault((layer, branch.head is not None), []).append(entry)
+    return [(places[layer], _edit(entries, partly)) for (layer, partly), entries in by_layer.items()]
+
+
+def _edit(entries: Sequence[tuple[int, int, int, Tensor]], partly: bool) -> Edit:
+    rows, columns, heads = (torch.tensor([entry[k] for entry in entries]) for k in range(3))
+    values = torch.stack([entry[3] for entry in entries])
+
+    def edit(state: Tensor) -> Tensor:
+        device = state.device
+        changed = state.clone()
+        # A head's values are its own part of the last axis; a whole activation is one part.
+        parts = changed.view(*changed.shape[:-1], -1, values.shape[-1]) if partly else changed.unsqueeze(-2)
+        parts[rows.to(device), columns.to(device), heads.to(device)] = values.to(state)
+        return changed
+
+    return edit
+
+
+@contextlib.contextmanager
+def hooked_edits(edits: Sequence[tuple[Tap, Edit]]) -> Iterator[None]:
+    """The model with hooks in it; left without them, whatever happens."""
+    with contextlib.ExitStack() as stack:
+        for tap, edit in edits:
+            stack.callback(tap.hook(edit).remove)
+        yield

@@ -1,0 +1,191 @@
+"""Rows of trees as a model reads them: tokens, positions, masks; and the cached beginnings behind them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from align_pipeline.engine.model import LanguageModel
+from align_pipeline.engine.packing import Row
+from align_pipeline.engine.tree import Tree, chains
+
+_TRUNK_STEP = 4096  # most tokens of a cached beginning that are run at once
+
+
+def _beside(parts: Sequence[Tree]) -> Tree:
+    """Trees side by side in one row: none sees another."""
+    if len(parts) == 1:
+        return parts[0]
+    tokens, positions, segments, offset = [], [], [], 0
+    ends: dict[int, int] = {}
+    for part in parts:
+        tokens.append(part.tokens)
+        positions.append(part.positions)
+        segments += [(s + offset, e + offset, p + offset if p >= 0 else -1) for s, e, p in part.segments]
+        ends |= {member: end + offset for member, end in part.ends.items()}
+        offset += len(part.tokens)
+    return Tree(np.concatenate(tokens), np.concatenate(positions), tuple(segments), ends)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows as the model takes them.
+
+    Attributes:
+        rows: the trees.
+        members: their sequences, in the order of the results.
+        row_of: row of each sequence.
+        tokens: [B, T] int64, padded on the right with any id: nothing sees the padding.
+        positions: [B, T] int64; None for plain causal rows.
+        mask: [B, 1, T, P + T] in the model's dtype, 0 where a token sees another (P cached ones first), else the
+            lowest number; by kind of layer where some see a window alone; None for plain causal rows.
+        sees: bool [B, T, T] on the CPU; None for plain causal rows.
+    """
+
+    rows: tuple[Tree, ...]
+    members: list[int]
+    row_of: dict[int, int]
+    tokens: Tensor
+    positions: Tensor | None
+    mask: Tensor | dict[str, Tensor] | None
+    sees: Tensor | None
+
+    def path(self, member: int) -> list[int]:
+        """Row indices of a sequence's tokens in this layout."""
+        row = self.rows[self.row_of[member]]
+        return list(range(row.ends[member] + 1)) if self.sees is None else row.path(member)
+
+
+def lay_out(lm: LanguageModel, parts: Sequence[Row], behind: int = 0) -> Layout:
+    """Put trees into rows and pad those; count their tokens as run. `behind` tokens are in the cache."""
+    rows = [_beside(row) for row in parts]
+    wide = max(len(row.tokens) for row in rows)
+    tokens = torch.zeros(len(rows), wide, dtype=torch.long)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row.tokens)] = torch.from_numpy(row.tokens)
+        lm.tokens_run += len(row.tokens)
+    lm.tokens_computed += tokens.numel()
+    members = [member for row in rows for member in row.ends]
+    row_of = {member: index for index, row in enumerate(rows) for member in row.ends}
+    tokens = tokens.to(lm.device)
+    if not behind and all(row.is_chain for row in rows):
+        return Layout(tuple(rows), members, row_of, tokens, None, None, None)
+    positions = torch.zeros(len(rows), wide, dtype=torch.long)
+    sees = torch.zeros(len(rows), wide, wide, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        n = len(row.tokens)
+        positions[index, :n] = torch.from_numpy(row.positions)
+        sees[index, :n, :n] = torch.from_numpy(row.sees())
+        padding = torch.arange(n, wide)
+        sees[index, padding, padding] = True  # itself: no line is empty
+    masks = {kind: _mask(lm, sees, positions, behind, window) for kind, window in lm.windows.items()}
+    mask = next(iter(masks.values())) if len(masks) == 1 else masks
+    return Layout(tuple(rows), members, row_of, tokens, positions.to(lm.device), mask, sees)
+
+
+def _mask(lm: LanguageModel, sees: Tensor, positions: Tensor, behind: int, window: int | None) -> Tensor:
+    """`Layout.mask` for layers with a window: the last `window` tokens of its own sequence are all that a token sees.
+
+    Args:
+        lm: the model.
+        sees: bool [B, T, T].
+        positions: [B, T].
+        behind: P, tokens in the cache.
+        window: None: no bound.
+    """
+    count, wide = positions.shape
+    dtype = lm.model.dtype
+    mask = torch.zeros(count, 1, wide, behind + wide, dtype=dtype, device=lm.device)
+    lowest = torch.finfo(dtype).min
+    if window is not None and int(positions.max()) >= window:
+        sees = sees & (positions[:, :, None] - positions[:, None, :] < window)
+        far = positions[:, :, None] - torch.arange(behind) >= window  # [B, T, P]
+        mask[:, 0, :, :behind].masked_fill_(far.to(lm.device), lowest)
+    mask[:, 0, :, behind:].masked_fill_(~sees.to(lm.device), lowest)
+    return mask
+
+
+class Trunk:
+    """The shared beginning that is in the KV cache, one row of it."""
+
+    def __init__(self, lm: LanguageModel, step: int = _TRUNK_STEP) -> None:
+        self.lm, self.step = lm, min(step, _TRUNK_STEP)  # masks stay small however long the beginning is
+        self.tokens: tuple[int, ...] = ()
+        self.cuts: tuple[int, ...] = ()
+        self.cache: Any = None
+
+    def hold(self, tokens: tuple[int, ...], cuts: tuple[int, ...] = ()) -> None:
+        """Make the cache hold exactly these tokens, computed in parts that end at the cuts.
+
+        Parts that it already holds are kept; a cached token is the same to the last bit whatever was held before.
+        """
+        cuts = cuts or (len(tokens),)
+        same = 0
+        for own, other in zip(self.cuts, cuts, strict=False):
+            if own != other or self.tokens[same:own] != tokens[same:own]:
+                break
+            same = own
+        if not same:
+            self.cache = None
+        elif same < len(self.tokens):
+            self.cache.crop(same - len(self.tokens))
+        self.tokens = tokens[:same]
+        for end in (cut for cut in cuts if cut > same):
+            while (at := len(self.tokens)) < end:
+                part = tokens[at : min(at + self.step, end)]
+                layout = lay_out(self.lm, [chains([part], at)], behind=at)
+                with torch.inference_mode():
+                    self.lm.decoder(**self.inputs(layout))
+                self.tokens += part
+        self.cuts = cuts
+
+    def inputs(self, layout: Layout) -> dict[str, Any]:
+        """What the model is called with: rows behind the cached tokens, or by themselves."""
+        from transformers import DynamicCache
+
+        if self.cache is None:
+            self.cache = DynamicCache()  # without the config all layers keep all tokens; windows are the masks' matter
+        return _inputs(layout) | {"past_key_values": self.cache, "use_cache": True}
+
+    def forget(self, layout: Layout) -> None:
+        """Drop what a pass over `layout` added."""
+        self.cache.crop(-layout.tokens.shape[1])
+
+
+@contextlib.contextmanager
+def hooked(handles: Sequence[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
+    """The model is left without hooks, whatever happens."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _inputs(layout: Layout) -> dict[str, Any]:
+    if layout.mask is None:  # causal attention: what stands right of a token cannot reach it, so padding needs no mask
+        return {"input_ids": layout.tokens, "use_cache": False}
+    return {
+        "input_ids": layout.tokens,
+        "attention_mask": layout.mask,
+        "position_ids": layout.positions,
+        "use_cache": False,
+    }
+
+
+@contextlib.contextmanager
+def called_with(layout: Layout, trunk: Trunk | None) -> Iterator[dict[str, Any]]:
+    """The model's arguments for a pass, behind the trunk if it holds anything; the trunk is left as it was."""
+    if trunk is None or not trunk.tokens:
+        yield _inputs(layout)
+        return
+    try:
+        yield trunk.inputs(layout)
+    finally:
+        trunk.forget(layout)

@@ -1,0 +1,82 @@
+"""Log-probabilities with few logits in memory at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align_pipeline.engine.layout import Layout, Trunk, called_with
+from align_pipeline.engine.model import LanguageModel, Tokens
+from align_pipeline.errors import InputError
+
+_LOGIT_BYTES = {"cpu": 2**25 - 2**16, "cuda": 2**30}  # of float32 logits that are made at once
+
+
+def scored_pass(
+    lm: LanguageModel, layout: Layout, spans: Sequence[tuple[int, Sequence[int], Tokens]], trunk: Trunk
+) -> list[float]:
+    """Summed log-probabilities of spans (row, row indices that predict, tokens) in one forward pass.
+
+    Logits are made only where a span needs them.
+    """
+    rows = torch.tensor([row for row, _, tokens in spans for _ in tokens], device=lm.device, dtype=torch.long)
+    columns = [column for _, at, tokens in spans for column in at[: len(tokens)]]
+    targets = torch.tensor([token for _, _, tokens in spans for token in tokens], device=lm.device)
+    if not columns:
+        return [0.0] * len(spans)
+    # Spans of one row often ask for the same position (four options after one prompt): its logits are made once.
+    asked = torch.stack([rows, torch.tensor(columns, device=lm.device)])
+    places, place_of = torch.unique(asked, dim=1, return_inverse=True)
+    with called_with(layout, trunk) as arguments:
+        output = lm.decoder(**arguments)
+    states = output.last_hidden_state[places[0], places[1]]
+    chosen = _log_probabilities(lm, output, states, place_of, targets)
+    sums = torch.zeros(len(spans), dtype=torch.float64)
+    owner = torch.tensor([index for index, (_, _, tokens) in enumerate(spans) for _ in tokens])
+    sums.index_add_(0, owner, chosen.double().cpu())
+    if not torch.isfinite(sums).all():
+        raise InputError(f"{lm.name} gives a log-likelihood that is not a finite number; try model.dtype=float32.")
+    return sums.tolist()
+
+
+def _log_probabilities(lm: LanguageModel, output: Any, states: Tensor, place_of: Tensor, targets: Tensor) -> Tensor:
+    """log p(target) in nats, float32, with few rows of the vocabulary in memory at once.
+
+    Args:
+        lm: the model.
+        output: what its decoder gave.
+        states: [P, D], final hidden states at some places.
+        place_of: [N], the place that predicts each target.
+        targets: [N].
+    """
+    size = max(1, _LOGIT_BYTES.get(states.device.type, _LOGIT_BYTES["cpu"]) // (4 * lm.vocabulary))
+    found = torch.empty(len(targets), dtype=torch.float32, device=states.device)
+    for start in range(0, len(states), size):
+        # Not logsumexp, which takes ten times as long where many tokens have next to no probability.
+        logs = _logits(lm, output, states[start : start + size]).float().log_softmax(dim=-1)
+        here = ((place_of >= start) & (place_of < start + size)).nonzero()[:, 0]
+        found[here] = logs[place_of[here] - start, targets[here]]
+    return found
+
+
+def _logits(lm: LanguageModel, output: Any, states: Tensor) -> Tensor:
+    """[P, V]: what the model makes of final hidden states [P, D], soft-capping and scaling included.
+
+    The causal LM is called with a decoder that gives these states, so that whatever it does after it is done.
+    """
+    given = copy.copy(output)
+    given.last_hidden_state = states.unsqueeze(0)
+    own = lm.decoder.__dict__.get("forward")
+    lm.decoder.forward = lambda *args, **kwargs: given
+    try:
+        tokens = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+        logits: Tensor = lm.model(input_ids=tokens, use_cache=False).logits[0]
+    finally:
+        del lm.decoder.forward
+        if own is not None:
+            lm.decoder.forward = own
+    return logits

@@ -1,0 +1,293 @@
+"""A causal language model as the engine sees it: its parts, what each layer sees, how texts become tokens."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from align_pipeline.config.model import TooLong
+from align_pipeline.engine.packing import Costs
+from align_pipeline.errors import InputError
+
+log = logging.getLogger(__name__)
+Tokens = list[int]
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """What a tokenizer adds to each text.
+
+    Attributes:
+        behind: token ids after it.
+        doubled: how many of those before it are BOS after BOS.
+    """
+
+    behind: tuple[int, ...]
+    doubled: int
+
+
+@dataclass
+class LanguageModel:
+    """A decoder with its tokenizer, ready to run.
+
+    Module tree (Hugging Face)::
+
+        model                    causal LM
+        ├── decoder              decoder_of(model): tokens -> hidden states
+        │   ├── layers[0..L-1]   the blocks; block k reads hidden_states[k] and writes the residual stream after it
+        │   └── (final norm)     decoder's output is hidden_states[L]
+        └── head                 output embeddings: hidden states -> logits
+
+    Attributes:
+        name: short name, as in the tables.
+        truncated: texts that lost tokens to ``model.too_long=truncate_left`` so far.
+        tokens_run: tokens that went through the model so far, padding not counted.
+        tokens_computed: the same, padding counted.
+        windows: by kind of layer, tokens that a token sees at most, itself included; None: all before it.
+        fits: most tokens in a pass that the device has room for, as far as is known; see `forward.token_budget`.
+        chat: whether prompts go through the tokenizer's chat template.
+        obeys_trees: whether the model takes rows of trees; None until `forward` has tried.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    layers: Sequence[nn.Module]
+    max_length: int
+    too_long: TooLong
+    truncated: int = 0
+    tokens_run: int = 0
+    tokens_computed: int = 0
+    windows: Mapping[str, int | None] = field(default_factory=lambda: {"full_attention": None})
+    chat: bool = False
+    obeys_trees: bool | None = None
+    fits: int | None = None
+
+    @property
+    def num_layers(self) -> int:
+        """L, the number of blocks; there are L + 1 hidden states."""
+        return len(self.layers)
+
+    @property
+    def width(self) -> int:
+        """D, the length of a hidden state."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The model without its output embeddings."""
+        return decoder_of(self.model)
+
+    @property
+    def head(self) -> nn.Module:
+        """The output embeddings."""
+        head: nn.Module = self.model.get_output_embeddings()
+        return head
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the length of a logit vector."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that a token sees at most, where some layer's attention slides; None if none does."""
+        return min((window for window in self.windows.values() if window is not None), default=None)
+
+    @functools.cached_property
+    def costs(self) -> Costs:
+        """FLOPs of a token; of mixtures of experts, more than it takes: all experts are counted."""
+        config = self.model.config.get_text_config()
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        parameters = sum(weight.numel() for layer in self.layers for weight in layer.parameters())
+        return Costs(2.0 * parameters, 4.0 * self.num_layers * config.num_attention_heads * head)
+
+    def rescales(self, length: int) -> bool:
+        """Whether a text is so long that its length changes how all its positions are turned (longrope, dynamic)."""
+        return self._known_length is not None and length > self._known_length
+
+    @functools.cached_property
+    def _known_length(self) -> int | None:
+        """Tokens up to which positions are turned alike in all texts; None: whatever the length."""
+        config = self.model.config.get_text_config()
+        given = getattr(config, "rope_parameters", None) or {}
+        for rope in [given, *(part for part in given.values() if isinstance(part, dict))]:
+            if rope.get("rope_type") in ("longrope", "dynamic"):
+                return int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
+        return None
+
+    def counted(self) -> tuple[int, int]:
+        """`tokens_run` and `tokens_computed` as they stand."""
+        return self.tokens_run, self.tokens_computed
+
+    def recount(self, counted: tuple[int, int]) -> None:
+        """Go back to what `counted` gave: passes since then were trials."""
+        self.tokens_run, self.tokens_computed = counted
+
+    @functools.cached_property
+    def line_ends(self) -> frozenset[int]:
+        """Tokens with which a generated line is over: those with a line break, and the ends of a text."""
+        ids = range(len(self.tokenizer))
+        texts = self.tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
+        ends = {token for token, text in zip(ids, texts, strict=True) if "\n" in text}
+        generation = getattr(self.model, "generation_config", None)
+        for eos in (self.tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)):
+            ends |= set(eos) if isinstance(eos, list) else set() if eos is None else {eos}
+        return frozenset(ends)
+
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+        """Token ids with the tokenizer's special tokens in front (BOS where it adds one), not yet limited in length.
+
+        None stand at the end, or the last token's state would be theirs; and BOS stands in front once, also of a text
+        that begins with it, as those of some chat templates do.
+        """
+        bos, special = self.tokenizer.bos_token, self.special
+        begins = [bool(bos) and text.startswith(bos) for text in texts]
+        found: list[Tokens] = [[]] * len(texts)
+        for given in (False, True):
+            chosen = [index for index, yes in enumerate(begins) if yes is given]
+            if not chosen:
+                continue
+            ids = self.tokenizer([texts[index] for index in chosen], add_special_tokens=not given)["input_ids"]
+            for index, tokens in zip(chosen, ids, strict=True):
+                end = len(tokens) if given else len(tokens) - len(special.behind)
+                found[index] = list(tokens[0 if given else special.doubled : end])
+        self._check_known(found)
+        return found
+
+    def _check_known(self, texts: Sequence[Tokens]) -> None:
+        """Refuse tokens that the model has no embedding for.
+
+        Raises:
+            InputError: there is one; names it.
+        """
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        highest = max((max(tokens) for tokens in texts if tokens), default=-1)
+        if highest >= rows:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise InputError(
+                f"The tokenizer of {self.name} gives '{token}' the number {highest}, and the model has {rows} "
+                "embeddings, counted from 0: the tokenizer is another model's, or tokens were added to it and not to "
+                "the model."
+            )
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text each of its tokens begins and ends, in characters; the tokens are those of `encode`."""
+        (tokens,) = self.encode([text])
+        bos = self.tokenizer.bos_token
+        given = bool(bos) and text.startswith(bos)
+        found = self.tokenizer(text, add_special_tokens=not given, return_offsets_mapping=True)["offset_mapping"]
+        start = 0 if given else self.special.doubled
+        return [(int(a), int(b)) for a, b in found[start : start + len(tokens)]]
+
+    @functools.cached_property
+    def special(self) -> SpecialTokens:
+        """What the tokenizer adds to a text; what is not wanted of it is said once."""
+        bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole = self.tokenizer("a")["input_ids"]
+        at = next((k for k in range(len(whole)) if whole[k : k + len(bare)] == bare), 0)
+        front, behind = tuple(whole[:at]), tuple(whole[at + len(bare) :])
+        bos = self.tokenizer.bos_token_id
+        doubled = sum(a == b == bos for a, b in itertools.pairwise(front))
+        if behind:
+            names = " ".join(self.tokenizer.convert_ids_to_tokens(list(behind)))
+            log.info("The tokenizer of %s ends each text with %s, which is left out.", self.name, names)
+        if doubled:
+            log.info("The tokenizer of %s begins each text with %d BOS; one is kept.", self.name, doubled + 1)
+        return SpecialTokens(behind, doubled)
+
+    def limit(self, tokens: Tokens, what: str) -> Tokens:
+        """The tokens, limited to the model's context as ``model.too_long`` says.
+
+        Args:
+            tokens: one text.
+            what: names the text in an error, such as its item.
+
+        Raises:
+            InputError: the text is too long and the policy is ``error``.
+        """
+        excess = len(tokens) - self.max_length
+        if excess <= 0:
+            return tokens
+        if self.too_long is TooLong.error:
+            raise InputError(
+                f"{what} has {len(tokens)} tokens, more than the {self.max_length} that {self.name} reads; use fewer "
+                "examples (task.num_fewshot), or model.too_long=truncate_left to drop tokens from the beginning."
+            )
+        self.truncated += 1
+        keep_first = 1 if tokens[0] == self.tokenizer.bos_token_id else 0
+        return tokens[:keep_first] + tokens[keep_first + excess :]
+
+
+def wrap(
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    max_length: int | None = None,
+    too_long: TooLong = TooLong.error,
+    chat: bool = False,
+) -> LanguageModel:
+    """A loaded model as a `LanguageModel`.
+
+    Raises:
+        InputError: `max_length` is more than the model's positions reach, or its decoder layers cannot be found.
+    """
+    text_config = model.config.get_text_config()
+    positions = getattr(text_config, "max_position_embeddings", None)  # None: ALiBi and the like have no bound
+    if max_length is not None and positions is not None and max_length > positions:
+        raise InputError(f"model.max_length={max_length} is more than the {positions} positions of {name}.")
+    limit = max_length or positions or 2**31 - 1
+    lm = LanguageModel(
+        name, model, tokenizer, decoder_layers(model), limit, too_long, windows=_windows(text_config), chat=chat
+    )
+    if not set(lm.windows) <= {"full_attention", "sliding_attention"}:  # chunks, recurrence, ...: no tree is sure there
+        lm.obeys_trees = False
+    return lm
+
+
+def _windows(config: Any) -> dict[str, int | None]:
+    """`LanguageModel.windows` of a text model's configuration."""
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) is False:  # Qwen names a window that it does not use
+        window = None
+    kinds = getattr(config, "layer_types", None)
+    if not kinds:
+        return {"full_attention" if window is None else "sliding_attention": window}
+    return {kind: window if kind == "sliding_attention" else None for kind in dict.fromkeys(kinds)}
+
+
+def decoder_of(model: Any) -> nn.Module:
+    """What makes hidden states of tokens: the model without its output embeddings, and without towers for images."""
+    decoder: nn.Module = model.get_decoder()
+    embeddings: nn.Module = model.get_input_embeddings()
+    if decoder is not model:
+        return decoder
+    # transformers looks for it by the name of the whole model's base, which is not always there (Llama 4).
+    inner = [part for part in model.children() if any(module is embeddings for module in part.modules())]
+    return next((part for part in inner if part is not embeddings), decoder)
+
+
+def decoder_layers(model: Any) -> Sequence[nn.Module]:
+    """The decoder's blocks in order, whatever the architecture calls them.
+
+    Raises:
+        InputError: no list of `num_hidden_layers` modules is in the decoder.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    for module in decoder_of(model).modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return list(module)
+    raise InputError(f"The decoder layers of a {type(model).__name__} cannot be found; it is not a plain causal LM.")

@@ -1,0 +1,82 @@
+"""Hidden states pooled while a pass goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from align_pipeline.engine.layout import Layout, Trunk, called_with, hooked
+from align_pipeline.engine.model import LanguageModel
+from align_pipeline.errors import InputError
+
+POOLINGS = ("last", "weighted")
+
+
+def pooled_pass(
+    lm: LanguageModel, layout: Layout, layers: Sequence[int], poolings: Sequence[str], trunk: Trunk | None = None
+) -> dict[str, Tensor]:
+    """One forward pass: pooling -> [layers, members, D]. What block k reads is hidden_states[k]; it is pooled there."""
+    kept: dict[int, dict[str, Tensor]] = {}
+    pool = _Pool(layout, poolings)
+
+    def keep(layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            kept[layer] = pool(args[0] if args else kwargs["hidden_states"])
+
+        return hook
+
+    inner = [k for k in layers if k < lm.num_layers]
+    handles = [lm.layers[k].register_forward_pre_hook(keep(k), with_kwargs=True) for k in inner]
+    with hooked(handles), called_with(layout, trunk) as arguments:
+        final = lm.decoder(**arguments).last_hidden_state
+    if lm.num_layers in layers:
+        kept[lm.num_layers] = pool(final)
+    return {pooling: torch.stack([kept[k][pooling] for k in layers]) for pooling in poolings}
+
+
+class _Pool:
+    """[B, T, D] -> pooling -> [members, D], for one layout."""
+
+    def __init__(self, layout: Layout, poolings: Sequence[str]) -> None:
+        device = layout.tokens.device
+        ends = [layout.rows[layout.row_of[m]].ends[m] for m in layout.members]
+        self.row = torch.tensor([layout.row_of[m] for m in layout.members], device=device)
+        self.end = torch.tensor(ends, device=device)
+        self.poolings = poolings
+        if "weighted" in poolings:
+            width = layout.tokens.shape[1]
+            counts = torch.bincount(self.row.cpu(), minlength=len(layout.rows))
+            self.slot = torch.cat([torch.arange(int(n)) for n in counts]).to(device)
+            weights = torch.zeros(len(layout.rows), int(counts.max()), width)
+            steps = torch.arange(1, width + 1).expand(len(layout.rows), width)
+            if layout.sees is not None and layout.positions is not None:
+                seen, steps = layout.sees[self.row.cpu(), self.end.cpu()], layout.positions.cpu() + 1
+            else:
+                seen = torch.arange(width) <= torch.tensor(ends)[:, None]
+            weights[self.row.cpu(), self.slot.cpu()] = torch.where(seen, steps[self.row.cpu()], 0).float()
+            self.weights = (weights / weights.sum(-1, keepdim=True).clamp(min=1)).to(device)
+
+    def __call__(self, states: Tensor) -> dict[str, Tensor]:
+        pooled = {}
+        if "last" in self.poolings:
+            pooled["last"] = states[self.row, self.end]
+        if "weighted" in self.poolings:
+            pooled["weighted"] = (self.weights @ states.float())[self.row, self.slot].to(states.dtype)
+        return pooled
+
+
+def check_finite(states: Tensor, model: str, layers: Sequence[int], names: Sequence[str]) -> None:
+    """Refuse states [layers, members, D] that are not finite.
+
+    Raises:
+        InputError: some are not; names model, layer and item.
+    """
+    bad = ~torch.isfinite(states).all(dim=-1)  # [layers, members]
+    if bad.any():
+        layer, member = torch.nonzero(bad)[0].tolist()
+        raise InputError(
+            f"{model} has a hidden state that is not a finite number in layer {layers[layer]} for item "
+            f"{names[member]}; try model.dtype=float32 or bfloat16."
+        )

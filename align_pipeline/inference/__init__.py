@@ -1,0 +1,1 @@
+"""Statistics shared by measurements: tables and arrays in, tables and arrays out."""

@@ -1,0 +1,130 @@
+"""The model's confidence: calibration, and confidence of aligned against other items."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from align_pipeline.inference.study import BLOCK, SERIES, UNIT, Array, Study, unique_predictions
+
+BINS = 10
+
+
+def reliability(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Confidence against accuracy in ten equal bins of (0, 1], per language, English too.
+
+    Returns:
+        a row per non-empty bin of each (model, task, language, pivot): bin (0..9), n, confidence and accuracy (means).
+    """
+    table, _ = unique_predictions(predictions)
+    table["bin"] = _bin(table["confidence"].to_numpy(float))
+    grouped = table.groupby([*UNIT, "bin"])
+    means = {"n": ("correct", "size"), "confidence": ("confidence", "mean"), "accuracy": ("correct", "mean")}
+    return grouped.agg(**means).reset_index()
+
+
+def _bin(sure: Array) -> Array:
+    index: Array = np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)
+    return index
+
+
+def calibration(predictions: pd.DataFrame) -> pd.DataFrame:
+    """How far the model's confidence can be trusted, per language, English too.
+
+    Returns:
+        a row per (task, language, model, pivot): n, accuracy, confidence (mean), overconfidence (confidence minus
+        accuracy), ece (expected calibration error, Guo et al. 2017: mean absolute gap over ten equal bins, weighted by
+        their items), brier (mean squared gap between confidence and correctness, 0 to 1), brier_options (Brier's
+        original score: summed over the options, 0 to 2; needs ``loglikelihoods``), note.
+    """
+    table, _ = unique_predictions(predictions)
+    table["squared"] = (table["confidence"] - table["correct"]) ** 2
+    table["options"] = _brier_options(table)
+    grouped = table.groupby(UNIT)
+    found = grouped.agg(n=("correct", "size"), accuracy=("correct", "mean"), confidence=("confidence", "mean"))
+    found["overconfidence"] = found["confidence"] - found["accuracy"]
+    found["ece"] = [
+        expected_calibration_error(unit["confidence"].to_numpy(float), unit["correct"].to_numpy(float))
+        for _, unit in grouped
+    ]
+    found["brier"] = grouped["squared"].mean()
+    found["brier_options"] = grouped["options"].agg(lambda v: v.mean(skipna=False))
+    missing = found["brier_options"].isna()
+    found["note"] = np.where(missing, "brier_options not defined, because there are no loglikelihoods", "")
+    found = found.reset_index()
+    return found[["task", "language", "model", "pivot", *found.columns[4:]]]
+
+
+def _brier_options(table: pd.DataFrame) -> Array:
+    if "loglikelihoods" not in table or table["loglikelihoods"].isna().any():
+        return np.full(len(table), np.nan)
+    scores = np.full(len(table), np.nan)
+    lengths = table["loglikelihoods"].map(len).to_numpy()
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        p = np.stack(table["loglikelihoods"].iloc[rows].to_list()).astype(float)
+        p = np.exp(p - p.max(axis=1, keepdims=True))
+        truth = np.eye(int(length))[table["gold"].iloc[rows].to_numpy(int)]
+        scores[rows] = ((p / p.sum(axis=1, keepdims=True) - truth) ** 2).sum(axis=1)
+    return scores
+
+
+CONFIDENCE = [
+    *("task", "language", "metric", "pooling", "layer", "n_aligned", "n_other", "confidence_aligned"),
+    *("confidence_other", "difference", "low", "high", "p_welch", "p_mannwhitney", "ece_aligned", "ece_other"),
+    *("model", "pivot", "note"),
+]
+
+
+def confidence(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
+    """Is the model surer of aligned items, each language at its best layer?
+
+    Returns:
+        columns `CONFIDENCE`: mean confidence of aligned and other items, their difference with Welch's 95% interval,
+        two-sided p of Welch's t-test and of the Mann-Whitney test, and either side's expected calibration error.
+    """
+    rows = []
+    for key, block in study.blocks.items():
+        items = study.items.iloc[block.rows]
+        about = dict(zip(BLOCK, key, strict=True))
+        best = cells[(cells[BLOCK] == pd.Series(about)).all(axis="columns") & cells["best_layer"]]
+        positions = items.reset_index(drop=True).groupby(["language", "pivot"]).indices
+        for language, pivot, layer in best[["language", "pivot", "layer"]].itertuples(index=False, name=None):
+            position = positions[language, pivot]
+            value = block.values[position, int(np.searchsorted(block.layers, layer))]
+            row = about | {"language": language, "pivot": pivot, "layer": layer}
+            rows.append(row | _confidence(items.iloc[position], value))
+    return pd.DataFrame(rows, columns=CONFIDENCE).sort_values([*SERIES], ignore_index=True)
+
+
+def _confidence(items: pd.DataFrame, value: Array) -> dict[str, Any]:
+    sure, right = items["confidence"].to_numpy(float), items["correct"].to_numpy(float)
+    known = ~np.isnan(sure)
+    sides = {"aligned": known & (value == 1), "other": known & (value == 0)}
+    row: dict[str, Any] = {f"n_{name}": int(member.sum()) for name, member in sides.items()}
+    for name, member in sides.items():
+        if member.any():
+            row[f"confidence_{name}"] = sure[member].mean()
+            row[f"ece_{name}"] = expected_calibration_error(sure[member], right[member])
+    if not known.any():
+        return row | {"note": "not defined, because these items have no predictions"}
+    if min(row["n_aligned"], row["n_other"]) < 2:
+        which = "aligned" if row["n_aligned"] < 2 else "not aligned"
+        return row | {"note": f"not defined, because fewer than two items are {which}"}
+    a, b = sure[sides["aligned"]], sure[sides["other"]]
+    row["difference"] = a.mean() - b.mean()
+    if np.ptp(a) == 0 and np.ptp(b) == 0:
+        return row | {"note": "tests not defined, because confidence does not vary"}
+    welch = stats.ttest_ind(a, b, equal_var=False)
+    interval = welch.confidence_interval()
+    row |= {"low": interval.low, "high": interval.high, "p_welch": welch.pvalue}
+    return row | {"p_mannwhitney": stats.mannwhitneyu(a, b, method="asymptotic").pvalue, "note": ""}
+
+
+def expected_calibration_error(sure: Array, right: Array) -> float:
+    """Mean absolute gap between confidence and accuracy over ten equal bins of (0, 1], weighted by their items."""
+    gaps = np.bincount(_bin(sure), weights=sure - right)
+    return float(np.abs(gaps).sum() / len(sure))

@@ -1,0 +1,145 @@
+"""The model's answers to every item, English ones too: ``predictions.parquet``."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import pandas as pd
+import pyarrow as pa
+from torch import Tensor
+
+from align_pipeline.config import Config
+from align_pipeline.data.items import ENGLISH, Item
+from align_pipeline.data.tasks import ChoiceTask, ItemSet, Pair, ParallelTask
+from align_pipeline.measurements.accuracy.prediction import Prediction
+from align_pipeline.measurements.accuracy.scoring import confidence, from_tensors, predict, prediction, to_tensors
+from align_pipeline.measurements.accuracy.table import PREDICTIONS
+from align_pipeline.measurements.base import Column, Columns, Job, Told, Unit
+
+_KEYS = ("accuracy", "stderr", "accuracy_norm", "english_accuracy", "english_accuracy_norm", "ts", "tf")
+
+
+class Accuracy:
+    """Whether the model answers right."""
+
+    name: ClassVar[str] = "accuracy"
+    stage: ClassVar[str] = "scoring"
+    table: ClassVar[str] = "predictions"
+    schema: ClassVar[pa.Schema] = PREDICTIONS
+    blank: ClassVar[Mapping[str, Any]] = dict.fromkeys(_KEYS)
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    @staticmethod
+    def asked(config: Config, task: ParallelTask) -> bool:
+        """See `Measurement`."""
+        return config.evaluate and isinstance(task, ChoiceTask)
+
+    @staticmethod
+    def check(config: Config, task: ParallelTask, last: int | None) -> None:
+        """See `Measurement`."""
+
+    def units(self) -> Iterator[Unit]:
+        """A side of a pair each; an English side once, however many languages share it."""
+        scored: set[tuple[str, str]] = set()
+        for side in (side for pair in self.job.pairs for side in (pair.english, pair.language)):
+            if (side.language, side.pivot) not in scored:
+                scored.add((side.language, side.pivot))
+                what = f"Scored {side.language} ({side.pivot})"
+                compute = functools.partial(self._compute, side, what)
+                yield Unit("predictions", _prompts(side), what, compute, functools.partial(self._rows, side))
+
+    def _compute(self, side: ItemSet, what: str) -> dict[str, Tensor]:
+        lm, total = self.job.lm, sum(len(item.continuations) for item in side.items)
+        with self.job.stages.stage("scoring", what, total) as advance:
+            return to_tensors(predict(lm, side.items, self.job.config.batch_tokens, advance))
+
+    def _rows(self, side: ItemSet, tensors: dict[str, Tensor]) -> Iterator[Columns]:
+        predictions = from_tensors(side.items, tensors)
+        chosen = [prediction(p.loglikelihoods) for p in predictions]
+        yield {
+            "model": self.job.config.model.name,
+            "task": self.job.task.name,
+            "language": side.language,
+            "pivot": side.pivot,
+            "item_id": [p.item_id for p in predictions],
+            "gold": [p.gold for p in predictions],
+            "prediction": chosen,
+            "correct": [int(c == p.gold) for c, p in zip(chosen, predictions, strict=True)],
+            "correct_norm": [int(_normalized(p) == p.gold) for p in predictions],
+            "confidence": [confidence(p.loglikelihoods) for p in predictions],
+            "loglikelihoods": [list(p.loglikelihoods) for p in predictions],
+            "prompt_tokens": [p.prompt_tokens for p in predictions],
+            "item_tokens": [p.item_tokens for p in predictions],
+            "option_similarity": [option_similarity(item) for item in side.items],
+            "category": [item.category for item in side.items],
+        }
+
+    def tell(self) -> Told:
+        """See `Measurement`."""
+        predictions = self.job.table(self.table)
+        rows = {(pair.language.language, pair.english.pivot): accuracies(pair, predictions) for pair in self.job.pairs}
+        columns = [
+            Column("accuracy", lambda row: f"{row['accuracy']:.3f} ±{row['stderr']:.3f}"),
+            Column(ENGLISH, lambda row: f"{row['english_accuracy']:.3f}"),
+            Column("TS", lambda row: str(row["ts"])),
+            Column("TF", lambda row: str(row["tf"])),
+        ]
+        shots = self.job.task.num_fewshot
+        caption = f"Accuracy: {shots}-shot. TS, TF: right in English and right, wrong in the language."
+        return Told(rows, columns=columns, caption=caption)
+
+    @staticmethod
+    def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+        """See `Measurement`."""
+        return {key: row[key] for key in ("accuracy", "english_accuracy", "ts", "tf") if row[key] is not None}
+
+
+def accuracies(pair: Pair, predictions: pd.DataFrame) -> dict[str, Any]:
+    """A pair's numbers: TS and TF are counted over its items, accuracies over all items of their own side."""
+
+    def side(items: ItemSet) -> pd.DataFrame:
+        chosen = (predictions["language"] == items.language) & (predictions["pivot"] == items.pivot)
+        return predictions[chosen].set_index("item_id")
+
+    own, english = side(pair.language), side(pair.english)
+    ids = list(pair.ids)
+    right, english_right = own["correct"].loc[ids].to_numpy(), english["correct"].loc[ids].to_numpy()
+    correct = own["correct"].to_numpy()
+    values = (
+        float(correct.mean()),
+        # As lm-evaluation-harness: from the sample standard deviation.
+        float(correct.std(ddof=1) / math.sqrt(len(correct))) if len(correct) > 1 else 0.0,
+        float(own["correct_norm"].to_numpy().mean()),
+        float(english["correct"].to_numpy().mean()),
+        float(english["correct_norm"].to_numpy().mean()),
+        int((english_right & right).sum()),
+        int((english_right & (1 - right)).sum()),
+    )
+    return dict(zip(_KEYS, values, strict=True))
+
+
+def _prompts(side: ItemSet) -> str:
+    """Digest of all texts that the side's predictions are of, in order."""
+    return hashlib.sha256(repr([(i.prompt, i.continuations, i.premise) for i in side.items]).encode()).hexdigest()
+
+
+def _normalized(p: Prediction) -> int:
+    return prediction([value / length for value, length in zip(p.loglikelihoods, p.lengths, strict=True)])
+
+
+def option_similarity(item: Item) -> float:
+    """How alike the item's two most alike options are: Jaccard index of their character trigrams, premise left out."""
+
+    def trigrams(text: str) -> set[str]:
+        own = text.removeprefix(item.premise).strip()
+        return {own[i : i + 3] for i in range(max(len(own) - 2, 1))}
+
+    sets: Sequence[set[str]] = [trigrams(text) for text in item.options]
+    pairs = [(a, b) for i, a in enumerate(sets) for b in sets[:i]]
+    return max((len(a & b) / len(a | b) for a, b in pairs), default=0.0)

@@ -1,0 +1,121 @@
+"""Task accuracy: the option with the highest summed log-likelihood after a few-shot prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from align_pipeline.data.items import SHOT_SEPARATOR, Item
+from align_pipeline.engine.forward import Advance, loglikelihoods
+from align_pipeline.engine.model import LanguageModel, Tokens
+from align_pipeline.errors import InputError
+from align_pipeline.measurements.accuracy.prediction import Prediction
+
+BLOCK = 512
+"""Items whose prompts are in memory at once: with their examples they are long."""
+
+
+def predict(lm: LanguageModel, items: Sequence[Item], batch_tokens: int | None, advance: Advance) -> list[Prediction]:
+    """Score every option of every item after its prompt.
+
+    Raises:
+        InputError: a prompt is too long for the model, or a log-likelihood is not finite.
+    """
+    blocks = [items[start : start + BLOCK] for start in range(0, len(items), BLOCK)]
+    return [found for block in blocks for found in _predict(lm, block, batch_tokens, advance)]
+
+
+def _predict(lm: LanguageModel, items: Sequence[Item], batch_tokens: int | None, advance: Advance) -> list[Prediction]:
+    scored = [encode_options(lm, item) for item in items]
+    requests = [request for item_requests in scored for request in item_requests]
+    values = iter(loglikelihoods(lm, requests, batch_tokens, advance))
+    premises = lm.encode([item.premise for item in items])
+    return [
+        Prediction(
+            item_id=item.id,
+            gold=item.gold,
+            loglikelihoods=tuple(next(values) for _ in item.continuations),
+            lengths=_lengths(item),
+            prompt_tokens=len(item_requests[0][0]),
+            item_tokens=len(premise),
+        )
+        for item, item_requests, premise in zip(items, scored, premises, strict=True)
+    ]
+
+
+def to_tensors(predictions: Sequence[Prediction]) -> dict[str, Tensor]:
+    """What a model gave, as named tensors for the cache; the rest of a `Prediction` is the item's."""
+    return {
+        "loglikelihoods": torch.tensor([p.loglikelihoods for p in predictions], dtype=torch.float64),
+        "tokens": torch.tensor([(p.prompt_tokens, p.item_tokens) for p in predictions]),
+    }
+
+
+def from_tensors(items: Sequence[Item], tensors: Mapping[str, Tensor]) -> list[Prediction]:
+    """The inverse of `to_tensors`, given the items."""
+    rows = zip(items, tensors["loglikelihoods"].tolist(), tensors["tokens"].tolist(), strict=True)
+    return [Prediction(i.id, i.gold, tuple(values), _lengths(i), *tokens) for i, values, tokens in rows]
+
+
+def _lengths(item: Item) -> tuple[int, ...]:
+    return tuple(len(option.strip().encode()) for option in item.continuations)
+
+
+def encode_options(lm: LanguageModel, item: Item) -> list[tuple[Tokens, Tokens]]:
+    """(context, continuation) tokens of each option, split as lm-evaluation-harness splits them.
+
+    The whole text is tokenized and cut after as many tokens as the context alone has; white space at the context's end
+    belongs to the continuation, as tokenizers join it to the next word.
+    """
+    item = templated(lm, item)
+    context = item.prompt.rstrip()
+    gap = item.prompt[len(context) :]
+    context_tokens, *wholes = lm.encode([context, *(context + gap + option for option in item.continuations)])
+    requests = []
+    for whole in wholes:
+        continuation = whole[len(context_tokens) :]
+        # The last token is only predicted, never read, so a text may be one token longer than the model's context.
+        read = lm.limit(whole[: len(whole) - bool(continuation)], f"The prompt of item {item.id}")
+        requests.append((read[: len(read) - max(len(continuation) - 1, 0)], continuation))
+    return requests
+
+
+def templated(lm: LanguageModel, item: Item) -> Item:
+    """The item as the model reads it: through the chat template where ``model.chat_template`` says so.
+
+    As lm-evaluation-harness does it: examples are turns of their own, the answer is the assistant's, without the space
+    that separates it in plain text.
+    """
+    if not lm.chat:
+        return item
+    before = sum(len(question) + len(answer) + len(SHOT_SEPARATOR) for question, answer in item.shots)
+    own = item.prompt[before:]
+    turns = [turn for question, answer in item.shots for turn in (("user", question), ("assistant", _bare(answer)))]
+    messages = [{"role": role, "content": content} for role, content in [*turns, ("user", own)]]
+    prompt: str = lm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    at = prompt.rfind(own.strip())  # some templates strip what is said
+    if at < 0:
+        raise InputError(f"The chat template of {lm.name} does not hold the prompt of item {item.id} as it stands.")
+    behind = len(prompt) - (at - (len(own) - len(own.lstrip())) + len(own))
+    parts = tuple((name, start - behind, end - behind) for name, start, end in item.parts)
+    return replace(item, prompt=prompt, continuations=tuple(map(_bare, item.continuations)), parts=parts, shots=())
+
+
+def _bare(continuation: str) -> str:
+    """A continuation without the space that separates it from the prompt."""
+    return continuation.removeprefix(" ")
+
+
+def prediction(loglikelihoods: Sequence[float]) -> int:
+    """The most likely option; the first of equals, as in lm-evaluation-harness."""
+    return max(range(len(loglikelihoods)), key=lambda i: (loglikelihoods[i], -i))
+
+
+def confidence(loglikelihoods: Sequence[float]) -> float:
+    """Softmax over the options' log-likelihoods, at the most likely one."""
+    best = max(loglikelihoods)
+    return 1.0 / sum(math.exp(value - best) for value in loglikelihoods)

@@ -1,0 +1,187 @@
+"""Whether a language's items lie closest to their English counterparts, layer by layer: ``alignment.parquet``."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from hydra.utils import instantiate
+from torch import Tensor
+
+from align_pipeline.config import Config
+from align_pipeline.data.items import Item
+from align_pipeline.data.tasks import Pair, ParallelTask
+from align_pipeline.errors import InputError
+from align_pipeline.figures.plots import layer_curves as draw
+from align_pipeline.measurements.alignment.metrics import Metric
+from align_pipeline.measurements.alignment.similarity import (
+    EnglishStates,
+    Similarities,
+    english_states,
+    similarities,
+)
+from align_pipeline.measurements.alignment.table import ALIGNMENT
+from align_pipeline.measurements.base import Column, Columns, Job, Told, Unit
+from align_pipeline.tracking.wandb import Curve
+
+
+class Alignment:
+    """How many items are aligned with English."""
+
+    name: ClassVar[str] = "alignment"
+    stage: ClassVar[str] = "extraction"
+    table: ClassVar[str] = "alignment"
+    schema: ClassVar[pa.Schema] = ALIGNMENT
+    blank: ClassVar[Mapping[str, Any]] = {"metrics": {}}
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.metrics = metrics_of(job.config)
+        self._english: dict[str, EnglishStates] = {}
+
+    @staticmethod
+    def asked(config: Config, task: ParallelTask) -> bool:
+        """See `Measurement`."""
+        return bool(config.metrics)
+
+    @staticmethod
+    def check(config: Config, task: ParallelTask, last: int | None) -> None:
+        """See `Measurement`."""
+        for name, metric in metrics_of(config).items():
+            if metric.needs not in task.offers:
+                raise InputError(
+                    f"metric={name} compares {metric.needs}, and {task.name} has "
+                    f"{' and '.join(sorted(task.offers))}; use metric="
+                    f"{'[mexa]' if 'sentences' in task.offers else '[dali,dali_strong,mexa_t]'}."
+                )
+        if last is not None:
+            layers(config, last)
+
+    def units(self) -> Iterator[Unit]:
+        """A language each; all metrics and layers come of the same cosines."""
+        for pair in self.job.pairs:
+            what, compute = f"Embedded {pair.language.language}", functools.partial(self._compute, pair)
+            rows = functools.partial(self._rows, pair)
+            yield Unit("similarities", _texts(pair), what, compute, rows, is_prompted=False)
+
+    def _compute(self, pair: Pair) -> dict[str, Tensor]:
+        lm, budget, pivot = self.job.lm, self.job.config.batch_tokens, pair.english.pivot
+        layers(self.job.config, lm.num_layers)  # before the passes: a layer that does not exist fails at once
+        if pivot not in self._english:
+            self._english.clear()  # pairs come grouped by pivot or nearly so; states are large
+            with self._stage(f"Embedded English ({pivot})", pair.english.items) as advance:
+                self._english[pivot] = english_states(lm, pair.english, budget, advance)
+        with self._stage(f"Embedded {pair.language.language}", pair.language.items) as advance:
+            return similarities(lm, pair, self._english[pivot], budget, advance).tensors()
+
+    def _stage(self, what: str, items: Sequence[Item]) -> AbstractContextManager[Any]:
+        return self.job.stages.stage("extraction", what, len(items) * (len(items[0].options) + 1))
+
+    def _rows(self, pair: Pair, tensors: dict[str, Tensor]) -> Iterator[Columns]:
+        every = Similarities.from_tensors(tensors)
+        self.job.num_layers = len(next(iter(every.premises.values())).own) - 1
+        asked = layers(self.job.config, self.job.num_layers)
+        chosen = every.at(asked)
+        for name, metric in self.metrics.items():
+            margin = metric.margin(chosen).cpu().numpy()
+            yield {
+                "model": self.job.config.model.name,
+                "task": self.job.task.name,
+                "language": pair.language.language,
+                "pivot": pair.english.pivot,
+                "metric": name,
+                "pooling": metric.pooling,
+                "layer": np.repeat(np.array(asked, dtype=np.int32), len(pair.ids)),
+                "item_id": np.tile(np.array(pair.ids, dtype=object), len(asked)),
+                "value": (margin > 0).astype(np.int8).ravel(),
+                "margin": margin.ravel(),
+            }
+
+    def tell(self) -> Told:
+        """See `Measurement`."""
+        alignment = self.job.table(self.table)
+        found = curves(alignment)
+        rows = {
+            (pair.language.language, pair.english.pivot): {
+                "metrics": {
+                    curve.metric: reduced(curve, self.job.num_layers)
+                    for curve in found
+                    if curve.language == pair.language.language
+                }
+            }
+            for pair in self.job.pairs
+        }
+        columns = [
+            Column(f"{name}\nmax @layer, mean", functools.partial(_cell, name), no_wrap=True) for name in self.metrics
+        ]
+        caption = "Metrics: share of aligned items, over the layers before the final norm."
+        return Told(rows, found, draw(alignment, self.job.folder), columns, caption, place=1)
+
+    @staticmethod
+    def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+        """See `Measurement`."""
+        found = row["metrics"].items()
+        return {f"{metric}_{key}": told[key] for metric, told in found for key in ("best_layer", "max", "mean")}
+
+
+def metrics_of(config: Config) -> dict[str, Metric]:
+    """The metrics that the config names, built."""
+    return {name: instantiate(one) for name, one in config.metrics.items()}
+
+
+def layers(config: Config, last: int) -> list[int]:
+    """The layers to report of a model whose layers end with `last`.
+
+    Raises:
+        InputError: the model does not have one that is asked for.
+    """
+    asked = config.layers
+    if asked == "all":
+        return list(range(last + 1))
+    outside = [k for k in asked if not 0 <= k <= last]
+    if outside:
+        raise InputError(f"layers has {outside[0]}, but {config.model.name} has layers 0 to {last}.")
+    return list(asked)
+
+
+def curves(alignment: pd.DataFrame) -> list[Curve]:
+    """Share of aligned items per layer, by language and metric."""
+    keys = ["language", "metric", "pooling"]
+    shares = alignment.groupby([*keys, "layer"], sort=False)["value"].mean().reset_index()
+    return [
+        Curve(str(metric), str(language), group["layer"].tolist(), group["value"].tolist())
+        for (language, metric, _), group in shares.groupby(keys, sort=False)
+    ]
+
+
+def reduced(curve: Curve, num_layers: int) -> dict[str, Any]:
+    """A curve's max, where it is, and its mean, over layers 0..L-1 (L, after the final norm, if it is alone)."""
+    inner = [(k, v) for k, v in zip(curve.layers, curve.values, strict=True) if k < num_layers]
+    inner = inner or list(zip(curve.layers, curve.values, strict=True))
+    best, value = max(inner, key=lambda point: (point[1], -point[0]))
+    return {
+        "best_layer": best,
+        "max": value,
+        "mean": math.fsum(v for _, v in inner) / len(inner),
+        "layers": list(curve.layers),
+        "values": list(curve.values),
+    }
+
+
+def _cell(metric: str, row: Mapping[str, Any]) -> str:
+    told = row["metrics"][metric]
+    return f"{told['max']:.3f} @{told['best_layer']}, {told['mean']:.3f}"
+
+
+def _texts(pair: Pair) -> str:
+    """Digest of all texts that the pair's similarities are of, in order."""
+    own, other = pair.language.by_id(), pair.english.by_id()
+    texts = [(own[i].options, own[i].premise, other[i].options, other[i].premise) for i in pair.ids]
+    return hashlib.sha256(repr(texts).encode()).hexdigest()

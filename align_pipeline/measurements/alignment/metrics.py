@@ -1,0 +1,132 @@
+"""The alignment metrics: pure functions of cosines, vectorised over layers and items.
+
+Each gives a margin in cosine, [layers, items]: positive where the criterion holds (aligned, value 1), zero at a tie and
+negative where it fails (value 0). All comparisons of METHOD are strict, so value = margin > 0.
+The dataclasses at the end are what ``conf/metric`` names; a new metric is one more of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from align_pipeline.engine.pooling import POOLINGS
+from align_pipeline.errors import InputError
+from align_pipeline.measurements.alignment.similarity import OptionCosines, PremiseCosines, Similarities
+
+CRITERIA = ("global", "rowwise")
+
+
+def dali(cross: Tensor, criterion: str = "global") -> Tensor:
+    """DALI (Ravisankar et al.): min_i c_ii - max_{i != j} c_ij, or row by row, min_i (c_ii - max_{j != i} c_ij).
+
+    Args:
+        cross: [..., n, n], c_ij = cos(E_i, X_j) over an item's options.
+        criterion: ``global`` (published numbers) or ``rowwise`` (the paper's formula).
+
+    Returns:
+        [...]; +inf for a single option, which nothing can be confused with.
+    """
+    own = cross.diagonal(dim1=-2, dim2=-1)
+    others = _off_diagonal(cross)
+    if criterion == "global":
+        return own.amin(dim=-1) - others.amax(dim=(-2, -1))
+    return (own - others.amax(dim=-1)).amin(dim=-1)
+
+
+def dali_strong(cross: Tensor, english: Tensor, language: Tensor) -> Tensor:
+    """DALI_S: like `dali`, the least c_ii must also exceed every cos(E_i, E_j) and cos(X_i, X_j), i != j."""
+    own = cross.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
+    others = torch.stack([_off_diagonal(block).amax(dim=(-2, -1)) for block in (cross, english, language)])
+    return own - others.amax(dim=0)
+
+
+def mexa(own: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """MEXA (Kargaran et al.): s_ii minus the largest other entry of its row and of its column."""
+    return own - torch.maximum(row, column)
+
+
+def _off_diagonal(block: Tensor) -> Tensor:
+    """The block with -inf on its diagonal."""
+    eye = torch.eye(block.shape[-1], dtype=torch.bool, device=block.device)
+    return block.masked_fill(eye, -float("inf"))
+
+
+class Metric(Protocol):
+    """What a metric is to the pipeline."""
+
+    pooling: str
+    needs: ClassVar[str]
+    """``options``, ``premises`` or ``sentences``: what a task must offer (`ParallelTask.offers`)."""
+
+    def margin(self, similarities: Similarities) -> Tensor:
+        """[layers, items]."""
+        ...
+
+
+def _check_pooling(pooling: str) -> None:
+    if pooling not in POOLINGS:
+        raise InputError(f"pooling={pooling} does not exist; there is {', '.join(POOLINGS)}.")
+
+
+@dataclass(frozen=True)
+class Dali:
+    """`dali` as a config."""
+
+    criterion: str = "global"
+    pooling: str = "last"
+    needs: ClassVar[str] = "options"
+
+    def __post_init__(self) -> None:
+        _check_pooling(self.pooling)
+        if self.criterion not in CRITERIA:
+            raise InputError(f"metrics.dali.criterion={self.criterion} does not exist; there is {', '.join(CRITERIA)}.")
+
+    def margin(self, similarities: Similarities) -> Tensor:
+        """[layers, items]."""
+        return dali(self._cosines(similarities).cross, self.criterion)
+
+    def _cosines(self, similarities: Similarities) -> OptionCosines:
+        return similarities.options[self.pooling]
+
+
+@dataclass(frozen=True)
+class DaliStrong:
+    """`dali_strong` as a config."""
+
+    pooling: str = "last"
+    needs: ClassVar[str] = "options"
+
+    def __post_init__(self) -> None:
+        _check_pooling(self.pooling)
+
+    def margin(self, similarities: Similarities) -> Tensor:
+        """[layers, items]."""
+        blocks = similarities.options[self.pooling]
+        return dali_strong(blocks.cross, blocks.english, blocks.language)
+
+
+@dataclass(frozen=True)
+class Mexa:
+    """`mexa` over parallel sentences, as a config."""
+
+    pooling: str = "weighted"
+    needs: ClassVar[str] = "sentences"
+
+    def __post_init__(self) -> None:
+        _check_pooling(self.pooling)
+
+    def margin(self, similarities: Similarities) -> Tensor:
+        """[layers, items]."""
+        found: PremiseCosines = similarities.premises[self.pooling]
+        return mexa(found.own, found.row, found.column)
+
+
+@dataclass(frozen=True)
+class MexaT(Mexa):
+    """`mexa` over a task's premises, as a config."""
+
+    needs: ClassVar[str] = "premises"

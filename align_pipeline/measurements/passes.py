@@ -1,0 +1,73 @@
+"""A unit's numbers, from the cache or from forward passes, however many processes there are."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align_pipeline import distributed
+from align_pipeline.engine.identity import model_key
+from align_pipeline.measurements.base import Job, Unit
+from align_pipeline.store.cache import Cache
+
+log = logging.getLogger(__name__)
+_TRUNCATED = "truncated"
+
+
+@dataclass
+class Passes:
+    """What a job's model makes of units.
+
+    Attributes:
+        job: has the model, which is loaded when the cache does not have the answer.
+        cache: the store.
+        truncated: texts that lost tokens so far, in cached passes too.
+    """
+
+    job: Job
+    cache: Cache
+    truncated: int = 0
+
+    @functools.cached_property
+    def model_key(self) -> Mapping[str, Any]:
+        """What the model's numbers depend on."""
+        key = model_key(self.job.config.model)
+        if distributed.from_main(key is None):  # not on this machine yet: loading it fetches it
+            key = model_key(self.job.config.model) if self.job.lm else None
+        assert key is not None or not distributed.is_main()
+        return key or {}
+
+    def tokens(self) -> tuple[int, int]:
+        """Tokens that went through the model so far in all processes, without padding and with it."""
+        run, computed = self.job.lm.counted() if "lm" in vars(self.job) else (0, 0)
+        return distributed.total(run), distributed.total(computed)
+
+    def get(self, unit: Unit) -> dict[str, Tensor] | None:
+        """What the model makes of a unit; counts texts that lost tokens.
+
+        None in every process but the main one, which alone goes on to write it.
+        """
+        job = self.job
+        key = {"kind": unit.kind, **self.model_key, "texts": unit.texts}
+        if job.config.model.chat_template and unit.is_prompted:
+            key["chat_template"] = True
+
+        def counted() -> dict[str, Tensor]:
+            before = job.lm.truncated
+            return unit.compute() | {_TRUNCATED: torch.tensor([job.lm.truncated - before])}
+
+        note = {"model": job.config.model.name, "task": job.task.name, "what": unit.what}
+        got = distributed.kept(lambda computed: self.cache.get(key, computed, note), counted)
+        if got is None:
+            return None
+        tensors, found = got
+        if found:
+            log.info("%s: in the cache", unit.what)
+        self.truncated += int(tensors.pop(_TRUNCATED))
+        return tensors

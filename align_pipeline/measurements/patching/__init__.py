@@ -1,0 +1,1 @@
+"""What answers become when an activation is replaced."""

@@ -1,0 +1,241 @@
+"""What an activation is replaced by, where, and for which items."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor
+
+from align_pipeline.config.lang import Language
+from align_pipeline.config.patch import CONDITIONS, LANGUAGE_CONDITION, PatchConfig, PatchItems
+from align_pipeline.config.paths import CONF
+from align_pipeline.data.items import ENGLISH, Item
+from align_pipeline.data.source import Source
+from align_pipeline.data.tasks import ItemSet, Pair, ParallelTask
+from align_pipeline.engine.model import LanguageModel
+from align_pipeline.errors import InputError, unknown
+from align_pipeline.measurements.accuracy.scoring import templated
+
+OF_ANOTHER_ITEM = ("random_item", "same_answer")
+
+
+OF_ALL_ITEMS = ("mean_english", "mean")
+
+
+_NO_CONTROL = ("zero", "mean")  # what `all` leaves out: ablations are another question
+
+
+Place = tuple[tuple[int, ...], tuple[int, ...]]
+"""A context's tokens, and the positions of a site in it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is patched, checked against the task.
+
+    Attributes:
+        config: as the user gave it, `conditions` spelled out.
+        others: the items of the language of each ``language=<code>`` condition.
+    """
+
+    config: PatchConfig
+    others: Mapping[str, ItemSet]
+
+    @property
+    def conditions(self) -> list[str]:
+        """The conditions, in the user's order."""
+        return list(self.config.conditions)
+
+    def source_language(self, condition: str, pair: Pair) -> str:
+        """Whose activations a condition puts in place; "" for nobody's."""
+        if condition in self.others:
+            return self.others[condition].language
+        if condition in ("noise", "zero"):
+            return ""
+        return pair.language.language if condition in ("self", "mean") else ENGLISH
+
+
+def plan(config: PatchConfig, task: ParallelTask, pairs: Sequence[Pair], source: Source) -> Plan:
+    """Check what is asked against the task and its items, before any model is loaded.
+
+    Raises:
+        InputError: a condition or a site that the task cannot have, a language it lacks, or too few items for a donor.
+    """
+    item = pairs[0].english.items[0]
+    if not item.continuations:
+        raise InputError(f"{task.name} has no options to score again; patch is for belebele, xcopa and xstorycloze.")
+    parts = [name for name, _, _ in item.parts]
+    reorders = any(name.startswith("option_") for name in parts)
+    conditions = config.conditions
+    if conditions == "all":
+        conditions = [c for c in CONDITIONS if c not in _NO_CONTROL and (reorders or c != "permuted_options")]
+    if "permuted_options" in conditions and not reorders:
+        raise InputError(
+            f"patch.conditions has permuted_options, but {task.name} shows no options in its prompt that could be "
+            "reordered; belebele does."
+        )
+    sites = ["last", *parts, *(["options"] if reorders else [])]
+    if config.site not in sites:
+        raise unknown(f"patch.site of {task.name}", config.site, sites)
+    for condition in conditions:
+        for pair in pairs:
+            need_several(condition, pair.language.items if condition == "mean" else pair.english.items)
+    others = others_of(conditions, task, source)
+    layers = "all" if config.layers == "auto" else config.layers
+    return Plan(dataclasses.replace(config, conditions=conditions, layers=layers), others)
+
+
+def others_of(conditions: Sequence[str], task: ParallelTask, source: Source) -> dict[str, ItemSet]:
+    """The items of the language of each ``language=<code>`` condition.
+
+    Raises:
+        InputError: there is no such language, or the task lacks it.
+    """
+    others = {}
+    for condition in conditions:
+        if condition.startswith(LANGUAGE_CONDITION):
+            language = _language(condition.removeprefix(LANGUAGE_CONDITION))
+            task.supported([language], source, {language.flores})
+            others[condition] = task.pairs([language], source)[0].language
+    return others
+
+
+def need_several(condition: str, items: Sequence[Item]) -> None:
+    """Refuse a condition that takes activations from other items where there are none."""
+    if condition in (*OF_ANOTHER_ITEM, *OF_ALL_ITEMS) and len(items) < 2:
+        raise InputError(
+            f"The condition {condition} takes activations from other items, but there is only one; raise task.limit."
+        )
+
+
+def _language(code: str) -> Language:
+    path = CONF / "lang" / f"{code}.yaml"
+    if not path.is_file():
+        raise unknown("language", code, [p.stem for p in (CONF / "lang").glob("*.yaml")])
+    return Language(**yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def chosen_items(which: PatchItems, pair: Pair, predictions: pd.DataFrame) -> list[str]:
+    """The paired items of a language that are to be patched, in English order.
+
+    Args:
+        which: all, or those that are right in English and right (ts) or wrong (tf) in the language.
+        pair: the language and its English.
+        predictions: as `PREDICTIONS`, with both sides.
+    """
+    right = {}
+    for side in (pair.language, pair.english):
+        own = predictions[(predictions["language"] == side.language) & (predictions["pivot"] == side.pivot)]
+        right[side] = dict(zip(own["item_id"], own["correct"] == 1, strict=True))
+    return [
+        item_id
+        for item_id in pair.ids
+        if which is PatchItems.all
+        or (right[pair.english][item_id] and right[pair.language][item_id] == (which is PatchItems.ts))
+    ]
+
+
+def digest(asked: Plan, pair: Pair, ids: Sequence[str], seed: int) -> str:
+    """Digest of everything but the model that a language's patched log-likelihoods depend on."""
+    config = asked.config
+    texts = [
+        [(item.id, item.prompt, item.continuations, item.gold) for item in side.items]
+        for side in (pair.language, pair.english, *asked.others.values())
+    ]
+    settings = (config.conditions, config.layers, config.site, config.component.value, config.window, seed)
+    return hashlib.sha256(repr((settings, list(ids), texts)).encode()).hexdigest()
+
+
+def permuted(item: Item, seed: int) -> Item:
+    """The item with its options in another order, in the prompt too, so that the gold option stands elsewhere."""
+    listed = [(name, start, end) for name, start, end in item.parts if name.startswith("option_")]
+    shift = random.Random(f"{seed}/permuted_options/{item.id}").randrange(1, len(listed))
+    order = [(place + shift) % len(listed) for place in range(len(listed))]
+    parts = [part for part in item.parts if part not in listed]  # they stand before the options
+    prompt, at = "", -len(item.prompt)
+    for (name, start, end), other in zip(listed, order, strict=True):
+        prompt += _cut(item.prompt, at, start)
+        text = _cut(item.prompt, *listed[other][1:])
+        parts.append((name, len(prompt) - len(item.prompt), len(prompt) + len(text) - len(item.prompt)))
+        prompt += text
+        at = end
+    prompt += _cut(item.prompt, at, 0)
+    options = tuple(item.options[k] for k in order)
+    return dataclasses.replace(item, prompt=prompt, options=options, gold=order.index(item.gold), parts=tuple(parts))
+
+
+def _cut(text: str, start: int, end: int) -> str:
+    return text[len(text) + start : len(text) + end]
+
+
+def another_item(condition: str, item: Item, pool: Sequence[Item], keys: Sequence[object], seed: int) -> int | None:
+    """The index of another item to take an activation from, always the same for one seed; None if there is none.
+
+    Args:
+        condition: random_item or same_answer.
+        item: the item that is patched, one of the pool.
+        pool: all English items.
+        keys: what each of them answers: the first token of its gold option.
+        seed: of the draw.
+    """
+    own = next(index for index, other in enumerate(pool) if other.id == item.id)
+    passage = _passage(pool[own])
+    able = [
+        index
+        for index, other in enumerate(pool)
+        # Two questions of one passage share half of their concept.
+        if index != own
+        and (passage is None or _passage(other) != passage)
+        and (condition != "same_answer" or keys[index] == keys[own])
+    ]
+    return random.Random(f"{seed}/{condition}/{item.id}").choice(able) if able else None
+
+
+def _passage(item: Item) -> str | None:
+    return next((_cut(item.prompt, start, end) for name, start, end in item.parts if name == "passage"), None)
+
+
+def noise_like(activation: Tensor, seed: int, item_id: str) -> Tensor:
+    """A random direction with the activation's norm along its last axis, the same for one seed and item."""
+    digest = hashlib.sha256(f"{seed}/noise/{item_id}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    direction = torch.randn(activation.shape, generator=generator)
+    norm = activation.float().norm(dim=-1, keepdim=True)
+    noise: Tensor = direction / direction.norm(dim=-1, keepdim=True) * norm
+    return noise.to(activation.dtype)
+
+
+def site_positions(lm: LanguageModel, item: Item, context: Sequence[int], site: str) -> list[int]:
+    """Positions of a site's tokens in the item's context, ascending.
+
+    The token that ends a part is the last one that holds any of its characters: so a site is found in every language.
+
+    Raises:
+        InputError: the tokenizer tells no character offsets, or the part was cut off by ``model.too_long``.
+    """
+    if site == "last":
+        return [len(context) - 1]
+    if not lm.tokenizer.is_fast:
+        raise InputError(f"patch.site={site} needs a tokenizer that tells character offsets; {lm.name}'s does not.")
+    item = templated(lm, item)
+    prompt = item.prompt.rstrip()
+    offsets = lm.offsets(prompt)
+    names = [name for name, _, _ in item.parts if name == site or (site == "options" and name.startswith("option_"))]
+    positions: list[int] = []
+    for name, _, end in item.parts:
+        if name not in names:
+            continue
+        stop = min(len(item.prompt) + end, len(prompt))
+        last = max(i for i, (a, b) in enumerate(offsets) if a < stop and b > a)
+        # Counted from the end: truncation drops tokens from the beginning.
+        positions.append(len(context) - len(offsets) + last)
+        if positions[-1] < 0:
+            raise InputError(f"The {name} of item {item.id} was cut off; raise model.max_length or use fewer examples.")
+    return sorted(positions)

@@ -1,0 +1,227 @@
+"""Figures of patching: what each condition corrects, or makes of translations, by layer; where languages differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from align_pipeline.config.patch import TREATMENT
+from align_pipeline.figures import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMES = {
+    "parallel": "parallel English",
+    "self": "itself",
+    "random_item": "another item",
+    "same_answer": "another item, same answer",
+    "permuted_options": "options reordered",
+    "mean_english": "mean of English",
+    "noise": "noise",
+    "zero": "zero",
+    "mean": "mean of the language",
+}
+COMPONENTS = {"resid": "residual stream", "attn": "attention", "mlp": "MLP", "head": "heads"}
+SITES = {
+    "last": "the context's last token",
+    "options": "the ends of all options",
+    "source": "the end of the source sentence",
+}
+KIND = ["model", "task", "component", "site", "window"]
+"""What one figure is of."""
+KIND_TRANSLATION = ["model", "task", "direction", *KIND[2:]]
+"""What one figure of translations is of."""
+
+
+def condition_name(condition: str) -> str:
+    """A condition in words."""
+    return NAMES.get(condition, condition.replace("language=", "in "))
+
+
+def kind_name(row: Any) -> str:
+    """What was patched, in words."""
+    window = f", {row.window} layers at once" if row.window > 1 else ""
+    site = SITES.get(row.site, f"the end of {row.site.replace('_', ' ')}")
+    return f"{COMPONENTS.get(row.component, row.component)} at {site}{window}"
+
+
+def draw(effects: pd.DataFrame, folder: Path) -> list[Path]:
+    """A job's figures as PNG.
+
+    Args:
+        effects: as `patching_analysis.effects`.
+        folder: where they go.
+    """
+    paths = []
+    for key, part in effects[effects["n_tf"] > 0].groupby(KIND, sort=False):
+        stem = folder / "_".join(["patching", *(plots.slug(str(word)) for word in key[1:])])
+        for name, figure in figures(part):
+            paths += plots.save(figure, stem.with_name(f"{stem.name}_{name}"), ("png",))
+    return paths
+
+
+def draw_translation(effects: pd.DataFrame, folder: Path) -> list[Path]:
+    """A job's figures of translations as PNG, from `translation_patching_analysis.effects`."""
+    paths = []
+    for key, part in effects.groupby(KIND_TRANSLATION, sort=False):
+        stem = "_".join(["translation_patching", *(plots.slug(str(word)) for word in key[2:])])
+        paths += plots.save(partial(translation, part), folder / stem, ("png",))
+    return paths
+
+
+def figures(part: pd.DataFrame) -> list[tuple[str, Any]]:
+    """(name, function that draws) of one kind of patch: `KIND`."""
+    chosen = part[part["condition"] == lead(part)]
+    if (part["head"] >= 0).any():
+        return [("heads", partial(grid, chosen, "head"))]
+    found = [("correction", partial(correction, part))]
+    if part["language"].nunique() > 1:
+        found.append(("languages", partial(grid, chosen, "language")))
+    return found
+
+
+def lead(part: pd.DataFrame) -> str:
+    """The condition that maps show: the treatment, or where there is none the first."""
+    conditions = [str(c) for c in part["condition"].unique()]
+    return TREATMENT if TREATMENT in conditions else conditions[0]
+
+
+def pooled(part: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Correction rates over all rows that agree in `by`, every TF item counting once."""
+    sums = part.groupby(list(by), sort=False)[["n_tf", "corrected"]].sum().reset_index()
+    return sums.assign(rate=sums["corrected"] / sums["n_tf"].where(sums["n_tf"] > 0))
+
+
+def correction(part: pd.DataFrame) -> Figure:
+    """Share of TF items that become right, by layer, a line per condition; the treatment is the thick one.
+
+    Args:
+        part: effects of one kind of patch. With one language the treatment's bootstrap interval is shaded.
+    """
+    table = pooled(part, ["condition", "layer"]).pivot(index="condition", columns="layer", values="rate")
+    own = _treated(part)
+    interval = None if own is None else (own["correction_low"].to_numpy(float), own["correction_high"].to_numpy(float))
+    top = max(
+        0.05, 1.08 * float(np.nanmax(table.to_numpy(float))), *(1.04 * np.nanmax(x) for x in (interval or ())[1:])
+    )
+    figure, axes = _lines(table, interval, -0.02 * top, top)
+    axes.set_ylabel("share of TF items corrected")
+    plots._title(axes, _title(part), _below(part))
+    return figure
+
+
+def translation(part: pd.DataFrame) -> Figure:
+    """chrF++ of what is generated, by layer, a line per condition; the treatment is the thick one, dashed: unpatched.
+
+    Args:
+        part: `translation_patching_analysis.effects` of one kind of patch and one direction; several languages are
+            averaged. With one language the interval of the treatment's difference from unpatched is shaded.
+    """
+    table = part.groupby(["condition", "layer"])["chrf"].mean().unstack("layer")
+    before = float(part.drop_duplicates("language")["chrf_unpatched"].mean())
+    own = _treated(part)
+    interval = None
+    if own is not None:
+        interval = (before + own["chrf_low"].to_numpy(float), before + own["chrf_high"].to_numpy(float))
+    shown = np.concatenate([table.to_numpy(float).ravel(), [before], *(interval or ())])
+    low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
+    room = max(0.06 * (high - low), 0.5)
+    figure, axes = _lines(table, interval, low - room, high + room)
+    axes.axhline(before, color="#555555", linewidth=1.0, linestyle="--")
+    axes.annotate("unpatched", (0, before), (4, 3), ("axes fraction", "data"), textcoords="offset points", fontsize=8)
+    axes.set_ylabel("chrF++")
+    row = next(part.itertuples())
+    languages = sorted(part["language"].astype(str).unique())
+    whose = languages[0] if len(languages) == 1 else f"mean over {len(languages)} languages"
+    title = f"{plots.TASKS.get(str(row.task), str(row.task))}, {row.direction}, patched: {kind_name(row)}"
+    plots._title(axes, title, f"{whose}, n = {int(part['n'].max()):,} sentences")
+    return figure
+
+
+def _treated(part: pd.DataFrame) -> pd.DataFrame | None:
+    """The treatment's rows, if they are of one language and all layers, so that an interval can be drawn."""
+    own = part[part["condition"] == TREATMENT].sort_values("layer")
+    return own if part["language"].nunique() == 1 and len(own) == part["layer"].nunique() else None
+
+
+def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float, top: float) -> tuple[Figure, Any]:
+    """A line per condition, named at its end.
+
+    Args:
+        table: condition by layer.
+        interval: low and high of the treatment, by layer.
+        bottom: where the axis begins.
+        top: where it ends.
+    """
+    order = [TREATMENT, *NAMES]
+    names = sorted(table.index, key=lambda c: order.index(c) if c in order else len(order))
+    layers = table.columns.to_numpy(int)
+    figure, axes = plots._figure(9.0, 4.6, right=2.35)
+    colours = dict(zip(names, [*plots.OKABE_ITO, "#882255", "#999933", "#332288"] * 2, strict=False))
+    for name in reversed(names):
+        thick = name == TREATMENT
+        axes.plot(layers, table.loc[name].to_numpy(float), color=colours[name], linewidth=2.8 if thick else 1.4)
+    if interval is not None:
+        axes.fill_between(layers, *interval, color=colours[TREATMENT], alpha=0.15, linewidth=0)
+    axes.set_ylim(bottom, top)
+    axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
+    axes.set_xticks(plots._ticks(layers))
+    axes.set_xlabel("layer (hidden state)")
+    ends = np.array([float(table.loc[name].to_numpy(float)[-1]) for name in names])
+    spots = plots._spread(ends, 1.02 * (top - bottom) * 0.17 / 3.4, bottom, top)
+    edge, gutter = layers[-1] + 0.4, 0.03 * (layers[-1] - layers[0] + 0.8)
+    for name, spot, end in zip(names, spots, ends, strict=True):
+        leader = ([layers[-1], edge, edge + gutter], [end, end, spot])
+        axes.plot(*leader, color=colours[name], linewidth=0.5, clip_on=False)
+        label = condition_name(name)
+        weight = "bold" if name == TREATMENT else "normal"
+        axes.text(edge + 1.3 * gutter, spot, label, fontsize=8.5, color=colours[name], va="center", weight=weight)
+    return figure, axes
+
+
+def grid(part: pd.DataFrame, rows: str) -> Figure:
+    """Share of TF items that become right, language (or head) by layer.
+
+    Args:
+        part: effects of one kind of patch and one condition.
+        rows: ``language`` or ``head``.
+    """
+    table = pooled(part, [rows, "layer"]).pivot(index=rows, columns="layer", values="rate")
+    if rows == "language":
+        table = table.loc[table.max(axis="columns").sort_values(ascending=False).index]
+    layers, count = table.columns.to_numpy(int), len(table)
+    height = max(2.6, (0.125 if count > 30 else 0.2) * count + 1.4)
+    size = 6.2 if count > 30 else 8.5
+    labels = [str(name) for name in table.index]
+    figure, axes = plots._figure(9.0, height, left=plots._room(labels, size) + 0.2, right=1.0)
+    image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
+    ticks = [k for k in plots._ticks(layers) if k in layers]
+    axes.set_xticks([int(np.searchsorted(layers, k)) for k in ticks], [str(k) for k in ticks])
+    axes.set_yticks(np.arange(count), labels, fontsize=size)
+    axes.grid(visible=False)
+    axes.set_xlabel("layer (hidden state)")
+    axes.set_ylabel(rows if rows == "head" else "")
+    tall = min(height - 1.17, 3.0)
+    bar = figure.add_axes((8.12 / 9, (height - 0.62 - tall) / height, 0.16 / 9, tall / height))
+    figure.colorbar(image, cax=bar, label="share of TF items corrected")
+    condition = condition_name(str(part["condition"].iloc[0]))
+    plots._title(axes, _title(part), f"replaced by: {condition}; {_below(part)}")
+    return figure
+
+
+def _title(part: pd.DataFrame) -> str:
+    row = next(part.itertuples())
+    return f"{plots.TASKS.get(str(row.task), str(row.task))}, patched: {kind_name(row)}"
+
+
+def _below(part: pd.DataFrame) -> str:
+    languages = sorted(part["language"].astype(str).unique())
+    whose = languages[0] if len(languages) == 1 else f"{len(languages)} languages"
+    n = int(part.groupby(["language", "pivot"], observed=True)["n_tf"].max().sum())
+    return f"{whose}, n = {n:,} items right in English and wrong unpatched"

@@ -1,0 +1,159 @@
+"""What the options' likelihoods become when an activation is replaced: ``patching.parquet``."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import pandas as pd
+import pyarrow as pa
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from align_pipeline import distributed
+from align_pipeline.config import Config
+from align_pipeline.config.patch import Component
+from align_pipeline.data.tasks import ChoiceTask, Pair, ParallelTask
+from align_pipeline.measurements.base import Columns, Job, Told, Unit
+from align_pipeline.measurements.patching import conditions, figures, statistics
+from align_pipeline.measurements.patching.patch import Activations, Patched, chosen_layers, patch
+from align_pipeline.measurements.patching.table import PATCHING
+from align_pipeline.tracking.wandb import Curve
+
+log = logging.getLogger(__name__)
+
+
+class Patching:
+    """Activation patching of multiple-choice tasks."""
+
+    name: ClassVar[str] = "patching"
+    stage: ClassVar[str] = "patching"
+    table: ClassVar[str] = "patching"
+    schema: ClassVar[pa.Schema] = PATCHING
+    blank: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.asked_for = conditions.plan(job.config.patch, job.task, job.pairs, job.source)
+        self._foreign: dict[str, Activations] = {}
+
+    @staticmethod
+    def asked(config: Config, task: ParallelTask) -> bool:
+        """See `Measurement`."""
+        return bool(config.patch.conditions) and isinstance(task, ChoiceTask)
+
+    @staticmethod
+    def check(config: Config, task: ParallelTask, last: int | None) -> None:
+        """See `Measurement`."""
+        if last is not None:
+            first = 0 if config.patch.component is Component.resid else 1
+            chosen_layers(config.patch, range(first, last + 1), config.model.name)
+
+    def units(self) -> Iterator[Unit]:
+        """A language each; ``predictions.parquet`` says which items fail."""
+        which, pairs = self.asked_for.config.items, self.job.pairs
+        chosen: list[list[str]] = []
+        if distributed.is_main():
+            predictions = self.job.table("predictions")
+            chosen = [conditions.chosen_items(which, pair, predictions) for pair in pairs]
+        for pair, ids in zip(pairs, distributed.from_main(chosen), strict=True):
+            language = pair.language.language
+            if not ids:
+                log.warning("%s has no %s items: nothing to patch.", language, which.value.upper())
+                continue
+            texts = conditions.digest(self.asked_for, pair, ids, self.job.config.seed)
+            compute, rows = functools.partial(self._compute, pair, ids), functools.partial(self._rows, pair, ids)
+            yield Unit("patching", texts, f"Patched {language}", compute, rows)
+
+    def _compute(self, pair: Pair, ids: Sequence[str]) -> dict[str, Tensor]:
+        lm, budget, pivot = self.job.lm, self.job.config.batch_tokens, pair.english.pivot
+        config = self.asked_for.config
+        if pivot not in self._foreign:
+            self._foreign.clear()  # pairs come grouped by pivot or nearly so; activations are large
+            self._foreign[pivot] = Activations(lm, config.component, config.site, budget)
+        with self.job.stages.stage("patching", f"Patched {pair.language.language}", len(ids)) as advance:
+            truncated = lm.truncated
+            seed = self.job.config.seed
+            found = patch(lm, self.asked_for, pair, ids, self._foreign[pivot], seed, budget, advance)
+            lm.truncated = truncated  # scoring has counted these texts
+            return found.tensors() | {"num_layers": torch.tensor(lm.num_layers)}
+
+    def _rows(self, pair: Pair, ids: Sequence[str], tensors: dict[str, Tensor]) -> Iterator[Columns]:
+        self.job.num_layers = int(tensors.pop("num_layers"))
+        config = self.asked_for.config
+        for rows in Patched(**tensors).rows(self.asked_for, pair, ids):
+            yield {
+                "model": self.job.config.model.name,
+                "task": self.job.task.name,
+                "language": pair.language.language,
+                "pivot": pair.english.pivot,
+                "component": config.component.value,
+                "site": config.site,
+                "window": [config.window] * len(rows["item_id"]),
+                **rows,
+            }
+
+    def tell(self) -> Told:
+        """See `Measurement`."""
+        seed = self.job.config.seed
+        units = statistics.join(self.job.table(self.table), self.job.table("predictions"), self.job.last_layers)
+        effects, found = statistics.effects(units, seed=seed), statistics.summary(units, seed=seed)
+        rows = {}
+        for pair in self.job.pairs:
+            key = (pair.language.language, pair.english.pivot)
+            own = found[(found["language"] == key[0]) & (found["pivot"] == key[1])]
+            rows[key] = {"patching": records(own.drop(columns=["model", "task", "language", "pivot"]))}
+        printed = [_printed(rows)] if any(row["patching"] for row in rows.values()) else []
+        return Told(rows, _curves(effects), figures.draw(effects, self.job.folder), printed=printed)
+
+    @staticmethod
+    def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+        """See `Measurement`; heads are too many."""
+        keys = ("best_layer", "best_correction", "middle_correction", "attributable")
+        told = [one for one in row.get("patching", []) if one["head"] < 0]
+        return {f"patch_{one['condition']}_{key}": one[key] for one in told for key in keys if one[key] is not None}
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values, None for what is missing."""
+    every = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(key): getattr(v, "item", lambda v=v: v)() for key, v in row.items()} for row in every]
+
+
+def _curves(effects: pd.DataFrame) -> list[Curve]:
+    """Share of TF items that each condition corrects per layer; heads are too many for curves."""
+    shown = effects[(effects["head"] < 0) & effects["correction_rate"].notna()]
+    return [
+        Curve(str(condition), str(language), rows["layer"].tolist(), rows["correction_rate"].tolist(), "patching")
+        for (language, _, condition), rows in shown.groupby(["language", "pivot", "condition"], sort=False)
+    ]
+
+
+def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
+    """What each condition corrected, for a person."""
+    caption = (
+        "Share of TF items that become right. Middle: mean over the middle third of the layers. Attributable to the "
+        "concept: the treatment minus the strongest control that lacks the concept, over the middle third."
+    )
+    made = Table(title="Activation patching", caption=caption, title_justify="left", caption_justify="left")
+    for column in ("language", "condition"):
+        made.add_column(column)
+    for column in ("TF", "corrected\nmax @layer", "middle", "attributable to the concept"):
+        made.add_column(column, justify="right")
+    for (language, _), row in rows.items():
+        found = row["patching"]
+        if len(found) > 30:  # heads: the most telling ones
+            found = sorted(found, key=lambda one: -(one["best_correction"] or 0))[:10]
+        for one in found:
+            head = f", head {one['head']}" if one["head"] >= 0 else ""
+            best = "" if one["best_layer"] is None else f"{one['best_correction']:.3f} @{one['best_layer']}"
+            middle = "" if one["middle_correction"] is None else f"{one['middle_correction']:.3f}"
+            left = ""
+            if one["attributable"] is not None:
+                interval = f"[{one['attributable_low']:+.3f}, {one['attributable_high']:+.3f}]"
+                left = f"{one['attributable']:+.3f} {interval} over {one['strongest_control']}"
+            made.add_row(language, one["condition"] + head, str(one["n_tf"]), best, middle, left)
+    return made

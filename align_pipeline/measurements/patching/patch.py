@@ -1,0 +1,364 @@
+"""Activation patching with controls: is misalignment the cause of wrong answers?
+
+An activation of the language's run is replaced at one token and layer, and the options are scored again. What it is
+replaced by is the condition; the treatment and its controls differ in what they supply:
+
+| condition | replaced by | language | concept | next token |
+|---|---|---|---|---|
+| parallel | the same item's English activation: the treatment | English | right | right |
+| self | its own activation: nothing may change | own | right | own |
+| random_item | another English item's | English | wrong | any |
+| same_answer | another English item's, whose gold option begins with the same token | English | wrong | right |
+| permuted_options | the same English item's with its options reordered, gold elsewhere | English | right | wrong |
+| language=<code> | the same item's in another language | that | right | right |
+| mean_english | mean over all other English items | English | none | none |
+| noise | a random direction of the parallel activation's norm | none | none | none |
+| zero, mean | zeros; mean over the language's other items: ablation | none, own | none | none |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align_pipeline.config.patch import TREATMENT, Component, PatchConfig
+from align_pipeline.data.items import Item
+from align_pipeline.data.tasks import Pair
+from align_pipeline.engine.forward import Advance
+from align_pipeline.engine.hooks import Branch, Scoring, activations, num_heads, patched_loglikelihoods, taps
+from align_pipeline.engine.model import LanguageModel, Tokens
+from align_pipeline.errors import InputError
+from align_pipeline.measurements.accuracy.scoring import encode_options, prediction
+from align_pipeline.measurements.patching.conditions import (
+    OF_ANOTHER_ITEM,
+    Place,
+    Plan,
+    another_item,
+    noise_like,
+    permuted,
+    site_positions,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Activations:
+    """Activations by text: what was read once is not read again.
+
+    Attributes:
+        known: context and sites -> [K, S, D], on the CPU.
+        places: where each item's activation is read.
+        answers: the first token of each item's gold option.
+    """
+
+    lm: LanguageModel
+    component: Component
+    site: str
+    batch_tokens: int | None
+    known: dict[Place, Tensor] = field(default_factory=dict)
+    places: dict[Item, Place] = field(default_factory=dict)
+    answers: dict[Item, tuple[int, ...]] = field(default_factory=dict)
+
+    def place(self, item: Item, context: Sequence[int]) -> Place:
+        """A context of an item, and where the site is in it."""
+        return tuple(context), tuple(site_positions(self.lm, item, context, self.site))
+
+    def of(self, items: Sequence[Item]) -> list[Tensor]:
+        """[K, S, D] of each item, in the context that its first option is scored after."""
+        self.tokenize(items)
+        return self.at([self.places[item] for item in items])
+
+    def tokenize(self, items: Sequence[Item]) -> None:
+        """Fill `places` and `answers`."""
+        for item in items:
+            if item not in self.places:
+                requests = encode_options(self.lm, item)
+                self.places[item] = self.place(item, requests[0][0])
+                self.answers[item] = tuple(requests[item.gold][1][:1])
+
+    def at(self, places: Sequence[Place]) -> list[Tensor]:
+        """[K, S, D] of each place."""
+        missing = [place for place in dict.fromkeys(places) if place not in self.known]
+        if missing:
+            contexts, sites = [list(context) for context, _ in missing], [sites for _, sites in missing]
+            states = activations(self.lm, contexts, sites, self.component, self.batch_tokens)
+            self.known.update(zip(missing, states, strict=True))
+        return [self.known[place] for place in places]
+
+
+def layers_of(lm: LanguageModel, config: PatchConfig) -> list[int]:
+    """The layers to patch.
+
+    Raises:
+        InputError: one of them does not exist for the component.
+    """
+    return chosen_layers(config, list(taps(lm, config.component)), lm.name)
+
+
+def chosen_layers(config: PatchConfig, able: Sequence[int], name: str) -> list[int]:
+    """Those of a component's layers that are to be patched.
+
+    Args:
+        config: what to patch.
+        able: the layers that the component has.
+        name: the model's.
+
+    Raises:
+        InputError: one that was asked for is not among them.
+    """
+    if isinstance(config.layers, str):
+        return list(able)
+    outside = [k for k in config.layers if k not in able]
+    if outside:
+        raise InputError(
+            f"patch.layers has {outside[0]}, but patch.component={config.component.value} of {name} has layers "
+            f"{able[0]} to {able[-1]}."
+        )
+    return list(config.layers)
+
+
+@dataclass(frozen=True)
+class Patched:
+    """What became of the options.
+
+    Attributes:
+        layers: K layers.
+        loglikelihoods: float64 [C, n, K, H, options], nan where an item has no donor; H is 1 but for heads.
+        donors: [C, n], index of the donor among the English items, -1 for none.
+        donor_golds: [C, n], the donor's right option as it is numbered in the donor's prompt, -1 for none.
+    """
+
+    layers: Tensor
+    loglikelihoods: Tensor
+    donors: Tensor
+    donor_golds: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, for the cache."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def rows(self, asked: Plan, pair: Pair, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Columns of `PATCHING` that tell one result from another, a block per condition, layer and head."""
+        gold = {item.id: item.gold for item in pair.english.items}
+        for c, condition in enumerate(asked.conditions):
+            given = torch.nonzero(~self.loglikelihoods[c].isnan().flatten(1).any(1)).flatten().tolist()
+            donors = [int(self.donors[c, n]) for n in given]
+            known = {
+                "source_language": asked.source_language(condition, pair),
+                "condition": condition,
+                "item_id": [ids[n] for n in given],
+                "donor": [pair.english.items[d].id if d >= 0 else "" for d in donors],
+                "donor_gold": [int(self.donor_golds[c, n]) if self.donor_golds[c, n] >= 0 else None for n in given],
+                "gold": [gold[ids[n]] for n in given],
+            }
+            for k, layer in enumerate(self.layers.tolist()):
+                for head in range(self.loglikelihoods.shape[3]):
+                    values = self.loglikelihoods[c, given, k, head]
+                    best = [prediction(value) for value in values.tolist()]
+                    yield known | {
+                        "layer": [layer] * len(given),
+                        "head": [head if asked.config.component is Component.head else None] * len(given),
+                        "prediction": best,
+                        "correct": [int(b == g) for b, g in zip(best, known["gold"], strict=True)],
+                        "loglikelihoods": values.tolist(),
+                    }
+
+
+def patch(
+    lm: LanguageModel,
+    asked: Plan,
+    pair: Pair,
+    ids: Sequence[str],
+    foreign: Activations,
+    seed: int,
+    batch_tokens: int | None,
+    advance: Advance = lambda items: None,
+) -> Patched:
+    """Replace activations of a language's items and score their options again, in every condition and layer.
+
+    Args:
+        lm: the model.
+        asked: conditions, layers, site, component.
+        pair: the language and its English.
+        ids: the items to patch.
+        foreign: remembers English (and other languages') activations from one language to the next.
+        seed: of donors and noise.
+        batch_tokens: most tokens in a forward pass, roughly; None: as many as memory has room for.
+        advance: told how many items were finished.
+
+    Raises:
+        InputError: a layer out of range.
+    """
+    config, layers = asked.config, layers_of(lm, asked.config)
+    own = Activations(lm, config.component, config.site, batch_tokens)
+    by_id = pair.language.by_id()
+    items = [by_id[item_id] for item_id in ids]
+    sources = _Sources(lm, asked, pair, foreign, own, seed)
+    chosen = [[sources.donor(condition, item) for item in items] for condition in asked.conditions]
+    for condition, row in zip(asked.conditions, chosen, strict=True):
+        lacking = sum(donor is None for donor in row)
+        if lacking:
+            said = f"{lacking} of {len(items)} items have no donor and are left out"
+            log.warning("%s, %s: %s.", pair.language.language, condition, said)
+    heads = num_heads(lm) if config.component is Component.head else 1
+    result = torch.full(
+        (len(chosen), len(items), len(layers), heads, len(items[0].continuations)), torch.nan, dtype=torch.float64
+    )
+    scorings, targets, places = [], [], []
+    for index, item in enumerate(items):
+        able = [(c, donor) for c, row in enumerate(chosen) if (donor := row[index]) is not None]
+        given = [(asked.conditions[c], donor) for c, donor in able]
+        requests = encode_options(lm, item)
+        for context, options in _by_context(requests).items():
+            place = own.place(item, context)
+            branches = functools.partial(_branches, sources, item, place, given, layers, config, heads)
+            scorings.append(Scoring(list(context), [requests[o][1] for o in options], place[1], branches))
+            targets.append((index, [c for c, _ in able], options))
+            places.append(place)
+    sources.read(items, chosen, places)
+    for number, values in patched_loglikelihoods(lm, scorings, config.component, batch_tokens, advance).items():
+        index, done, options = targets[number]
+        shaped = values.reshape(len(done), len(layers), heads, len(options))
+        for c, value in zip(done, shaped, strict=True):
+            result[c, index][:, :, options] = value
+    return Patched(
+        layers=torch.tensor(layers),
+        loglikelihoods=result,
+        donors=torch.tensor([[-1 if d is None or d.item is None else d.index for d in row] for row in chosen]),
+        donor_golds=torch.tensor([[-1 if d is None or d.item is None else d.item.gold for d in row] for row in chosen]),
+    )
+
+
+def _by_context(requests: Sequence[tuple[Tokens, Tokens]]) -> dict[tuple[int, ...], list[int]]:
+    """The options by the context they are scored after: a tokenizer may split one text in several ways."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for option, (context, _) in enumerate(requests):
+        found.setdefault(tuple(context), []).append(option)
+    return found
+
+
+@dataclass(frozen=True)
+class Donor:
+    """Where an activation comes from.
+
+    Attributes:
+        index: of the item among the English items; -1 for none.
+        item: as it is read; None where it is no single item's.
+    """
+
+    index: int = -1
+    item: Item | None = None
+
+
+@dataclass
+class _Sources:
+    """The activations that one language's items are given."""
+
+    lm: LanguageModel
+    asked: Plan
+    pair: Pair
+    foreign: Activations
+    own: Activations
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.pool = self.pair.english.items
+        self.index = {item.id: index for index, item in enumerate(self.pool)}
+        self.others = {c: side.by_id() for c, side in self.asked.others.items()}
+
+    @functools.cached_property
+    def means(self) -> dict[str, tuple[Tensor, int]]:
+        """Sum of the activations of all items, float64 [K, S, D], and their number."""
+        sides = {"mean_english": (self.foreign, self.pool), "mean": (self.own, self.pair.language.items)}
+        wanted = {c: side for c, side in sides.items() if c in self.asked.conditions}
+        return {
+            condition: (functools.reduce(lambda a, b: a + b.double(), states, torch.zeros(())), len(states))
+            for condition, (memory, items) in wanted.items()
+            for states in [memory.of(items)]
+        }
+
+    def donor(self, condition: str, item: Item) -> Donor | None:
+        """Whose activation the item is given; None: nobody's will do."""
+        own = self.index[item.id]
+        if condition == TREATMENT:
+            return Donor(own, self.pool[own])
+        if condition == "self":
+            return Donor(own, item)
+        if condition == "permuted_options":
+            return Donor(own, permuted(self.pool[own], self.seed))
+        if condition in OF_ANOTHER_ITEM:
+            if condition == "same_answer":
+                self.foreign.tokenize(self.pool)
+            keys = [self.foreign.answers.get(other) for other in self.pool]
+            found = another_item(condition, self.pool[own], self.pool, keys, self.seed)
+            return None if found is None else Donor(found, self.pool[found])
+        if condition in self.others:
+            return Donor(own, self.others[condition][item.id]) if item.id in self.others[condition] else None
+        return Donor()
+
+    def read(self, items: Sequence[Item], chosen: Sequence[Sequence[Donor | None]], places: Sequence[Place]) -> None:
+        """Read all activations at once: texts that begin alike then share their beginnings."""
+        wanted = [
+            donor.item
+            for condition, donors in zip(self.asked.conditions, chosen, strict=True)
+            for donor in donors
+            if condition != "self" and donor is not None and donor.item is not None
+        ]
+        if "mean_english" in self.asked.conditions:
+            wanted += self.pool
+        if "noise" in self.asked.conditions:
+            wanted += [self.english(item) for item in items]
+        self.foreign.of(wanted)
+        if {"self", "zero"} & set(self.asked.conditions):
+            self.own.at(places)
+
+    def english(self, item: Item) -> Item:
+        """The English version of an item."""
+        return self.pool[self.index[item.id]]
+
+    def value(self, condition: str, item: Item, donor: Donor, place: Place) -> Tensor:
+        """The activation, [K, S, D]."""
+        if condition == "self":
+            return self.own.at([place])[0]
+        if condition in self.means:
+            total, count = self.means[condition]
+            (own,) = self.own.of([item]) if condition == "mean" else self.foreign.of([self.english(item)])
+            return ((total - own.double()) / (count - 1)).to(own.dtype)
+        if condition == "noise":
+            return noise_like(self.foreign.of([self.english(item)])[0], self.seed, item.id)
+        if condition == "zero":
+            return torch.zeros_like(self.own.at([place])[0])
+        assert donor.item is not None
+        return self.foreign.of([donor.item])[0]
+
+
+def _branches(
+    sources: _Sources,
+    item: Item,
+    place: Place,
+    donors: Sequence[tuple[str, Donor]],
+    layers: Sequence[int],
+    config: PatchConfig,
+    heads: int,
+) -> list[Branch]:
+    """A branch per condition, layer and head, in this order."""
+    able = {layer: k for k, layer in enumerate(taps(sources.lm, config.component))}
+    branches = []
+    for condition, donor in donors:
+        value = sources.value(condition, item, donor, place)
+        for layer in layers:
+            if config.component is Component.head:
+                parts = value[able[layer]].view(len(value[able[layer]]), heads, -1)
+                branches += [Branch({layer: parts[:, head]}, head) for head in range(heads)]
+            else:
+                window = [k for k in range(layer, layer + config.window) if k in able]
+                branches.append(Branch({k: value[able[k]] for k in window}))
+    return branches

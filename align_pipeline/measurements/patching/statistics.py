@@ -1,0 +1,387 @@
+"""What patching did, from tables alone: correction and damage rates, log-odds, and the treatment against its controls.
+
+`join` brings ``patching.parquet`` and ``predictions.parquet`` together once; all other functions read what it returns.
+TS: right in English and in the language; TF: right in English, wrong in the language, before anything was patched.
+Intervals are percentiles of one bootstrap over items, 95%.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.special import logsumexp
+
+from align_pipeline.config.patch import TREATMENT
+from align_pipeline.data.items import ENGLISH
+from align_pipeline.inference.items import holm
+from align_pipeline.inference.study import UNIT, unique_predictions
+
+SERIES = [*UNIT, "component", "site", "window", "head"]
+LACK_CONCEPT = ("random_item", "same_answer", "mean_english", "noise")
+"""Controls that do not know what the item is about: what the treatment does beyond them, the concept did."""
+RESAMPLES = 1000
+FIRST_THIRD, LAST_THIRD = 1 / 3, 2 / 3
+MIDDLE = "middle third"
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One language's patched runs.
+
+    Attributes:
+        key: values of `SERIES`; head is -1 but for heads.
+        conditions: [C].
+        layers: [K], ascending.
+        middle: bool [K], the layers from a third to two thirds of the model's depth.
+        correct: float [C, K, n], nan where an item has no such run.
+        log_odds: float [C, K, n], of the gold option against all others, in nats.
+        correct_before: bool [n], unpatched.
+        log_odds_before: float [n].
+        english_correct: bool [n].
+        category: str [n].
+    """
+
+    key: tuple[Any, ...]
+    conditions: tuple[str, ...]
+    layers: Array
+    middle: Array
+    correct: Array
+    log_odds: Array
+    correct_before: Array
+    log_odds_before: Array
+    english_correct: Array
+    category: Array
+
+    @property
+    def tf(self) -> Array:
+        """bool [n]."""
+        return self.english_correct & ~self.correct_before
+
+    @property
+    def ts(self) -> Array:
+        """bool [n]."""
+        return self.english_correct & self.correct_before
+
+    def weights(self, chosen: Array, resamples: int, seed: int) -> Array:
+        """[resamples, n]: how often each item is drawn when those chosen are drawn with replacement."""
+        name = "/".join(map(str, self.key[:4]))
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        weights = np.zeros((resamples, len(chosen)))
+        count = int(chosen.sum())
+        if count:
+            weights[:, chosen] = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+        return weights
+
+
+def log_odds(loglikelihoods: Array, gold: Array) -> Array:
+    """log(p / (1 - p)) of the gold option, p its softmax over the options; [rows, options], [rows] -> [rows]."""
+    values = np.array(loglikelihoods, dtype=float)
+    own = np.take_along_axis(values, gold[:, None], axis=1)[:, 0]
+    np.put_along_axis(values, gold[:, None], -np.inf, axis=1)
+    rest: Array = logsumexp(values, axis=1)
+    return own - rest
+
+
+def join(patching: pd.DataFrame, predictions: pd.DataFrame, last_layers: dict[str, int] | None = None) -> list[Unit]:
+    """Bring the tables together, a unit per language and kind of patch; repeated rows count once.
+
+    Args:
+        patching: as `PATCHING`.
+        predictions: as `PREDICTIONS`.
+        last_layers: index L of the last layer, by model; default: the highest that was patched.
+    """
+    if patching.empty:
+        return []
+    texts = [*UNIT, "component", "site", "condition", "item_id"]
+    rows = patching.astype(dict.fromkeys(texts, object)).assign(head=patching["head"].fillna(-1).astype(int))
+    rows = rows.drop_duplicates([*SERIES, "condition", "layer", "item_id"])
+    rows["log_odds"] = _by_options(rows)
+    before = unique_predictions(predictions)[0]
+    before["log_odds"] = _by_options(before)
+    if "category" not in before:
+        before["category"] = ""
+    english = before[before["language"] == ENGLISH].set_index(["model", "task", "pivot", "item_id"])["correct"]
+    own = before.set_index([*UNIT, "item_id"])[["correct", "log_odds", "category"]]
+    highest = dict(rows.groupby("model")["layer"].max()) | (last_layers or {})
+    units = []
+    for key, part in rows.groupby(SERIES, sort=True):
+        model, task, language, pivot = key[:4]
+        items = sorted(part["item_id"].unique())
+        names = pd.MultiIndex.from_tuples([(model, task, language, pivot, i) for i in items])
+        known = own.reindex(names)
+        right = english.reindex(pd.MultiIndex.from_tuples([(model, task, pivot, i) for i in items])).to_numpy(float)
+        have = known["correct"].notna().to_numpy() & ~np.isnan(right)  # without predictions there is nothing to compare
+        part = part[part["item_id"].isin({i for i, h in zip(items, have, strict=True) if h})]
+        known, right, items = known[have], right[have], [i for i, h in zip(items, have, strict=True) if h]
+        conditions = tuple(part["condition"].unique())
+        layers = np.sort(part["layer"].unique())
+        shape = (len(conditions), len(layers), len(items))
+        place = (
+            pd.Index(conditions).get_indexer(pd.Index(part["condition"])),
+            np.searchsorted(layers, part["layer"].to_numpy()),
+            pd.Index(items).get_indexer(pd.Index(part["item_id"])),
+        )
+        filled = {}
+        for column in ("correct", "log_odds"):
+            filled[column] = np.full(shape, np.nan)
+            filled[column][place] = part[column].to_numpy(float)
+        units.append(
+            Unit(
+                key=key,
+                conditions=conditions,
+                layers=layers,
+                middle=(layers >= FIRST_THIRD * highest[model]) & (layers <= LAST_THIRD * highest[model]),
+                correct=filled["correct"],
+                log_odds=filled["log_odds"],
+                correct_before=known["correct"].to_numpy(float) == 1,
+                log_odds_before=known["log_odds"].to_numpy(float),
+                english_correct=right == 1,
+                category=known["category"].fillna("").to_numpy(object),
+            )
+        )
+    return units
+
+
+def _by_options(rows: pd.DataFrame) -> Array:
+    """The gold option's log-odds of each row; tasks differ in how many options there are."""
+    found = np.full(len(rows), np.nan)
+    counts = rows["loglikelihoods"].map(len).to_numpy()
+    for count in np.unique(counts):
+        chosen = counts == count
+        values = np.stack(rows.loc[chosen, "loglikelihoods"].to_list())
+        found[chosen] = log_odds(values, rows.loc[chosen, "gold"].to_numpy(int))
+    return found
+
+
+def _mean(values: Array, weights: Array) -> Array:
+    """Weighted means over the last axis, missing values left out: [..., n], [R, n] -> [R, ...]; nan where no weight."""
+    flat = values.reshape(-1, values.shape[-1])
+    present = ~np.isnan(flat)
+    total, count = weights @ np.where(present, flat, 0).T, weights @ present.T.astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means: Array = np.where(count > 0, total / count, np.nan)
+    return means.reshape(len(weights), *values.shape[:-1])
+
+
+def _interval(values: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Mean over the items chosen, and its bootstrap interval; each of the shape of `values` without its last axis."""
+    mean = _mean(values, (weights.sum(0, keepdims=True) > 0).astype(float))[0]
+    means = _mean(values, weights)
+    low, high = np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    known = ~np.isnan(mean)
+    if known.any():
+        low[known], high[known] = np.nanpercentile(means[:, known], [2.5, 97.5], axis=0)
+    return mean, low, high
+
+
+def mcnemar(gained: Array, lost: Array) -> Array:
+    """Exact two-sided p of the discordant pairs (McNemar); 1 where there are none."""
+    p: Array = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(gained, lost), gained + lost, 0.5))
+    return p
+
+
+EFFECTS = [
+    *SERIES,
+    "condition",
+    "layer",
+    "n_tf",
+    "corrected",
+    *("correction_rate", "correction_low", "correction_high"),
+    *("log_odds_change_tf", "log_odds_low_tf", "log_odds_high_tf"),
+    "n_ts",
+    "damaged",
+    *("damage_rate", "damage_low", "damage_high"),
+    *("log_odds_change_ts", "log_odds_low_ts", "log_odds_high_ts"),
+    "n",
+    "gained",
+    "lost",
+    "p_mcnemar",
+    "p_holm",
+]
+
+
+def effects(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """What each condition did at each layer.
+
+    Returns:
+        a row per unit, condition and layer: `EFFECTS`. correction_rate is over TF items, damage_rate over TS items,
+        log_odds_change_* the mean change of the gold option's log-odds against unpatched, in nats; gained and lost
+        count all patched items that became right and wrong, p_mcnemar is exact, p_holm adjusts it over the layers.
+    """
+    return pd.concat([pd.DataFrame(columns=EFFECTS), *(_effects(unit, resamples, seed) for unit in units)])[EFFECTS]
+
+
+def _effects(unit: Unit, resamples: int, seed: int) -> pd.DataFrame:
+    columns: dict[str, Array] = {}
+    change = unit.log_odds - unit.log_odds_before
+    known = ~np.isnan(unit.correct)
+    for name, chosen, rate in (("tf", unit.tf, "correction"), ("ts", unit.ts, "damage")):
+        weights = unit.weights(chosen, resamples, seed)
+        hit = unit.correct if name == "tf" else 1 - unit.correct
+        columns[f"n_{name}"] = known[..., chosen].sum(-1)
+        columns["corrected" if name == "tf" else "damaged"] = np.nansum(hit[..., chosen], axis=-1)
+        mean, low, high = _interval(hit, weights)
+        columns |= {f"{rate}_rate": mean, f"{rate}_low": low, f"{rate}_high": high}
+        mean, low, high = _interval(change, weights)
+        columns |= {f"log_odds_change_{name}": mean, f"log_odds_low_{name}": low, f"log_odds_high_{name}": high}
+    gained = np.nansum(unit.correct[..., ~unit.correct_before], axis=-1)
+    lost = np.nansum(1 - unit.correct[..., unit.correct_before], axis=-1)
+    p = mcnemar(gained, lost)
+    columns |= {"n": known.sum(-1), "gained": gained, "lost": lost, "p_mcnemar": p}
+    columns["p_holm"] = np.stack([holm(row) for row in p])
+    counts = ["n_tf", "corrected", "n_ts", "damaged", "n", "gained", "lost"]
+    frame = pd.DataFrame({name: values.ravel() for name, values in columns.items()})
+    frame[counts] = frame[counts].astype(int)
+    c, k = unit.correct.shape[:2]
+    return frame.assign(
+        **dict(zip(SERIES, unit.key, strict=True)),
+        condition=np.repeat(unit.conditions, k),
+        layer=np.tile(unit.layers, c),
+    )
+
+
+CONTRASTS = [
+    *SERIES,
+    "control",
+    "lacks_concept",
+    "at",
+    "layer",
+    "n",
+    *("difference", "low", "high"),
+    *("log_odds_difference", "log_odds_low", "log_odds_high"),
+    "only_treatment",
+    "only_control",
+    "p_mcnemar",
+    "p_holm",
+]
+
+
+def contrasts(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """The treatment minus each control, on the TF items that both have: where a control lacks the concept, what is left
+    is attributable to it.
+
+    Returns:
+        a row per unit, control and layer, and one for the mean over the middle third of the layers (``at``; no layer):
+        `CONTRASTS`. difference is of correction rates, log_odds_difference of the gold option's log-odds; p_mcnemar is
+        exact, on the items that only one of the two corrects, p_holm adjusts it over the layers.
+    """
+    parts = [_contrast(unit, c, resamples, seed) for unit in units for c in _controls(unit)]
+    return pd.concat([pd.DataFrame(columns=CONTRASTS), *parts])[CONTRASTS]
+
+
+def _controls(unit: Unit) -> Iterator[int]:
+    if TREATMENT in unit.conditions:
+        yield from (c for c, name in enumerate(unit.conditions) if name != TREATMENT)
+
+
+def _contrast(unit: Unit, control: int, resamples: int, seed: int) -> pd.DataFrame:
+    treatment = unit.conditions.index(TREATMENT)
+    both = unit.tf & ~np.isnan(unit.correct[[treatment, control]]).any(axis=(0, 1))
+    weights = unit.weights(both, resamples, seed)
+    treated, controlled = unit.correct[treatment], unit.correct[control]
+    rows: dict[str, Array] = {}
+    for names, values in (
+        (("difference", "low", "high"), treated - controlled),
+        (
+            ("log_odds_difference", "log_odds_low", "log_odds_high"),
+            unit.log_odds[treatment] - unit.log_odds[control],
+        ),
+    ):
+        if unit.middle.any():
+            values = np.vstack([values, values[unit.middle].mean(0)])
+        rows |= dict(zip(names, _interval(values, weights), strict=True))
+    only = ((treated > controlled)[:, both].sum(-1), (treated < controlled)[:, both].sum(-1))
+    p = mcnemar(*only)
+    more = [np.nan] * int(unit.middle.any())
+    name = unit.conditions[control]
+    return pd.DataFrame(rows).assign(
+        **dict(zip(SERIES, unit.key, strict=True)),
+        control=name,
+        lacks_concept=name in LACK_CONCEPT,
+        at=["layer"] * len(unit.layers) + [MIDDLE] * len(more),
+        layer=[*unit.layers, *more],
+        n=int(both.sum()),
+        only_treatment=[*only[0], *more],
+        only_control=[*only[1], *more],
+        p_mcnemar=[*p, *more],
+        p_holm=[*holm(p), *more],
+    )
+
+
+CATEGORIES = [*SERIES, "condition", "layer", "category", "n_tf", "corrected", "correction_rate"]
+
+
+def by_category(units: Sequence[Unit]) -> pd.DataFrame:
+    """Correction rates by the items' semantic category, where items have one: `CATEGORIES`."""
+    parts = []
+    for unit in units:
+        for category in sorted(set(unit.category) - {""}):
+            chosen = unit.tf & (unit.category == category)
+            for c, condition in enumerate(unit.conditions):
+                values = unit.correct[c][:, chosen]
+                n = (~np.isnan(values)).sum(-1)
+                corrected = np.nansum(values, axis=-1).astype(int)
+                part = pd.DataFrame({"layer": unit.layers, "n_tf": n, "corrected": corrected})
+                part["correction_rate"] = part["corrected"] / part["n_tf"].where(part["n_tf"] > 0)
+                names = dict(zip(SERIES, unit.key, strict=True))
+                parts.append(part.assign(**names, condition=condition, category=category))
+    return pd.concat([pd.DataFrame(columns=CATEGORIES), *parts])[CATEGORIES]
+
+
+SUMMARY = [
+    *SERIES,
+    "condition",
+    "n_tf",
+    "n_ts",
+    "best_layer",
+    "best_correction",
+    *("middle_correction", "middle_low", "middle_high"),
+    "middle_damage",
+    "strongest_control",
+    *("attributable", "attributable_low", "attributable_high"),
+]
+
+
+def summary(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """Each condition in one row.
+
+    Returns:
+        `SUMMARY`: the layer that corrects most TF items (the first of equals) and its rate; the mean correction rate
+        over the middle third of the layers, which nothing was selected for; and for the treatment, how much of that
+        the strongest control that lacks the concept leaves.
+    """
+    rows = []
+    for unit in units:
+        against = pd.concat(
+            [pd.DataFrame(columns=CONTRASTS)] + [_contrast(unit, c, resamples, seed) for c in _controls(unit)]
+        )
+        against = against[(against["at"] == MIDDLE) & against["lacks_concept"].astype(bool)]
+        weights = unit.weights(unit.tf, resamples, seed)
+        for c, condition in enumerate(unit.conditions):
+            row: dict[str, Any] = dict(zip(SERIES, unit.key, strict=True)) | {"condition": condition}
+            row |= {"n_tf": int(unit.tf.sum()), "n_ts": int(unit.ts.sum())}
+            rates = _mean(unit.correct[c], unit.tf[None].astype(float))[0]
+            if not np.isnan(rates).all():
+                best = int(np.nanargmax(rates))
+                row |= {"best_layer": int(unit.layers[best]), "best_correction": rates[best]}
+            if unit.middle.any():
+                middle = unit.correct[c][unit.middle].mean(0)
+                found = _interval(middle[None], weights)
+                names = ("middle_correction", "middle_low", "middle_high")
+                row |= {name: float(value[0]) for name, value in zip(names, found, strict=True)}
+                row["middle_damage"] = float(_mean((1 - middle)[None], unit.ts[None].astype(float))[0, 0])
+            if condition == TREATMENT and against["difference"].notna().any():
+                least = against.iloc[int(against["difference"].argmin())]
+                row |= {"strongest_control": least["control"], "attributable": least["difference"]}
+                row |= {"attributable_low": least["low"], "attributable_high": least["high"]}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=SUMMARY)

@@ -1,0 +1,412 @@
+"""Does alignment go with translation quality, over languages and over sentences? From tables alone, as `analysis`.
+
+Quality is the mean over a language's sentences of a sentence score (``score``): chrF++, BLEU, spBLEU or COMET, those
+that the tables have. Where a number does not exist its cell is missing and the row's ``note`` says why.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from align_pipeline.errors import InputError
+from align_pipeline.inference.items import holm
+from align_pipeline.inference.study import BLOCK, MIN_FOR_INTERVAL, MIN_LANGUAGES, NOISE, Study
+from align_pipeline.measurements.translation.table import TRANSLATIONS
+
+KEYS = ["model", "task", "direction", "language", "item_id"]
+SCORES = ("chrf", "bleu", "spbleu", "comet", "cometkiwi")
+SERIES = ["alignment_task", "metric", "pooling", "reduce"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the translations show; each becomes a CSV file, ``translation_<name>.csv``.
+
+    Attributes:
+        scores: quality and counts per language and direction.
+        level: correlation over languages of alignment with quality.
+        directions: whether that correlation differs between the directions.
+        asymmetry: whether quality differs between the directions.
+        sentences: quality of aligned against other sentences.
+        accuracy: correlation over languages of quality with accuracy on the choice tasks.
+        points: the languages that `level` compares.
+    """
+
+    scores: pd.DataFrame
+    level: pd.DataFrame
+    directions: pd.DataFrame
+    asymmetry: pd.DataFrame
+    sentences: pd.DataFrame
+    accuracy: pd.DataFrame
+    points: pd.DataFrame
+
+
+FILES = {
+    "scores": "translation quality and counts per language and direction",
+    "level": "correlation over languages of alignment and translation quality",
+    "directions": "whether that correlation differs between the directions",
+    "asymmetry": "translation quality, into English minus out of it",
+    "sentences": "translation quality of aligned and other sentences, per language, metric and layer",
+    "accuracy": "correlation over languages of translation quality and accuracy on the choice tasks",
+}
+
+
+def analyse(
+    translations: pd.DataFrame, study: Study, cells: pd.DataFrame, accuracies: pd.DataFrame, seed: int = 0
+) -> Findings | None:
+    """All of it; None without translations.
+
+    Args:
+        translations: as `TRANSLATIONS`.
+        study: the alignment tables.
+        cells: from `study.tally`.
+        accuracies: from `study.groups`.
+        seed: of resampling; every row draws its own, so that other rows do not change it.
+
+    Raises:
+        InputError: repeated rows contradict each other in more than `study.NOISE` of the cases.
+    """
+    if translations.empty:
+        return None
+    table = unique(translations)
+    found = scores(table)
+    compared = points(found, cells)
+    return Findings(
+        scores=found,
+        level=level(compared, seed),
+        directions=directions(compared, seed),
+        asymmetry=asymmetry(table, found),
+        sentences=sentences(table, study, cells),
+        accuracy=against_accuracy(found, accuracies, seed),
+        points=compared,
+    )
+
+
+def unique(translations: pd.DataFrame) -> pd.DataFrame:
+    """Every translation once, sorted; of repeated ones, COMET's scores are taken from where they are.
+
+    Raises:
+        InputError: repeated rows differ in more than `study.NOISE` of the cases.
+    """
+    texts = dict.fromkeys([*KEYS, "source", "hypothesis", "reference"], object)
+    table = translations.reindex(columns=TRANSLATIONS.names).astype(texts)
+    table = table.astype(dict.fromkeys(SCORES, float)).sort_values([*KEYS, "hypothesis"], ignore_index=True)
+    if not table.duplicated(KEYS).any():
+        return table
+    repeated = table[table.duplicated(KEYS, keep=False)].groupby(KEYS)["hypothesis"].nunique()
+    differ = repeated[repeated > 1]
+    if len(differ) > NOISE * max(len(repeated), 1):
+        model, _, direction, language, item = differ.index[0]
+        raise InputError(
+            f"The runs contradict each other: of {len(repeated):,} translations that occur more than once "
+            f"{len(differ):,} differ, such as that of {model}, {direction}, {language}, sentence {item}; they are "
+            "different experiments, so report on them one by one."
+        )
+    return table.groupby(KEYS, as_index=False).first()
+
+
+def scores(translations: pd.DataFrame) -> pd.DataFrame:
+    """Quality and counts.
+
+    Returns:
+        a row per (model, task, direction, language): n, the mean of each of `SCORES`, and the shares of sentences that
+        are empty, copies (of the source), cut_off.
+    """
+    table = translations.assign(
+        empty=translations["hypothesis"] == "",
+        copies=(translations["hypothesis"] == translations["source"])
+        & (translations["source"] != translations["reference"]),
+    )
+    grouped = table.groupby(KEYS[:-1])
+    named = {name: (name, "mean") for name in (*SCORES, "empty", "copies", "cut_off")}
+    return grouped.agg(n=("hypothesis", "size"), **named).reset_index()
+
+
+def points(found: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """What the language level compares: each language's alignment and its translation quality.
+
+    Returns:
+        a row per (model, direction, score, alignment_task, metric, pooling, reduce, language): alignment (share
+        aligned, max or mean over the layers before the final norm), quality, n (sentences).
+    """
+    inner = cells[cells["inner"].astype(bool)].groupby(["model", "task", "metric", "pooling", "language"])
+    aligned = pd.concat(
+        [inner["share"].agg(how).rename("alignment").reset_index().assign(reduce=how) for how in ("max", "mean")]
+    )
+    aligned = aligned.rename(columns={"task": "alignment_task"})
+    quality = _long(found)
+    both = quality.merge(aligned, on=["model", "language"])
+    order = ["model", "direction", "score", *SERIES, "language"]
+    return both[[*order, "alignment", "quality", "n"]].sort_values(order, ignore_index=True)
+
+
+def _long(found: pd.DataFrame) -> pd.DataFrame:
+    names = [name for name in SCORES if found[name].notna().any()]
+    keys = ["model", "direction", "language", "n"]
+    return found.melt(keys, names, "score", "quality").dropna(subset="quality")
+
+
+# ------------------------------------------------------------------------------------------------- language level
+
+
+def level(compared: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Does a language's alignment go with how well it is translated?
+
+    Args:
+        compared: from `points`.
+        seed: of the bootstrap.
+
+    Returns:
+        a row per (model, direction, score, alignment_task, metric, pooling, reduce) with the columns of `correlation`.
+    """
+    return _correlated(compared, ["model", "direction", "score", *SERIES], "alignment", "quality", seed)
+
+
+def against_accuracy(found: pd.DataFrame, accuracies: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Are languages that are translated better answered better?
+
+    Returns:
+        a row per (model, task, direction, score), ``task`` a choice task, with the columns of `correlation`.
+    """
+    answered = accuracies[["model", "task", "language", "accuracy"]].astype({"accuracy": float})
+    both = _long(found).merge(answered, on=["model", "language"])
+    return _correlated(both, ["model", "task", "direction", "score"], "quality", "accuracy", seed)
+
+
+def _correlated(both: pd.DataFrame, keys: list[str], x: str, y: str, seed: int) -> pd.DataFrame:
+    rows = []
+    for key, part in both.groupby(keys):
+        stream = zlib.crc32("|".join(map(str, key)).encode())
+        rng = np.random.default_rng([seed, stream])
+        numbers = correlation(part[x].to_numpy(float), part[y].to_numpy(float), rng)
+        rows.append(dict(zip(keys, key, strict=True)) | numbers)
+    return pd.DataFrame(rows, columns=[*keys, *CORRELATION]).astype(dict.fromkeys(CORRELATION[1:-1], float))
+
+
+CORRELATION = [
+    *("n", "pearson", "pearson_p", "pearson_low", "pearson_high"),
+    *("spearman", "spearman_p", "spearman_low", "spearman_high", "note"),
+]
+
+
+def correlation(x: Array, y: Array, rng: np.random.Generator, resamples: int = 1000) -> dict[str, Any]:
+    """Pearson's and Spearman's correlation, two-sided p and 95% percentile bootstrap interval over the pairs."""
+    n = len(x)
+    row: dict[str, Any] = {"n": n, "note": ""}
+    if n < MIN_LANGUAGES:
+        return row | {
+            "note": f"not defined, because there {'is' if n == 1 else 'are'} only {n} language{'s' * (n > 1)}"
+        }
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return row | {"note": f"not defined, because one of the two is the same in all {n} languages"}
+    drawn = rng.integers(n, size=(resamples, n))
+    for name, test in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
+        result = test(x, y)
+        row |= {name: float(result.statistic), f"{name}_p": float(result.pvalue)}
+        if n >= MIN_FOR_INTERVAL:
+            r = _rowwise(x[drawn], y[drawn], ranked=name == "spearman")
+            if np.isfinite(r).mean() >= 0.95:
+                row[f"{name}_low"], row[f"{name}_high"] = np.nanpercentile(r, [2.5, 97.5])
+    if "pearson_low" not in row or "spearman_low" not in row:
+        row["note"] = "interval not defined, because too few languages differ to resample them"
+    return row
+
+
+def _rowwise(x: Array, y: Array, ranked: bool) -> Array:
+    """Correlation of each row of x with the same row of y; missing where one does not vary."""
+    if ranked:
+        x, y = stats.rankdata(x, axis=1), stats.rankdata(y, axis=1)
+    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
+    size = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+    r: Array = np.divide((x * y).sum(axis=1), size, out=np.full(len(x), np.nan), where=size > 1e-12)
+    return r
+
+
+def directions(compared: pd.DataFrame, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
+    """Does alignment go with translation into English as it goes with translation out of it?
+
+    Spearman's correlations of alignment with either direction's quality, over the languages that have both. The test
+    swaps the two directions' ranks within languages at random; the interval resamples languages.
+
+    Returns:
+        a row per (model, score, alignment_task, metric, pooling, reduce): n, spearman_en_xx, spearman_xx_en,
+        difference (xx-en minus en-xx), low, high (95%), p (two-sided), note.
+    """
+    keys = ["model", "score", *SERIES]
+    rows = []
+    for key, part in compared.groupby(keys):
+        wide = part.pivot_table(index="language", columns="direction", values="quality")
+        if set(wide) != {"en-xx", "xx-en"}:
+            continue
+        wide = wide.dropna()
+        aligned = part.drop_duplicates("language").set_index("language")["alignment"].reindex(wide.index)
+        stream = zlib.crc32("|".join(["directions", *map(str, key)]).encode())
+        rng = np.random.default_rng([seed, stream])
+        a, out, into = (v.to_numpy(float) for v in (aligned, wide["en-xx"], wide["xx-en"]))
+        rows.append(dict(zip(keys, key, strict=True)) | _compare_directions(a, out, into, rng, resamples))
+    columns = [*keys, "n", "spearman_en_xx", "spearman_xx_en", "difference", "low", "high", "p", "note"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _compare_directions(a: Array, out: Array, into: Array, rng: np.random.Generator, resamples: int) -> dict[str, Any]:
+    n = len(a)
+    row: dict[str, Any] = {"n": n, "note": ""}
+    if n < MIN_FOR_INTERVAL:
+        return row | {"note": f"not defined, because there are fewer than {MIN_FOR_INTERVAL} languages with both"}
+    if min(np.ptp(a), np.ptp(out), np.ptp(into)) == 0:
+        return row | {"note": f"not defined, because alignment or quality is the same in all {n} languages"}
+    ranks = np.stack([stats.rankdata(out), stats.rankdata(into)])
+    observed = _rowwise(np.stack([a, a]), ranks, ranked=True)
+    row |= {"spearman_en_xx": observed[0], "spearman_xx_en": observed[1], "difference": observed[1] - observed[0]}
+    drawn = rng.integers(n, size=(resamples, n))
+    resampled = _rowwise(a[drawn], into[drawn], True) - _rowwise(a[drawn], out[drawn], True)
+    if np.isfinite(resampled).mean() >= 0.95:
+        row["low"], row["high"] = np.nanpercentile(resampled, [2.5, 97.5])
+    swap = rng.integers(2, size=(resamples, n)).astype(bool)
+    first, second = np.where(swap, ranks[1], ranks[0]), np.where(swap, ranks[0], ranks[1])
+    every = np.broadcast_to(a, swap.shape)
+    null = np.abs(_rowwise(every, second, True) - _rowwise(every, first, True))
+    extreme = int((null >= abs(row["difference"]) - 1e-12).sum())
+    return row | {"p": (1 + extreme) / (1 + resamples)}
+
+
+# ------------------------------------------------------------------------------------------------------ asymmetry
+
+
+def asymmetry(translations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """Is a language translated into English better than English into it?
+
+    Scores of different target languages are not of one scale; the study compares them, and so does this.
+
+    Returns:
+        a row per (model, score, language) over the sentences that have both directions, and one over the languages
+        (``language`` is ``all``): n, en_xx and xx_en (means), difference (xx-en minus en-xx), low, high (95% interval
+        of the paired t), p (Wilcoxon's signed-rank test, two-sided), p_holm (over the languages), note.
+    """
+    rows = []
+    for score in (name for name in SCORES if translations[name].notna().any()):
+        wide = translations.pivot_table(index=["model", "language", "item_id"], columns="direction", values=score)
+        over = found.pivot_table(index=["model", "language"], columns="direction", values=score)
+        if set(wide) != {"en-xx", "xx-en"}:
+            continue
+        for (model, language), part in wide.dropna().groupby(["model", "language"]):
+            rows.append({"model": model, "score": score, "language": language} | paired(part["en-xx"], part["xx-en"]))
+        for model, part in over.dropna().groupby("model"):
+            rows.append({"model": model, "score": score, "language": "all"} | paired(part["en-xx"], part["xx-en"]))
+    columns = ["model", "score", "language", "n", "en_xx", "xx_en", "difference", "low", "high", "p", "p_holm", "note"]
+    table = pd.DataFrame(rows, columns=columns).astype({"p": float, "p_holm": float})
+    single = table[(table["language"] != "all") & table["p"].notna()]
+    for places in single.groupby(["model", "score"]).indices.values():
+        index = single.index[places]
+        table.loc[index, "p_holm"] = holm(table.loc[index, "p"].to_numpy(float))
+    return table.sort_values(["model", "score", "language"], ignore_index=True)
+
+
+def paired(first: pd.Series[Any], second: pd.Series[Any]) -> dict[str, Any]:
+    """Means of both, second minus first, its paired-t interval and Wilcoxon's p."""
+    a, b = first.to_numpy(float), second.to_numpy(float)
+    d = b - a
+    row: dict[str, Any] = {"n": len(d), "en_xx": a.mean(), "xx_en": b.mean(), "difference": d.mean(), "note": ""}
+    if len(d) < 2 or np.ptp(d) == 0:
+        return row | {"note": "test not defined, because the differences do not vary"}
+    half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
+    p = stats.wilcoxon(d, zero_method="pratt").pvalue
+    return row | {"low": d.mean() - half, "high": d.mean() + half, "p": float(p)}
+
+
+# ------------------------------------------------------------------------------------------------- sentence level
+
+SENTENCES = [
+    *("model", "direction", "language", "score", "metric", "pooling", "layer", "best_layer"),
+    *("n_aligned", "n_other", "mean_aligned", "mean_other", "rank_biserial", "low", "high"),
+    *("p_one_sided", "p", "p_holm", "p_bh", "note"),
+]
+
+
+def sentences(translations: pd.DataFrame, study: Study, cells: pd.DataFrame) -> pd.DataFrame:
+    """Are aligned sentences translated better than others?
+
+    Returns:
+        columns `SENTENCES`, a row per language, direction, score, metric and layer: means of the score, the
+        rank-biserial correlation (P(aligned better) - P(other better), Kerby 2014) with DeLong's 95% interval, p of the
+        Mann-Whitney test (normal approximation, ties and continuity corrected), one-sided (aligned better) and
+        two-sided; ``p_holm`` and ``p_bh`` adjust the one-sided p over the layers.
+    """
+    rows: list[dict[str, Any]] = []
+    names = [name for name in SCORES if translations[name].notna().any()]
+    for key, block in study.blocks.items():
+        about = dict(zip(BLOCK, key, strict=True))
+        own = translations[(translations["model"] == about["model"]) & (translations["task"] == about["task"])]
+        if own.empty:
+            continue
+        best = cells[(cells[BLOCK] == pd.Series(about)).all(axis="columns") & cells["best_layer"]]
+        at = dict(zip(best["language"], best["layer"], strict=True))
+        items = study.items.iloc[block.rows].reset_index(drop=True)
+        aligned = {
+            language: pd.DataFrame(block.values[place], index=items["item_id"].iloc[place], columns=block.layers)
+            for language, place in items.groupby("language").indices.items()
+        }
+        for (direction, language), part in own.groupby(["direction", "language"]):
+            if language not in aligned:
+                continue
+            values = aligned[language].reindex(part["item_id"], fill_value=-1)
+            for score in names:
+                row = {"model": about["model"], "direction": direction, "language": language, "score": score}
+                row |= {"metric": about["metric"], "pooling": about["pooling"]}
+                tested = _by_layer(part[score].to_numpy(float), values)
+                rows += [row | {"best_layer": k == at.get(language), "layer": k} | found for k, found in tested]
+    table = pd.DataFrame(rows, columns=SENTENCES).astype({"p_one_sided": float, "p_holm": float, "p_bh": float})
+    defined = table[table["p_one_sided"].notna()]
+    for places in defined.groupby(SENTENCES[:6]).indices.values():
+        index = defined.index[places]
+        p = table.loc[index, "p_one_sided"].to_numpy(float)
+        table.loc[index, "p_holm"], table.loc[index, "p_bh"] = holm(p), stats.false_discovery_control(p)
+    return table.sort_values(SENTENCES[:7], ignore_index=True)
+
+
+def _by_layer(quality: Array, aligned: pd.DataFrame) -> Iterator[tuple[int, dict[str, Any]]]:
+    known = ~np.isnan(quality)
+    for layer in aligned.columns:
+        value = aligned[layer].to_numpy()
+        yield int(layer), mann_whitney(quality[known & (value == 1)], quality[known & (value == 0)])
+
+
+def mann_whitney(a: Array, b: Array) -> dict[str, Any]:
+    """Aligned against other values: means, rank-biserial correlation with DeLong's interval, Mann-Whitney p values."""
+    m, n = len(a), len(b)
+    row: dict[str, Any] = {"n_aligned": m, "n_other": n, "note": ""}
+    row |= {"mean_aligned": a.mean() if m else np.nan, "mean_other": b.mean() if n else np.nan}
+    if min(m, n) < 2:
+        which = "aligned" if m < 2 else "not aligned"
+        return row | {"note": f"not defined, because fewer than two sentences are {which}"}
+    ranks = stats.rankdata(np.concatenate([a, b]))
+    # Placements: the share of the other group that each value exceeds, ties counting half.
+    of_a = (ranks[:m] - stats.rankdata(a)) / n
+    of_b = (ranks[m:] - stats.rankdata(b)) / m
+    area = of_a.mean()
+    half = 1.96 * 2 * np.sqrt(of_a.var(ddof=1) / m + of_b.var(ddof=1) / n)
+    effect = 2 * area - 1
+    row |= {"rank_biserial": effect, "low": max(effect - half, -1.0), "high": min(effect + half, 1.0)}
+    counts = np.unique(ranks, return_counts=True)[1].astype(float)
+    ties = (counts**3 - counts).sum() / ((m + n) * (m + n - 1))
+    spread = np.sqrt(m * n / 12 * (m + n + 1 - ties))
+    if spread == 0:
+        return row | {"note": "test not defined, because all sentences have the same score"}
+    u = area * m * n - m * n / 2
+    row["p_one_sided"] = float(stats.norm.sf((u - 0.5) / spread))
+    return row | {"p": float(min(2 * stats.norm.sf((abs(u) - 0.5) / spread), 1.0))}
+
+
+def headline(scored: pd.DataFrame) -> str:
+    """The score to speak of first: COMET as in the study where it is there, else chrF++."""
+    return "comet" if scored["comet"].notna().all() else "chrf"

@@ -1,0 +1,26 @@
+"""The table's columns."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from align_pipeline.store.tables import FLOAT, TEXT
+
+TRANSLATIONS = pa.schema(
+    [
+        ("model", TEXT),
+        ("task", TEXT),
+        ("direction", TEXT),  # en-xx, xx-en
+        ("language", TEXT),  # X's, in both directions
+        ("item_id", TEXT),
+        ("source", TEXT),
+        ("hypothesis", TEXT),
+        ("reference", TEXT),
+        ("bleu", FLOAT),  # sacrebleu's sentence scores, 0 to 100
+        ("chrf", FLOAT),  # chrF++
+        ("spbleu", FLOAT),  # empty where its tokenizer is not at hand
+        ("comet", FLOAT),  # empty until align_pipeline.comet has filled it in, as the next
+        ("cometkiwi", FLOAT),
+        ("cut_off", pa.int8()),  # 1: still going on after the most tokens allowed
+    ]
+)

@@ -1,0 +1,1 @@
+"""What translations become when an activation is replaced."""

@@ -1,0 +1,296 @@
+"""Activation patching of translation: an activation at the end of the source sentence is replaced, and what is then
+generated is scored.
+
+The donor of a condition (`measurements.patching.conditions` has the list) is a sentence in the source's place of the
+very same prompt, label and examples included, so that nothing but the sentence differs: for the treatment the English
+sentence
+where the language's stood. From English into the language the source is that sentence already: there is no treatment,
+only controls and ``language=<code>``.
+
+The prompt up to the site is read once per sentence and held in a KV cache; behind it every layer is a row of one batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align_pipeline import distributed
+from align_pipeline.config.patch import (
+    CONDITIONS,
+    LANGUAGE_CONDITION,
+    TREATMENT,
+    UNPATCHED,
+    Component,
+    PatchConfig,
+    PatchItems,
+)
+from align_pipeline.data.items import ENGLISH, Item
+from align_pipeline.data.source import Source
+from align_pipeline.data.tasks import Flores, Pair, Translation
+from align_pipeline.engine.forward import Advance, token_budget
+from align_pipeline.engine.generation import (
+    Batch,
+    cached_trunk,
+    common_beginning,
+    generation_batches,
+    in_batches,
+    pad_tokens,
+    token_limits,
+)
+from align_pipeline.engine.hooks import Branch, edits_of, hooked_edits, taps
+from align_pipeline.engine.model import LanguageModel, Tokens
+from align_pipeline.errors import InputError, unknown
+from align_pipeline.measurements.patching.conditions import (
+    OF_ALL_ITEMS,
+    Place,
+    another_item,
+    need_several,
+    noise_like,
+    others_of,
+)
+from align_pipeline.measurements.patching.patch import Activations, layers_of
+from align_pipeline.measurements.translation.translate import Hypotheses, lines
+
+log = logging.getLogger(__name__)
+
+SITE = "source"
+ALL = (TREATMENT, "self", "random_item", "mean_english", "noise")
+OF_OPTIONS = ("same_answer", "permuted_options")
+SPREAD = 9
+"""Layers that are patched unless others are asked for: each costs a translation of every sentence."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is patched, checked against the task.
+
+    Attributes:
+        config: as the user gave it.
+        max_new_tokens: longest translation, in tokens.
+        conditions: by direction; a direction without any is not patched.
+        others: sentences by id, of the language of each ``language=<code>`` condition.
+        languages: FLORES code of each of these.
+    """
+
+    config: PatchConfig
+    max_new_tokens: int
+    conditions: Mapping[str, Sequence[str]]
+    others: Mapping[str, Mapping[str, str]]
+    languages: Mapping[str, str]
+
+
+def plan(config: PatchConfig, task: Flores, pairs: Sequence[Pair], source: Source) -> Plan:
+    """Check what is asked against the task and its sentences, before any model is loaded.
+
+    Raises:
+        InputError: a condition, site, component or choice of items that translation cannot have, or too few sentences.
+    """
+    asked = list(ALL) if config.conditions == "all" else list(config.conditions)
+    for condition in asked:
+        if condition in OF_OPTIONS:
+            able = [c for c in CONDITIONS if c not in OF_OPTIONS] + [LANGUAGE_CONDITION + "<code>"]
+            raise InputError(
+                f"patch.conditions has {condition}, but {task.name} has no options to answer with; it can have "
+                f"{', '.join(able)}."
+            )
+        for pair in pairs:
+            need_several(condition, pair.english.items)
+    if config.site not in ("last", SITE):
+        raise unknown(f"patch.site of {task.name}", config.site, ["last", SITE])
+    if config.component is Component.head:
+        raise InputError(f"patch.component=head is not for {task.name}: use resid, attn or mlp.")
+    if config.items is PatchItems.ts:
+        raise InputError(
+            "patch.items=ts is not for translation, which is not right or wrong: it patches all sentences."
+        )
+    conditions = dict.fromkeys(task.directions, asked)
+    if "en-xx" in conditions and (config.conditions == "all" or TREATMENT in asked):
+        left = [] if config.conditions == "all" else [c for c in asked if c != TREATMENT]
+        said = (
+            f"en-xx: the source is the English sentence itself, so there is no {TREATMENT} activation to put in place; "
+            'patch.conditions=["language=<code>",...] names others'
+        )
+        if not left and len(conditions) == 1:
+            raise InputError(said + ".")
+        log.info("%s. Not patched: %s.", said, TREATMENT if left else "en-xx")
+        conditions["en-xx"] = left
+    others = others_of(asked, task, source)
+    return Plan(
+        config,
+        task.max_new_tokens,
+        conditions,
+        {c: {item.id: item.premise for item in side.items} for c, side in others.items()},
+        {c: side.language for c, side in others.items()},
+    )
+
+
+def digest(asked: Plan, condition: str, translation: Translation, pair: Pair, seed: int) -> str:
+    """Digest of everything but the model that what is generated under a condition depends on."""
+    config = asked.config
+    settings = (condition, config.layers, config.component.value, config.window, asked.max_new_tokens, seed)
+    sentences = [item.premise for item in pair.english.items], asked.others.get(condition)
+    return hashlib.sha256(repr((settings, translation, sentences)).encode()).hexdigest()
+
+
+def patched_layers(lm: LanguageModel, config: PatchConfig) -> list[int]:
+    """The layers to patch: unless the user says which, `SPREAD` from the first to the last but one.
+
+    After the last block, a token before the prompt's end is read by none: nothing can change.
+
+    Raises:
+        InputError: one of them does not exist for the component.
+    """
+    able = layers_of(lm, config)
+    if config.layers != "auto" or len(able) == 1:
+        return able
+    count = min(SPREAD, len(able) - 1)
+    return [able[round(k * (len(able) - 2) / max(count - 1, 1))] for k in range(count)]
+
+
+# ---- donors
+
+
+def donors(condition: str, translation: Translation, pair: Pair, seed: int) -> list[str]:
+    """The id of the sentence that each sentence is given the activation of; "" where it is of none or of all."""
+    if condition == "random_item":
+        by_id, pool = pair.english.by_id(), pair.english.items
+        found = [another_item(condition, by_id[i], pool, (), seed) for i in translation.ids]
+        return [pool[k].id if k is not None else "" for k in found]
+    single = condition in (TREATMENT, "self") or condition.startswith(LANGUAGE_CONDITION)
+    return list(translation.ids) if single else [""] * len(translation.ids)
+
+
+def source_language(asked: Plan, condition: str, translation: Translation) -> str:
+    """Whose activations a condition puts in place; "" for nobody's."""
+    if condition in ("noise", "zero", UNPATCHED):
+        return ""
+    own = translation.language if translation.direction == "xx-en" else ENGLISH
+    return asked.languages.get(condition, own if condition in ("self", "mean") else ENGLISH)
+
+
+@dataclass
+class Sentences:
+    """The sentences that can stand in a translation's prompts, and their activations at their last tokens.
+
+    Attributes:
+        known: what was read for one condition is not read again for the next.
+        own: the translation's prompts as tokens, and the position of each one's site.
+    """
+
+    lm: LanguageModel
+    asked: Plan
+    translation: Translation
+    pair: Pair
+    seed: int
+    batch_tokens: int | None
+    known: Activations = field(init=False)
+    own: list[Place] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.known = Activations(self.lm, self.asked.config.component, SITE, self.batch_tokens)
+        self.own = self.places(self.translation.sources)
+
+    def places(self, sentences: Sequence[str]) -> list[Place]:
+        """The prompts with other sentences as their sources, and where their last tokens are."""
+        items = []
+        for index, sentence in enumerate(sentences):
+            prompt, start, end = self.translation.prompt_of(index, sentence)
+            part = (SITE, start - len(prompt), end - len(prompt))
+            items.append(Item(self.translation.ids[index], (), sentence, prompt, (), -1, parts=(part,)))
+        prompts = [
+            self.lm.limit(tokens, f"The prompt of sentence {item.id}")
+            for item, tokens in zip(items, self.lm.encode([item.prompt for item in items]), strict=True)
+        ]
+        return [self.known.place(item, prompt) for item, prompt in zip(items, prompts, strict=True)]
+
+    def values(self, condition: str) -> Tensor:
+        """What each sentence is given: [n, K, 1, D], K the layers of `hooks.taps`."""
+        ids = self.translation.ids
+        if condition in ("self", "mean", "zero"):
+            sentences: Sequence[str] = self.translation.sources
+        elif condition in self.asked.others:
+            sentences = [self.asked.others[condition][i] for i in ids]
+        else:
+            english = self.pair.english.by_id()
+            given = donors(condition, self.translation, self.pair, self.seed) if condition == "random_item" else ids
+            sentences = [english[i].premise for i in given]
+        states = torch.stack(self.known.at(self.places(sentences)))
+        if condition == "zero":
+            return torch.zeros_like(states)
+        if condition == "noise":
+            return torch.stack([noise_like(state, self.seed, i) for state, i in zip(states, ids, strict=True)])
+        if condition in OF_ALL_ITEMS:  # of all others
+            total = states.double().sum(dim=0)
+            return ((total - states.double()) / (len(states) - 1)).to(states.dtype)
+        return states
+
+
+# ---- generation
+
+
+def translate_patched(
+    sentences: Sentences,
+    values: Tensor,
+    batch_tokens: int | None,
+    advance: Advance = lambda rows: None,
+) -> Hypotheses:
+    """Translate by greedy decoding with activations replaced, as `translate.translate` does without.
+
+    Args:
+        sentences: to be translated.
+        values: what each is given, [n, K, 1, D], K the layers of `hooks.taps`.
+        batch_tokens: see `generation.greedy`.
+        advance: told how many translations each batch finished.
+
+    Returns:
+        Translations layer by layer, of all sentences each.
+
+    Raises:
+        InputError: logits are not finite, or a prompt does not fit the device's memory.
+    """
+    lm, config, max_new_tokens = sentences.lm, sentences.asked.config, sentences.asked.max_new_tokens
+    places, layers = taps(lm, config.component), patched_layers(lm, config)
+    number = {layer: k for k, layer in enumerate(places)}
+    prompts = [list(prompt) for prompt, _ in sentences.own]
+    heads = [list(prompt[:site]) for prompt, (site,) in sentences.own]
+    tails = [list(prompt[site:]) for prompt, (site,) in sentences.own]
+    limits = token_limits(lm, prompts, max_new_tokens)
+    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
+    beginning = common_beginning(heads)
+    padded = pad_tokens(lm, max(map(len, prompts)) + max_new_tokens)
+    # A row is sentence * layers + layer: rows of a sentence run together and share what stands before the site.
+    rests = [heads[row // len(layers)][len(beginning) :] for row in range(len(prompts) * len(layers))]
+    batches = []
+    for width in sorted({len(tail) for tail in tails}):
+        alike = [row for row in range(len(rests)) if len(tails[row // len(layers)]) == width]
+        more = len(beginning) + width + max_new_tokens
+        for batch in generation_batches([rests[row] for row in alike], more, batch_tokens, padded):
+            batches.append([alike[k] for k in batch])
+
+    @functools.cache
+    def trunk() -> Any:
+        return cached_trunk(lm, beginning)
+
+    def run(rows: list[int]) -> list[Tokens]:
+        chosen = list(dict.fromkeys(row // len(layers) for row in rows))
+        branches = []
+        for row in rows:
+            sentence, layer = row // len(layers), layers[row % len(layers)]
+            window = [k for k in range(layer, layer + config.window) if k in number]
+            branches.append(Branch({k: values[sentence, number[k]] for k in window}))
+        batch = Batch(lm, trunk(), len(beginning), [heads[n][len(beginning) :] for n in chosen])
+        origins = [row // len(layers) for row in rows]
+        batch.branch([chosen.index(n) for n in origins], [tails[n] for n in origins])
+        edits = edits_of(places, branches, [[[(row, 0)]] for row in range(len(rows))])
+        return batch.run([limits[n] for n in origins], hooked_edits(edits))
+
+    outputs = in_batches(lm, batches, [len(prompts[row // len(layers)]) for row in range(len(rests))], run, advance)
+    return lines(lm, [outputs[n * len(layers) + k] for k in range(len(layers)) for n in range(len(prompts))])

@@ -1,0 +1,1 @@
+"""Parts of the page that the report is: headings, tables, figures, numbers as text."""

@@ -1,0 +1,1 @@
+"""What is kept: forward passes by content, tables, output folders."""

@@ -1,0 +1,248 @@
+"""A content-addressed store of what forward passes gave: the same question is never put to a model twice.
+
+An entry is a safetensors file, named by the SHA-256 of what its numbers depend on, and a manifest with the file's own
+digest that is renamed into place last. A reader that finds anything else says so and recomputes. A writer holds a lock,
+so that jobs that start the same work at once wait for one of them. Nothing is ever unpickled.
+
+What an entry does not depend on is not in its key: batch size, device, launcher, the metrics and the layers asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from align_pipeline.errors import writing
+
+log = logging.getLogger(__name__)
+
+
+CODE = 3
+"""Raise it when the code gives other numbers for the same question: older entries are then never found."""
+
+
+_ELSEWHERE = "cache=<folder> names another place and cache=null keeps nothing"
+
+
+_PATIENCE = 30.0
+"""Seconds after which a job says that it waits for another one."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The store; ``folder`` None keeps nothing."""
+
+    folder: Path | None
+
+    def get(
+        self, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]], note: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, Tensor], bool]:
+        """The entry of a key, computed if need be.
+
+        Args:
+            key: everything that the numbers depend on.
+            compute: gives the tensors; may raise.
+            note: what a person wants to read of the entry in a list.
+
+        Returns:
+            The tensors, on the CPU, and whether they were found.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        if self.folder is None:
+            return compute(), False
+        described = json.dumps({**key, "code": CODE}, sort_keys=True, ensure_ascii=False)
+        path = self.folder / _place(described)
+        found = _read(path)
+        if found is not None:
+            return found, True
+        with writing(self.folder, _ELSEWHERE):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked(path):
+            found = _read(path)  # somebody else may have computed it while this process waited
+            if found is not None:
+                return found, True
+            if path.exists() and not _manifest(path).exists():
+                log.warning("Cache entry %s is half written: computed again.", path.name)
+            tensors = {key: value.contiguous().cpu() for key, value in compute().items()}
+            with writing(self.folder, _ELSEWHERE):
+                for left in path.parent.glob(f".{path.stem}.*.partial"):  # of a writer that was killed
+                    left.unlink(missing_ok=True)
+                _write(path, tensors, described, note or {})
+        return tensors, False
+
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        """Hold the entry's lock, which the system takes from a process that dies."""
+        assert self.folder is not None
+        lock = FileLock(path.with_suffix(".lock"))
+        with writing(self.folder, _ELSEWHERE):
+            try:
+                lock.acquire(timeout=_PATIENCE)
+            except Timeout:
+                log.info("Another job computes cache entry %s: waiting for it (%s).", path.stem[:12], lock.lock_file)
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _place(described: str) -> str:
+    """An entry's path in the store, by all of its key."""
+    name = hashlib.sha256(described.encode()).hexdigest()
+    return f"{name[:2]}/{name}.safetensors"
+
+
+def _manifest(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An entry and its manifest.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, SafetensorError: it is damaged.
+    """
+    manifest = json.loads(_manifest(path).read_text(encoding="utf-8"))
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+        raise ValueError("its digest is not the manifest's")
+    described = json.dumps(manifest["key"], sort_keys=True, ensure_ascii=False)
+    if _place(described) != f"{path.parent.name}/{path.name}":
+        raise ValueError("it is the entry of another key")
+    return load_tensors(content), manifest
+
+
+_SUFFIXES = (".safetensors", ".json")
+
+
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    if not _manifest(path).exists():
+        return None
+    try:
+        return _load(path)[0]
+    except _DAMAGE as error:
+        log.warning("Cache entry %s is damaged (%s): computed again.", path.name, error)
+        return None
+
+
+def _write(path: Path, tensors: dict[str, Tensor], described: str, note: Mapping[str, str]) -> None:
+    content = save_tensors(tensors)
+    digest = hashlib.sha256(content).hexdigest()
+    manifest = {"sha256": digest, "key": json.loads(described), "note": dict(note)}
+    for target, data in ((path, content), (_manifest(path), json.dumps(manifest, ensure_ascii=False).encode())):
+        partial = target.with_name(f".{target.stem}.{os.urandom(8).hex()}.partial")  # process numbers repeat over nodes
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # a network file system may say only now that the disk is full
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry as a person sees it.
+
+    Attributes:
+        path: its tensors.
+        note: what its writer said of it.
+        size: bytes, manifest included.
+        used: time of its last change, seconds since 1970.
+        damage: why it would be computed again; None if it would not.
+    """
+
+    path: Path
+    note: Mapping[str, str]
+    size: int
+    used: float
+    damage: str | None
+
+
+def entries(folder: Path) -> list[Entry]:
+    """All entries of a store, damaged and half-written ones too, oldest first."""
+    found = []
+    for path in {path.with_suffix(".safetensors") for path in folder.glob("??/*") if path.suffix in _SUFFIXES}:
+        note: Mapping[str, str] = {}
+        damage = None
+        try:
+            note = _load(path)[1].get("note", {})
+        except _DAMAGE as error:
+            damage = "half written" if isinstance(error, FileNotFoundError) else str(error)
+        status = [part.stat() for part in (path, _manifest(path)) if part.exists()]
+        if status:  # not pruned by somebody else in the meantime
+            size, used = sum(part.st_size for part in status), max(part.st_mtime for part in status)
+            found.append(Entry(path, note, size, used, damage))
+    return sorted(found, key=lambda entry: (entry.used, entry.path))
+
+
+def prune(folder: Path, older_than_days: float | None = None, model: str | None = None) -> list[Entry]:
+    """Remove what is of no use: damaged entries and what killed writers left; and the entries that the arguments name.
+
+    Entries that a job is writing at this moment stay.
+
+    Args:
+        folder: the store.
+        older_than_days: remove entries written longer ago.
+        model: only entries of the model of this name; all of them if `older_than_days` is None.
+
+    Returns:
+        The removed entries.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    gone = []
+    for entry in entries(folder):
+        asked = older_than_days is not None or model is not None
+        old = older_than_days is None or entry.used < time.time() - older_than_days * 86400
+        if entry.damage is None and not (asked and old and model in (None, entry.note.get("model"))):
+            continue
+        with writing(folder, "run it as the user who may"), _if_free(entry.path) as free:
+            if free:
+                _manifest(entry.path).unlink(missing_ok=True)
+                entry.path.unlink(missing_ok=True)
+                gone.append(entry)
+    for left in [*folder.glob("??/.*.partial"), *folder.glob("??/*.lock")]:
+        path = left.parent / f"{left.name.strip('.').split('.')[0]}.safetensors"
+        with writing(folder, "run it as the user who may"), _if_free(path) as free:
+            if free:
+                left.unlink(missing_ok=True)
+    return gone
+
+
+@contextmanager
+def _if_free(path: Path) -> Iterator[bool]:
+    """Hold an entry's lock and give True, or False if a job holds it."""
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+        Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()

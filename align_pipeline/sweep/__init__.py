@@ -1,0 +1,1 @@
+"""A multirun's beginning and end, and SLURM."""

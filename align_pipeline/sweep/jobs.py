@@ -1,0 +1,319 @@
+"""What the command does around its jobs: folders that nobody shares; in a multirun, a report over what did not fail.
+
+Hydra calls no callback when a job of a multirun raised, and a launcher may know of one process alone. So a job that
+fails says so in its own folder, and the report is made from the folders, whatever happened to the processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from align_pipeline import distributed
+from align_pipeline.config import from_hydra
+from align_pipeline.config.messages import one_sentence
+from align_pipeline.config.wandb import WandbConfig
+from align_pipeline.errors import InputError
+from align_pipeline.store import folders
+from align_pipeline.store.folders import ERROR, NOTHING, SUMMARY
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Sweep:
+    """The multirun of this process.
+
+    Attributes:
+        folder: the sweep's folder.
+        wandb: where its report is logged.
+        jobs: how many jobs were asked for; None where another sweeper than Hydra's own decides as it goes.
+    """
+
+    folder: Path
+    wandb: WandbConfig
+    jobs: int | None
+
+
+_running: list[Sweep] = []
+
+
+class Begin(Callback):
+    """Gives each run and each sweep a folder of its own, before anything is written there.
+
+    Hydra makes warnings of a callback's exceptions; a `SystemExit` ends the command.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """See Hydra."""
+        if distributed.is_main():
+            with _ending_the_command():
+                _claim_run(config)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """See Hydra."""
+        if distributed.is_main():
+            with _ending_the_command():
+                _claim_sweep(config)
+
+
+@contextlib.contextmanager
+def _ending_the_command() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        sentence = one_sentence(error)
+        if sentence is None:
+            raise SystemExit("".join(traceback.format_exception(error)).rstrip()) from error
+        raise SystemExit(f"Error: {sentence}") from error
+
+
+def _claim_run(config: DictConfig) -> None:
+    """A new folder for the run, or the one that the user named, if it holds no other job's result."""
+    overrides = config.hydra.overrides
+    composed = copy.deepcopy(config)
+    with read_write(composed), open_dict(composed):
+        del composed["hydra"]
+    typed = from_hydra(composed, list(overrides.task), multirun=False)  # what is wrong with it is said before
+    folder = Path(config.hydra.run.dir)
+    if _is_named("hydra.run.dir", overrides.hydra):
+        folders.hold(folder)
+        settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+        assert isinstance(settings, dict)
+        folders.refuse_others(folder, folders.identity(typed), {str(key): value for key, value in settings.items()})
+    else:
+        folder = folders.new(folder)
+        folders.hold(folder)
+    with read_write(config.hydra):
+        config.hydra.run.dir = str(folder)
+
+
+def _claim_sweep(config: DictConfig) -> None:
+    """A new folder for all jobs of the sweep, or the one that the user named, if it holds no other sweep."""
+    overrides = config.hydra.overrides
+    wandb = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(WandbConfig), config.wandb))
+    assert isinstance(wandb, WandbConfig)
+    jobs = _jobs(config)
+    if jobs is not None:
+        _refuse_shared_names(jobs, config.hydra.job.config_name)
+    folder = Path(config.hydra.sweep.dir)
+    if _is_named("hydra.sweep.dir", overrides.hydra):
+        folders.hold(folder)
+        _refuse_other_sweeps(folder, list(overrides.task))
+    else:
+        folder = folders.new(folder)
+        folders.hold(folder)
+    literal = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    with read_write(config.hydra):
+        config.hydra.sweep.dir = str(folder)
+        overrides.hydra.append(f"hydra.sweep.dir='{literal}'")  # each job is composed anew, from these
+    wandb.group = wandb.group or folder.name
+    _running.append(Sweep(folder, wandb, None if jobs is None else len(jobs)))
+
+
+def _is_named(key: str, overrides: Sequence[str]) -> bool:
+    return any(override.lstrip("+").startswith(f"{key}=") for override in overrides)
+
+
+def _refuse_other_sweeps(folder: Path, overrides: list[str]) -> None:
+    """Refuse a folder with the jobs of another command.
+
+    Raises:
+        InputError: it has; names what differs.
+    """
+    record = folder / "multirun.yaml"
+    if not record.is_file():
+        return
+    before = list(OmegaConf.load(record).hydra.overrides.task)
+    differing = sorted(set(before) ^ set(overrides))
+    if differing:
+        where = "only here" if differing[0] in overrides else "only there"
+        raise InputError(
+            f"{folder} holds another sweep ({differing[0]} {where}): the same command goes on with it; give this one "
+            "a folder of its own (hydra.sweep.dir=<folder>). What is in the cache is not computed again."
+        )
+
+
+def _jobs(config: DictConfig) -> list[list[str]] | None:
+    """Each job's overrides; None if they are not all known before."""
+    sweeper = config.hydra.sweeper
+    if not str(sweeper.get("_target_", "")).endswith("BasicSweeper"):
+        return None
+    given = [f"{key}={value}" for key, value in (sweeper.params or {}).items()] + list(config.hydra.overrides.task)
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides(given), None)
+    return jobs
+
+
+def _refuse_shared_names(jobs: Sequence[Sequence[str]], config_name: str) -> None:
+    """Refuse a sweep in which one name stands for two models: their rows could not be told apart.
+
+    Raises:
+        InputError: it does.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    # Only what may change the model is composed, and each such choice once.
+    choices = {tuple(o for o in job if o.lstrip("+~").startswith(("model", "experiment"))) for job in jobs}
+    if len(choices) < 2:
+        return
+    named: dict[str, dict[str, Any]] = {}
+    for choice in sorted(choices):
+        model = loader.load_configuration(config_name, list(choice), RunMode.RUN).model
+        settings = OmegaConf.to_container(model, resolve=True, enum_to_str=True)
+        assert isinstance(settings, dict)
+        own = {str(key): value for key, value in settings.items() if key not in ("name", "device", "parallel")}
+        other = named.setdefault(str(settings["name"]), own)
+        key = next((key for key in own if own[key] != other.get(key)), None)
+        if key is not None:
+            own_name = "align_pipeline_file_name:${model.path}" if key == "path" else f"model.{key}"
+            raise InputError(
+                f"Two models of this sweep are both called '{settings['name']}' (model.{key} is {other.get(key)} and "
+                f"{own[key]}), and the tables tell models by their names; give each its own, such as "
+                f"'model.name={'' if key == 'path' else settings['name'] + '_'}${{{own_name}}}'."
+            )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job of a sweep.
+
+    Attributes:
+        number: Hydra's, from 0.
+        overrides: its command line.
+        folder: where it writes.
+        settings: its resolved config.
+    """
+
+    number: int
+    overrides: list[str]
+    folder: Path
+    settings: Any
+
+    def is_finished(self) -> bool:
+        """Whether its folder holds the result of just this config."""
+        return (
+            has_result(self.folder) and folders.difference(self.folder, json.loads(json.dumps(self.settings))) is None
+        )
+
+    def outcome(self) -> JobReturn:
+        """What Hydra takes from it: nothing if it failed, since the report says so and one failure must not end all."""
+        rows = folders.summary_of(self.folder)["languages"] if has_result(self.folder) else []
+        known = [row["accuracy"] for row in rows if row["accuracy"] is not None]
+        found = JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
+        found.return_value = sum(known) / len(known) if known else None
+        return found
+
+
+def refuse_others(job: Planned) -> None:
+    """Refuse a job whose folder holds the result of another config.
+
+    Raises:
+        InputError: it does; says what differs.
+    """
+    differs = folders.difference(job.folder, json.loads(json.dumps(job.settings)))
+    if differs is not None:
+        raise InputError(
+            f"{job.folder} holds the result of another job ({differs}): conf has changed since; give the sweep a "
+            "folder of its own (hydra.sweep.dir=<folder>)."
+        )
+
+
+def begin(job: Planned) -> None:
+    """Make a job's folder before the job runs, so that the report knows of it even if it never does.
+
+    What an earlier attempt left there of its ending is removed.
+    """
+    for name in (ERROR, NOTHING):
+        (job.folder / name).unlink(missing_ok=True)
+    (job.folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(job.overrides), job.folder / ".hydra" / "overrides.yaml")
+
+
+def has_result(folder: Path) -> bool:
+    """Whether a job's latest attempt left a result."""
+    return (folder / SUMMARY).exists() and not (folder / ERROR).exists()
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether a job left a result, or a reason why it has none."""
+    return any((folder / name).exists() for name in (SUMMARY, ERROR, NOTHING))
+
+
+def note_failure(error: Exception, folder: Path) -> None:
+    """Leave the reason in the job's folder."""
+    sentence = one_sentence(error)
+    log.error("Job failed: %s", sentence or f"{type(error).__name__}: {error}")
+    note_reason(sentence or "".join(traceback.format_exception(error)), folder)
+
+
+def note_reason(text: str, folder: Path) -> None:
+    """Leave a text, whose last line is the reason, in the folder of a job that failed."""
+    folder.joinpath(ERROR).write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def ending(folder: Path) -> str | None:
+    """Why a job has no result, in a line; None if it has one, or there was nothing to do."""
+    error = folder / ERROR
+    if not error.exists() and ((folder / SUMMARY).exists() or (folder / NOTHING).exists()):
+        return None
+    return error.read_text(encoding="utf-8").strip().splitlines()[-1] if error.exists() else "it did not finish"
+
+
+def failed_jobs(folder: Path) -> list[str]:
+    """A line for each job of a sweep that has no result: its overrides and why."""
+    lines = []
+    for hydra_folder in sorted(folder.glob("*/.hydra"), key=lambda path: _number(path.parent.name)):
+        job = hydra_folder.parent
+        reason = ending(job)
+        if reason is None:
+            continue
+        overrides = OmegaConf.load(hydra_folder / "overrides.yaml")
+        lines.append(f"{job.name} ({' '.join(map(str, overrides))}): {reason}")
+    return lines
+
+
+def _number(name: str) -> tuple[int, str]:
+    head = name.split("_")[0]
+    return (int(head) if head.isdigit() else 10**9, name)
+
+
+def finish() -> list[str]:
+    """Report on the sweep of this process, if it ran one.
+
+    Returns:
+        A line for each failed job.
+    """
+    failed: list[str] = []
+    while _running:
+        sweep = _running.pop()
+        failed += failed_jobs(sweep.folder)
+        done = sorted(path.parent for path in sweep.folder.glob(f"*/{SUMMARY}") if has_result(path.parent))
+        if not done:
+            log.info("No job of %s has a result: no report.", sweep.folder)
+            continue
+        from threadpoolctl import threadpool_limits
+
+        from align_pipeline.report import report
+        from align_pipeline.tracking import wandb as tracking
+
+        with threadpool_limits(limits=1, user_api="blas"):  # its many small regressions only wait for one another
+            page = report.write(done, sweep.folder / "report", failed)
+        tracking.track_report(sweep.wandb, sweep.folder, page.parent, failed)
+        asked = "" if sweep.jobs is None else f" of {sweep.jobs}"
+        log.info("Report over %d%s jobs: %s", len(done), asked, page)
+    return failed

@@ -1,0 +1,1 @@
+"""What is told of a job: console, log files, Weights & Biases."""

@@ -1,0 +1,42 @@
+"""One log file per job and process, each with the error that ended it."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from pathlib import Path
+
+from align_pipeline.config.messages import one_sentence
+
+NAME = "align_pipeline"
+
+
+def file_of(folder: Path, rank: int) -> Path:
+    """The log file of a process: ``align_pipeline.log`` for the main one, ``align_pipeline.rank<n>.log`` for others."""
+    return folder / (f"{NAME}.rank{rank}.log" if rank else f"{NAME}.log")
+
+
+def to_own_file(folder: Path, rank: int) -> None:
+    """Send what this process logs to its own file and nowhere else; for all processes but the main one.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    handler = logging.FileHandler(file_of(folder, rank), encoding="utf-8", delay=False)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+
+
+def note_end(error: BaseException) -> None:
+    """Write why the process ends to its log file; the console gets its sentence elsewhere."""
+    sentence = one_sentence(error) if isinstance(error, Exception) else f"Stopped: {error or type(error).__name__}"
+    text = sentence or "".join(traceback.format_exception(error)).rstrip()
+    record = logging.getLogger(__name__).makeRecord(__name__, logging.ERROR, __file__, 0, text, (), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)

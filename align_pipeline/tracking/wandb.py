@@ -1,0 +1,259 @@
+"""Weights & Biases: one run per job, curves against a `layer` axis, the tables as an artifact."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align_pipeline.config.wandb import WandbConfig, WandbMode
+from align_pipeline.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A share of items, or a score, per layer, for one language.
+
+    Attributes:
+        metric: the alignment metric, or the condition of patching, behind its direction if that is of translation.
+        group: ``alignment`` (share of aligned items), ``patching`` (share of TF items corrected) or ``patched_chrf``
+            (chrF++ of patched translations).
+    """
+
+    metric: str
+    language: str
+    layers: Sequence[int]
+    values: Sequence[float]
+    group: str = "alignment"
+
+
+def track(
+    config: WandbConfig,
+    folder: Path,
+    tags: Sequence[str],
+    settings: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    curves: Sequence[Curve],
+    plots: Sequence[Path],
+    tables: Sequence[Path],
+) -> None:
+    """Log a finished job.
+
+    Args:
+        config: mode, project, entity and group.
+        folder: the job's output folder; W&B's own files go to ``wandb/`` below it.
+        tags: task, model and languages.
+        settings: the resolved config.
+        summary: flat numbers, by name.
+        curves: logged against the `layer` axis as ``<group>/<metric>/<language>``; a job of one language also logs
+            ``<group>/<metric>``, which a dashboard overlays over the jobs of a sweep.
+        plots: PNG files.
+        tables: parquet and JSON files for the artifact.
+
+    Raises:
+        InputError: W&B fails and `config.required` is set; else a line says so.
+    """
+    if config.mode is WandbMode.disabled:
+        return
+    with _told(config), _own_folders(folder):
+        _track(config, folder, tags, settings, summary, curves, plots, tables)
+
+
+def _track(
+    config: WandbConfig,
+    folder: Path,
+    tags: Sequence[str],
+    settings: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    curves: Sequence[Curve],
+    plots: Sequence[Path],
+    tables: Sequence[Path],
+) -> None:
+    import wandb
+
+    task, model, *languages = tags
+    name = "_".join([task, model, languages[0] if len(languages) == 1 else f"{len(languages)}_languages"])
+    run = _start(config, folder, name, tags, settings, "job")
+    with run:
+        run.define_metric("layer")
+        run.define_metric("alignment/*", step_metric="layer")
+        run.define_metric("patching/*", step_metric="layer")
+        run.define_metric("patched_chrf/*", step_metric="layer")
+        _log_curves(run, curves)
+        run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in plots})
+        run.summary.update(dict(summary))
+        artifact = wandb.Artifact(f"tables-{run.id}", type="tables")
+        for path in tables:
+            artifact.add_file(str(path))
+        run.log_artifact(artifact)
+
+
+def checked(config: WandbConfig) -> WandbConfig:
+    """Ask before the passes what would be refused after them: names that W&B does not take, a missing login.
+
+    Returns:
+        The config to go on with: offline where there is no login, disabled where nothing would come of it.
+
+    Raises:
+        InputError: W&B refuses and `config.required` is set.
+    """
+    if config.mode is WandbMode.disabled:
+        return config
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    mode = WandbMode.disabled
+    try:
+        wandb.Settings(project=config.project, entity=config.entity, run_group=config.group)
+        mode = WandbMode.offline
+        if config.mode is WandbMode.online:
+            wandb.login()  # on a terminal it asks for the key
+    except Exception as error:
+        what = "nothing is logged" if mode is WandbMode.disabled else "the run is kept offline"
+        _complain(config, error, f"{what}; `wandb login` or wandb.project=<name> may mend it")
+        return dataclasses.replace(config, mode=mode)
+    return config
+
+
+def _complain(config: WandbConfig, error: BaseException, consequence: str) -> None:
+    """Say in a line that W&B failed, or raise it where it is required.
+
+    Raises:
+        InputError: `config.required` is set.
+    """
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    if config.required:
+        raise InputError(f"W&B failed, and wandb.required=true: {reason}.") from error
+    log.warning("W&B failed (%s): %s.", reason, consequence)
+
+
+@contextlib.contextmanager
+def _told(config: WandbConfig) -> Iterator[None]:
+    """Turn whatever W&B raises into a line: it costs no result."""
+    try:
+        yield
+    except Exception as error:
+        _complain(config, error, "tables, plots and summary are in the output folder all the same")
+
+
+@contextlib.contextmanager
+def _own_folders(folder: Path) -> Iterator[None]:
+    """Let W&B keep its copies in the output folder, where `wandb sync` finds them later, and not in a home folder."""
+    kinds = ["cache", "data"]
+    if not os.access(Path.home(), os.W_OK):
+        kinds.append("config")
+    names = {f"WANDB_{kind.upper()}_DIR": kind for kind in kinds}
+    added = {key: str(folder.resolve() / "wandb" / kind) for key, kind in names.items() if key not in os.environ}
+    for place in added.values():
+        Path(place).mkdir(parents=True, exist_ok=True)
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            del os.environ[key]
+
+
+def _start(
+    config: WandbConfig, folder: Path, name: str, tags: Sequence[str], settings: Mapping[str, Any], kind: str
+) -> Any:
+    """A run of W&B; one that cannot go online is kept offline."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    def init(mode: WandbMode) -> Any:
+        return wandb.init(
+            project=config.project,
+            entity=config.entity,
+            group=config.group,
+            job_type=kind,
+            name=name,
+            tags=[tag[:64] for tag in tags],
+            config=dict(settings),
+            mode=mode.value,
+            dir=str(folder),
+            # Neither the machine nor the checkout is the experiment's business, and a git remote may hold a token.
+            # A cluster's node that eighty jobs start on takes its time: W&B's own 30 s are too few.
+            settings=wandb.Settings(
+                console="off",
+                disable_git=True,
+                disable_code=True,
+                x_disable_machine_info=True,
+                x_disable_stats=True,
+                x_service_wait=300,
+                init_timeout=300,
+            ),
+        )
+
+    try:
+        return init(config.mode)
+    except Exception as error:
+        if config.mode is not WandbMode.online:
+            raise
+        _complain(config, error, f"the run is kept offline; `wandb sync {folder}/wandb/offline-run-*` sends it later")
+        return init(WandbMode.offline)
+
+
+def _log_curves(run: Any, curves: Sequence[Curve]) -> None:
+    import wandb
+
+    single = len({curve.language for curve in curves}) == 1
+    for layer in sorted({layer for curve in curves for layer in curve.layers}):
+        row: dict[str, float] = {"layer": layer}
+        for curve in curves:
+            values = dict(zip(curve.layers, curve.values, strict=True))
+            if layer not in values:  # attention and MLPs begin at layer 1
+                continue
+            row[f"{curve.group}/{curve.metric}/{curve.language}"] = values[layer]
+            if single:
+                row[f"{curve.group}/{curve.metric}"] = values[layer]
+        run.log(row)
+    said = {"alignment": "aligned items", "patching": "TF items corrected", "patched_chrf": "chrF++"}
+    for group, metric in dict.fromkeys((curve.group, curve.metric) for curve in curves):
+        chosen = [curve for curve in curves if (curve.group, curve.metric) == (group, metric)]
+        chart = wandb.plot.line_series(
+            xs=[list(curve.layers) for curve in chosen],
+            ys=[list(curve.values) for curve in chosen],
+            keys=[curve.language for curve in chosen],
+            title=f"{metric}: {said[group]} by layer",
+            xname="layer",
+        )
+        run.log({f"curves/{metric}" if group == "alignment" else f"curves/{group}/{metric}": chart})
+
+
+def track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequence[str]) -> None:
+    """Log a sweep's report as a run of the sweep's group: correlations as a table, plots, all files as an artifact.
+
+    Args:
+        config: mode, project, entity and group.
+        folder: the sweep's folder.
+        report: the report's folder.
+        failed: a line for each failed job.
+    """
+    if config.mode is WandbMode.disabled:
+        return
+    with _told(config), _own_folders(folder):
+        _track_report(config, folder, report, failed)
+
+
+def _track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequence[str]) -> None:
+    import pandas as pd
+    import wandb
+
+    run = _start(config, folder, f"report_{folder.name}", ["report"], {"failed": list(failed)}, "report")
+    with run:
+        level = pd.read_csv(report / "language_level.csv")
+        chosen = level[level["reduce"].isin(["max", "mean"]) & (level["group"] == "all")]
+        run.log({"language_level": wandb.Table(dataframe=chosen.astype(object).where(chosen.notna(), None))})
+        run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted(report.rglob("*.png"))})
+        run.summary.update({"failed_jobs": len(failed)})
+        artifact = wandb.Artifact(f"report-{run.id}", type="report")
+        artifact.add_dir(str(report))
+        run.log_artifact(artifact)

@@ -1,0 +1,187 @@
+"""The vectorised metrics against literal double loops, on random and on adversarial vectors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from align_pipeline.errors import InputError
+from align_pipeline.measurements.alignment.metrics import Dali, DaliStrong, MexaT, dali, dali_strong, mexa
+from align_pipeline.measurements.alignment.similarity import PremiseStream, cosines, option_cosines
+
+Vectors = NDArray[np.float64]
+
+
+def cos(a: Vectors, b: Vectors) -> float:
+    norm = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / norm if norm else 0.0
+
+
+def literal_dali(e: Vectors, x: Vectors, criterion: str) -> bool:
+    n = len(e)
+    own = [cos(e[i], x[i]) for i in range(n)]
+    if criterion == "rowwise":
+        return all(own[i] > cos(e[i], x[j]) for i in range(n) for j in range(n) if i != j)
+    return all(min(own) > cos(e[i], x[j]) for i in range(n) for j in range(n) if i != j)
+
+
+def literal_dali_strong(e: Vectors, x: Vectors) -> bool:
+    n = len(e)
+    least = min(cos(e[i], x[i]) for i in range(n))
+    pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
+    within = [cos(side[i], side[j]) for side in (e, x) for i, j in pairs]
+    return literal_dali(e, x, "global") and all(least > value for value in within)
+
+
+def literal_mexa(e: Vectors, x: Vectors) -> list[bool]:
+    n = len(e)
+    s = [[cos(e[i], x[j]) for j in range(n)] for i in range(n)]
+    return [all(s[i][i] > s[i][j] and s[i][i] > s[j][i] for j in range(n) if j != i) for i in range(n)]
+
+
+@st.composite
+def sides(draw: st.DrawFn, most: int = 5) -> tuple[Vectors, Vectors]:
+    """Two sides of n integer vectors of few distinct values: ties, duplicates and zero vectors come up often."""
+    n, d = draw(st.integers(1, most)), draw(st.integers(1, 4))
+    vector = st.lists(st.integers(-2, 2), min_size=d, max_size=d)
+    side = st.lists(vector, min_size=n, max_size=n)
+    return np.array(draw(side), dtype=float), np.array(draw(side), dtype=float)
+
+
+def first_equal(texts: Vectors) -> torch.Tensor:
+    rows = [tuple(row) for row in texts]
+    return torch.tensor([[rows.index(row) for row in rows]])
+
+
+def blocks(e: Vectors, x: Vectors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """[1 layer, 1 item, n, n] blocks in float64, where the loops' roundings are the vectorised code's too."""
+    found = option_cosines(
+        torch.tensor(e, dtype=torch.float32)[None, None],
+        torch.tensor(x, dtype=torch.float32)[None, None],
+        first_equal(e),
+        first_equal(x),
+    )
+    return found.cross, found.english, found.language
+
+
+def decided(margin: float) -> bool:
+    """Whether float32 can tell the margin from a tie; exact ties are tested on their own."""
+    return abs(margin) > 1e-6
+
+
+@given(sides(), st.sampled_from(["global", "rowwise"]))
+@settings(max_examples=400, deadline=None)
+def test_dali_is_the_double_loop(pair: tuple[Vectors, Vectors], criterion: str) -> None:
+    e, x = pair
+    margin = dali(blocks(e, x)[0], criterion).item()
+    if decided(margin):
+        assert (margin > 0) == literal_dali(e, x, criterion)
+
+
+@given(sides())
+@settings(max_examples=400, deadline=None)
+def test_dali_strong_is_the_double_loop(pair: tuple[Vectors, Vectors]) -> None:
+    e, x = pair
+    margin = dali_strong(*blocks(e, x)).item()
+    if decided(margin):
+        assert (margin > 0) == literal_dali_strong(e, x)
+
+
+@given(sides(most=9), st.integers(1, 9), st.randoms(use_true_random=False))
+@settings(max_examples=400, deadline=None)
+def test_mexa_is_the_double_loop_however_it_streams(pair: tuple[Vectors, Vectors], size: int, shuffle: object) -> None:
+    e, x = pair
+    order = list(range(len(e)))
+    shuffle.shuffle(order)  # type: ignore[attr-defined]
+    stream = PremiseStream(torch.tensor(e, dtype=torch.float32)[None], first_equal(e)[0], first_equal(x)[0])
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        stream.add(chosen, torch.tensor(x[chosen], dtype=torch.float32)[None])
+    found = stream.finish()
+    margins = mexa(found.own, found.row, found.column)[0].tolist()
+    for margin, expected in zip(margins, literal_mexa(e, x), strict=True):
+        if decided(margin):
+            assert (margin > 0) == expected
+
+
+def test_most_random_cases_are_decided() -> None:
+    """The properties above skip what float32 cannot decide; that must be the exception."""
+    generator = np.random.default_rng(0)
+    margins = [dali(blocks(*generator.integers(-2, 3, (2, 3, 4)).astype(float))[0]).item() for _ in range(300)]
+    assert np.mean([decided(margin) for margin in margins]) > 0.8
+
+
+def test_equal_options_are_an_exact_tie_at_any_scale() -> None:
+    """Two equal English options: some c_ii equals some c_ij exactly, so nothing is aligned (strict >)."""
+    generator = np.random.default_rng(1)
+    for _ in range(100):
+        e, x = generator.normal(size=(2, 4, 256)) * generator.uniform(0.01, 100)
+        e[2] = e[0]
+        x[2] = x[0]
+        cross, english, language = blocks(e, x)
+        assert dali(cross).item() <= 0
+        assert dali_strong(cross, english, language).item() <= 0
+    identical = generator.normal(size=(3, 64))
+    identical[1] = identical[0]
+    assert dali(blocks(identical, identical)[0]).item() == 0.0
+
+
+def test_equal_premises_are_an_exact_tie() -> None:
+    generator = np.random.default_rng(2)
+    e = generator.normal(size=(6, 300))
+    e[4] = e[1]
+    stream = PremiseStream(torch.tensor(e, dtype=torch.float32)[None], first_equal(e)[0], first_equal(e)[0])
+    for index in range(6):
+        stream.add([index], torch.tensor(e[[index]], dtype=torch.float32)[None])
+    found = stream.finish()
+    margin = mexa(found.own, found.row, found.column)[0]
+    assert (margin == 0).tolist() == [False, True, False, False, True, False]
+    assert (margin > 0).tolist() == [True, False, True, True, False, True]
+
+
+def test_a_single_option_and_a_single_premise_are_aligned() -> None:
+    e = np.ones((1, 3))
+    assert dali(blocks(e, -e)[0]).item() == math.inf
+    stream = PremiseStream(torch.ones(1, 1, 3), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    stream.add([0], torch.ones(1, 1, 3))
+    found = stream.finish()
+    assert mexa(found.own, found.row, found.column).item() == math.inf
+
+
+def test_zero_vectors_have_cosine_zero() -> None:
+    assert cosines(torch.zeros(2, 3), torch.ones(1, 3)).tolist() == [[0.0], [0.0]]
+
+
+@given(sides())
+@settings(max_examples=200, deadline=None)
+def test_laws(pair: tuple[Vectors, Vectors]) -> None:
+    """Strong implies global implies rowwise; swapping the sides changes nothing of the global criterion."""
+    e, x = pair
+    cross, english, language = blocks(e, x)
+    assert dali_strong(cross, english, language) <= dali(cross)
+    assert dali(cross) <= dali(cross, "rowwise") + 1e-6
+    assert dali(cross.transpose(-1, -2)) == dali(cross)
+
+
+def test_vectorised_over_layers_and_items() -> None:
+    cross = torch.randn(3, 5, 4, 4)
+    whole = dali(cross)
+    assert whole.shape == (3, 5)
+    assert torch.equal(whole, torch.stack([torch.stack([dali(item) for item in layer]) for layer in cross]))
+
+
+@pytest.mark.parametrize("metric", [Dali, DaliStrong, MexaT])
+def test_unknown_pooling_is_refused(metric: type) -> None:
+    with pytest.raises(InputError, match="pooling=mean does not exist; there is last, weighted"):
+        metric(pooling="mean")
+
+
+def test_unknown_criterion_is_refused() -> None:
+    with pytest.raises(InputError, match="criterion=columnwise does not exist; there is global, rowwise"):
+        Dali(criterion="columnwise")

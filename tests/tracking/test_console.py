@@ -1,0 +1,41 @@
+"""What a person and a log file see while a stage goes on, and how the process is set up for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from align_pipeline.tracking import console
+
+
+def test_a_long_stage_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(console, "MINUTE", 0.1)
+    stages = console.Stages()
+    with caplog.at_level(logging.INFO):
+        with stages.stage("scoring", "Scored swh_Latn", 8) as advance:
+            advance(2)
+            time.sleep(0.35)
+        with stages.stage("model", "Loaded tiny"):
+            time.sleep(0.25)
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("Scored swh_Latn: 2 of 8 texts, " in line and line.endswith("s left.") for line in lines) >= 2
+    assert any(line.startswith("Loaded tiny: still at it after ") for line in lines)
+    before = len(lines)
+    time.sleep(0.3)
+    assert len(caplog.records) == before, "silent when it is over"
+    assert stages.seconds["scoring"] > 0.3
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_passively_unless_the_user_says_otherwise(given: str | None, expected: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    if given is not None:
+        environment["OMP_WAIT_POLICY"] = given
+    code = "import sys, os, align_pipeline.run; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert found.stdout.split() == [expected, "False"], "set before torch reads it"
