@@ -38,6 +38,9 @@ _UNWRITABLE = {
     errno.EROFS: "it is on a read-only file system",
     errno.EACCES: "this user may not write there",
     errno.EPERM: "this user may not write there",
+    errno.EEXIST: "a file is in the place of the folder",
+    errno.ENOTDIR: "a file is in the place of a folder",
+    errno.ENAMETOOLONG: "its name is too long",
 }
 
 

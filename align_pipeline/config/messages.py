@@ -46,6 +46,12 @@ def one_sentence(error: Exception) -> str | None:
         if missing and parent is not None:
             return _no_key(missing[1], key, parent)
         return f"{key}: {text}." if key else text
+    called = re.match(r"Error in call to target '([^']+)':.*unexpected keyword argument '(\w+)'", text)
+    if called:
+        return f"There is no key '{called[2]}' of {called[1].rpartition('.')[2]}; --cfg job prints the keys that exist."
+    located = re.match(r"Error locating target '([^']+)'", text)
+    if located:
+        return f"_target_ names '{located[1]}', which is no class that can be imported."
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         quoted = f"; quote a value with special characters: '{key}=\"{value}\"'" if re.search("[/=]", value) else ""

@@ -7,6 +7,8 @@ from enum import Enum
 
 from omegaconf import MISSING
 
+from align_pipeline.errors import InputError
+
 
 class TooLong(Enum):
     """What happens to a text that has more tokens than the model's context."""
@@ -74,3 +76,7 @@ class ModelConfig:
     """Longest text in tokens; null is the model's own context length."""
     too_long: TooLong = TooLong.error
     """``error`` names the item; ``truncate_left`` drops tokens from the beginning (never BOS) and counts texts."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_length, int) and self.max_length < 1:
+            raise InputError(f"model.max_length={self.max_length} leaves no room for a token; use 1 or more.")
