@@ -37,7 +37,7 @@ _held: dict[Path, FileLock] = {}
 
 def identity(config: Config) -> str:
     """A digest of what a job asks: equal for two jobs whose results may stand for each other."""
-    asked = dataclasses.asdict(config)
+    asked = {**dataclasses.asdict(config), "data": config.source}
     for key in _NOT_ASKED:
         del asked[key]
     for key in _NOT_ASKED_OF_MODEL:
