@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help install demo test test-slurm real-models lint types format embedded clean
+.PHONY: help install demo test test-slurm real-models lint types docs format embedded clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ lint: $(VENV)/installed-dev ## Check style, format and which module may import w
 
 types: $(VENV)/installed-dev ## Check types
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-dev ## Build the documentation's site into outputs/site
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 format: $(VENV)/installed-dev ## Format the code
 	$(BIN)/ruff check --fix .

@@ -66,18 +66,21 @@ class Done:
 class Command:
     """``python -m align_pipeline.run`` in a child that has imported everything but the module itself."""
 
-    def __init__(self, folder: Path, *arguments: str, log: Path, **environment: str | None) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, log: Path, path: Sequence[str] = (), **environment: str | None
+    ) -> None:
         """Start it.
 
         Args:
             folder: where it is started.
             arguments: its command line.
             log: its output goes to ``<log>.out`` and ``<log>.err``.
+            path: folders of Python files, as PYTHONPATH.
             environment: variables to set, or to unset where None.
         """
         _serve()
         self.paths = (log.with_suffix(".out"), log.with_suffix(".err"))
-        given = (folder, arguments, self.paths, environment)
+        given = (folder, arguments, self.paths, environment, path)
         self.child = CONTEXT.Process(target=_command, args=given, daemon=True)
         self.child.start()
 
@@ -87,8 +90,15 @@ class Command:
         return Done(code, *(path.read_text(encoding="utf-8", errors="replace") for path in self.paths))
 
 
-def _command(folder: Path, arguments: Sequence[str], paths: Sequence[Path], environment: dict[str, str | None]) -> None:
+def _command(
+    folder: Path,
+    arguments: Sequence[str],
+    paths: Sequence[Path],
+    environment: dict[str, str | None],
+    modules: Sequence[str],
+) -> None:
     os.chdir(folder)
+    sys.path[:0] = modules
     for key, value in environment.items():
         if value is None:
             os.environ.pop(key, None)

@@ -53,7 +53,7 @@ def test_seeds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     run("seeds.py", monkeypatch=monkeypatch)
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 2 + 8 + 3, "languages and three lines on all of them"
-    shown = (REPOSITORY / "README.md").read_text("utf-8").splitlines()
+    shown = (REPOSITORY / "docs/embedded.md").read_text("utf-8").splitlines()
     assert [line for line in printed if line not in shown] == []
 
 

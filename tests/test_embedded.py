@@ -366,12 +366,14 @@ def test_recorded_figures_are_reproduced(folder: Path) -> None:
                 assert own[metric] == pytest.approx(expected["languages"][code][metric], abs=slack)
 
 
-def test_readme_shows_the_recorded_figures() -> None:
+def test_the_page_shows_the_recorded_figures() -> None:
     found = [
         json.loads((EMBEDDED / name / figures.FILE).read_text("utf-8"))["tasks"] for name in ("tiny", "tiny_aligned")
     ]
     tasks = [model[task] for task in figures.TASKS for model in found]
-    shown = [" ".join(line.split()) for line in (EMBEDDED.parents[1] / "README.md").read_text("utf-8").splitlines()]
+    shown = [
+        " ".join(line.split()) for line in (EMBEDDED.parents[1] / "docs/embedded.md").read_text("utf-8").splitlines()
+    ]
     assert " ".join(["| eng |", *(f"{task['english']:.2f} |" for task in tasks)]) in shown
     for code in CODES[1:]:
         sides = [task["languages"].get(language(code).flores) for task in tasks]

@@ -1,0 +1,67 @@
+"""What mkdocs makes of the source: the home page of README.md, the reference of docstrings and comments."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "align_pipeline"
+
+
+def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
+    """Fill in what a page leaves to the source; see mkdocs."""
+    name = page.file.src_path
+    if name == "index.md":
+        home = (ROOT / "README.md").read_text(encoding="utf-8")
+        home = home.replace("(docs/", "(").replace("(benchmarks/RESULTS.md)", "(benchmarks.md)")
+        return home.replace("[CITATION.cff](CITATION.cff)", "`CITATION.cff`")
+    if name == "benchmarks.md":
+        results = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+        return re.sub(r"\]\(\.\./docs/", "](", results)
+    return markdown.replace("[[keys]]", keys()).replace("[[tables]]", tables())
+
+
+def keys() -> str:
+    """A table of every config group's keys."""
+    parts = []
+    for path in [*sorted((PACKAGE / "config").glob("*.py")), *sorted((PACKAGE / "data/tasks").glob("*.py"))]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
+                parts.append(_group(node))
+    return "\n\n".join(parts)
+
+
+def _group(node: ast.ClassDef) -> str:
+    about = " ".join((ast.get_docstring(node) or "").split())
+    lines = [f"### {node.name}", "", about, "", "| key | type | default | |", "|---|---|---|---|"]
+    for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign):
+            told = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            default = "" if field.value is None else ast.unparse(field.value)
+            default = {"MISSING": "required"}.get(default, re.sub(r"field\(default_factory=(\w+)\)", r"\1()", default))
+            cells = (ast.unparse(field.target), ast.unparse(field.annotation), default, " ".join(str(told).split()))
+            lines.append("| `{}` | `{}` | `{}` | {} |".format(*(cell.replace("|", "\\|") for cell in cells)))
+    return "\n".join(lines)
+
+
+def tables() -> str:
+    """A table of every parquet file's columns, with the comments that stand beside them."""
+    names = {"ALIGNMENT": "alignment", "PREDICTIONS": "predictions", "TRANSLATIONS": "translations"}
+    parts = []
+    for path in sorted((PACKAGE / "measurements").glob("*/table.py")):
+        source = path.read_text(encoding="utf-8")
+        constant = re.search(r"^(\w+) = pa.schema", source, re.MULTILINE)
+        assert constant is not None, path
+        lines = [
+            f"### {names.get(constant[1], constant[1].lower())}.parquet",
+            "",
+            "| column | type | |",
+            "|---|---|---|",
+        ]
+        for column, kind, comment in re.findall(r'\("(\w+)", ([\w.()]+)\),(?:  # (.*))?', source):
+            lines.append(f"| `{column}` | `{kind.removeprefix('pa.').lower()}` | {comment} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)

@@ -1,0 +1,133 @@
+"""The documentation: its commands compose, its examples run, its site builds."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import REPOSITORY, compose, write_hub
+from processes import Command
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+RUN = "python -m align_pipeline.run "
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command) of every shell line of the pages that runs a job, without what only a folder of one's own has."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if RUN in line and "--config-dir" not in line and " ..." not in line and "--help" not in line:
+                    found.append((page.name, line[line.index(RUN) + len(RUN) :]))
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), commands(), ids=lambda value: value[:60])
+def test_every_command_composes(page: str, command: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    words = [word for word in shlex.split(command, comments=True) if word not in ("-m", "&")]
+    overrides = OverridesParser.create().parse_overrides(words)
+    kept = []
+    for override in overrides:
+        key = override.get_key_element()
+        if key.startswith("hydra"):
+            continue
+        if override.is_sweep_override():  # the first of what is swept over; a glob stands for a language that there is
+            values = [] if "glob(" in str(override.input_line) else list(override.sweep_string_iterator())
+            kept.append(f"{key}={values[0] if values else 'swh'}")
+        else:
+            kept.append(str(override.input_line))
+    config = compose(*kept)
+    assert config.languages
+    assert config.task["name"]
+
+
+def test_the_readme_is_a_page() -> None:
+    text = PAGES[0].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (REPOSITORY / link).exists(), link
+
+
+def test_the_pages_link_to_what_there_is() -> None:
+    for page in PAGES[1:]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), (page.name, link)
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    if importlib.util.find_spec("material") is None:
+        pytest.skip("mkdocs-material is not installed (extra docs)")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    reference = (tmp_path / "reference/index.html").read_text(encoding="utf-8")
+    for word in ("num_fewshot", "model.too_long", "batch_tokens", "required", "option_similarity", "donor_gold"):
+        assert word.rpartition(".")[2] in reference, word
+    assert "Common jobs" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+# ---- docs/extend.md, as a stranger would follow it
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("extend") / "mine"
+    page = (REPOSITORY / "docs/extend.md").read_text(encoding="utf-8")
+    for path, content in re.findall(r"```\w+\n# file: (\S+)\n(.*?)```", page, re.DOTALL):
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content, encoding="utf-8")
+    # What pip writes of pyproject.toml's entry points.
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    told = folder / f"{project['name']}-{project['version']}.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    points = "".join(
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+        for group, entries in project["entry-points"].items()
+    )
+    (told / "entry_points.txt").write_text(points)
+    rows = [
+        {"id": k, "question": f"What is {k}?", "right": f"{k}", "wrong": f"{k + 1}", "first": k % 2} for k in range(9)
+    ]
+    tokens = [{**row, "question": f"{row['id']} li seme?"} for row in rows]
+    write_hub(folder / "data", "our/quiz", {"en": {"test": rows}, "tok": {"test": tokens}})
+    return folder
+
+
+def extended(mine: Path, log: Path, *arguments: str) -> dict[str, Any]:
+    command = ["--config-dir", str(mine / "conf"), *arguments, f"hydra.run.dir={log / 'run'}"]
+    environment = {"PYTHONPATH": str(mine), "WANDB_MODE": "disabled"}
+    done = Command(mine.parent, *command, log=log / "log", path=[str(mine)], **environment).wait()
+    assert done.code == 0, done.err
+    found: dict[str, Any] = json.loads((log / "run/summary.json").read_text())
+    return found
+
+
+def test_a_metric_and_a_measurement_of_ones_own(mine: Path, tmp_path: Path) -> None:
+    content = extended(mine, tmp_path, "metric=[dali,close]", "lang=[swh]", "task.limit=4")
+    (row,) = content["languages"]
+    assert set(row["metrics"]) == {"dali", "close"}
+    norms = pd.read_parquet(tmp_path / "run/norms.parquet")
+    assert norms["norm"].tolist() == row["norms"]
+    assert norms["layer"].tolist() == list(range(9))
+    assert (norms["norm"] > 0).all()
+    assert content["tokens"]["norms"] > 0
+
+
+def test_a_task_and_a_language_of_ones_own(mine: Path, tmp_path: Path) -> None:
+    content = extended(mine, tmp_path, "task=quiz", "lang=[tok]", f"data={mine / 'data'}")
+    assert [row["language"] for row in content["languages"]] == ["tok_Latn"]
+    assert content["languages"][0]["n"] == 9
