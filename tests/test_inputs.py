@@ -27,7 +27,7 @@ from align_pipeline.config.paths import EMBEDDED
 from align_pipeline.errors import InputError
 from align_pipeline.measurements.translation import scores
 from align_pipeline.report import report
-from align_pipeline.report.report import read
+from align_pipeline.report.read import read
 from align_pipeline.store import folders
 from align_pipeline.tracking import wandb as tracking
 

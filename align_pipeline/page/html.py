@@ -8,19 +8,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from align_pipeline.figures import plots
-
-if TYPE_CHECKING:
-    pass
+from align_pipeline.figures import style
 
 
 def task_name(task: str) -> str:
     """A task's name as it is written."""
-    return plots.TASKS.get(task, task)
+    return style.TASKS.get(task, task)
 
 
 _METRIC_HTML = {"dali": "DALI", "dali_strong": "DALI<sub>S</sub>", "mexa_t": "MEXA<sub>T</sub>", "mexa": "MEXA"}
@@ -28,7 +25,7 @@ _METRIC_HTML = {"dali": "DALI", "dali_strong": "DALI<sub>S</sub>", "mexa_t": "ME
 
 def metric_name(metric: str, pooling: str) -> str:
     """A metric with its pooling, as HTML."""
-    kind = html.escape(plots.POOLINGS.get(pooling, pooling))
+    kind = html.escape(style.POOLINGS.get(pooling, pooling))
     return f"{_METRIC_HTML.get(metric, html.escape(metric))} ({kind})"
 
 
@@ -60,12 +57,12 @@ class Page:
 
         Args:
             name: the files' name without ending.
-            draw: see `plots.save`.
+            draw: see `style.save`.
             caption: says what is shown and what n is; also the text for those who cannot see it.
             narrow: do not use the page's full width.
         """
-        stem = self.folder / plots.slug(name)
-        plots.save(draw, stem)
+        stem = self.folder / style.slug(name)
+        style.save(draw, stem)
         data = base64.b64encode(stem.with_name(f"{stem.name}.svg").read_bytes()).decode()
         plain = html.escape(re.sub(r"<[^>]+>", "", caption))
         kind = ' class="narrow"' if narrow else ""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
-from align_pipeline.figures import plots
+from align_pipeline.figures import style
 from align_pipeline.page.html import (
     Column,
     as_count,
@@ -15,10 +13,6 @@ from align_pipeline.page.html import (
     number_column,
     value_of,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 LEVEL_COLUMNS = [
     Column("n", value_of("n"), as_count),
@@ -35,7 +29,7 @@ LEVEL_COLUMNS = [
 
 def in_order(table: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
     """Tables by direction or series, those of most interest first."""
-    order = list(plots.METRICS)
+    order = list(style.METRICS)
     groups = [
         ((str(k[0]), str(k[1]), str(k[2])), rows) for k, rows in table.groupby(["alignment_task", "metric", "pooling"])
     ]

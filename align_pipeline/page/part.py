@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from align_pipeline.figures import plots
+from align_pipeline.figures import style
 from align_pipeline.inference.study import Study
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Part:
             for model, task, metric, pooling in self.study.blocks
             if (model, task) == (self.model, self.task)
         ]
-        order = list(plots.METRICS)
+        order = list(style.METRICS)
         return sorted(found, key=lambda m: (order.index(m[0]) if m[0] in order else len(order), m))
 
     def name(self, *words: str) -> str:

@@ -7,15 +7,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from align_pipeline import __version__
 from align_pipeline.data.items import ENGLISH
-
-if TYPE_CHECKING:
-    from align_pipeline.report.report import Results
 from align_pipeline.measurements.accuracy import section as accuracy
 from align_pipeline.measurements.alignment import section as alignment
 from align_pipeline.measurements.patching import section as patching
@@ -33,6 +30,7 @@ from align_pipeline.page.html import (
     value_of,
 )
 from align_pipeline.page.part import Part
+from align_pipeline.report.results import Results
 
 SECTIONS = (translation.section, alignment.section, patching.section, translation_patching.section, accuracy.section)
 """Of the measurements, in the page's order; each adds nothing where a part has none of its tables."""

@@ -17,10 +17,10 @@ from test_analysis_simulated import simulate
 
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.errors import InputError
-from align_pipeline.figures import plots
+from align_pipeline.figures import curves, style
 from align_pipeline.inference import languages
 from align_pipeline.inference import study as analysis
-from align_pipeline.report import report
+from align_pipeline.report import read, report, results
 
 LANGUAGE_LEVEL = [
     "task",
@@ -149,7 +149,7 @@ def test_tables_of_other_hands_are_read(tmp_path: Path) -> None:
         plain[plain.columns[::-1].drop("margin")],
         predictions[required].astype({"item_id": "category"}),
     )
-    a, b = (report.analyse(report.read([tmp_path / name])) for name in ("ours", "theirs"))
+    a, b = (results.analyse(read.read([tmp_path / name])) for name in ("ours", "theirs"))
     pd.testing.assert_frame_equal(a.instance_level, b.instance_level)
     both = ["pearson", "pearson_low", "spearman"]
     pd.testing.assert_frame_equal(a.language_level[both], b.language_level[both])
@@ -182,15 +182,15 @@ def test_summaries_tell_where_the_data_are_from_and_which_layer_is_last(tmp_path
     save(tmp_path / "a", alignment, predictions)
     summary = '{"model": "tiny", "num_layers": 8, "data": {"dataset": "facebook/belebele", "source": "embedded"}}'
     (tmp_path / "a" / "summary.json").write_text(summary)
-    results = report.analyse(report.read([tmp_path]))
-    assert results.cells["inner"].all()
+    found = results.analyse(read.read([tmp_path]))
+    assert found.cells["inner"].all()
     assert "facebook/belebele (embedded)" in report.write([tmp_path], tmp_path / "out").read_text(encoding="utf-8")
 
 
 def test_layers_that_are_not_all_there_are_said(tmp_path: Path) -> None:
     alignment, predictions = simulate(3, 20, 5, seed=3)
     save(tmp_path, alignment[alignment["layer"].isin([0, 2, 4])], predictions)
-    (note,) = report.analyse(report.read([tmp_path])).notes
+    (note,) = results.analyse(read.read([tmp_path])).notes
     assert "layer 4, the highest, is taken for the one after the final norm" in note
 
 
@@ -261,7 +261,7 @@ def test_tables_that_are_wrong_are_named(change: dict[str, object], says: str, t
     wrong = alignment.drop(columns="item_id") if "drop" in change else alignment.assign(**change)
     save(tmp_path, wrong, None)
     with pytest.raises(InputError, match=says):
-        report.read([tmp_path])
+        read.read([tmp_path])
 
 
 # ---------------------------------------------------------------------------------------------------- published figures
@@ -271,7 +271,7 @@ def as_published(task: str, metrics: dict[str, str]) -> tuple[pd.DataFrame, pd.D
     """Items made so that every language has exactly the published accuracy, max and mean over layers 0..31."""
     accuracy = pd.read_csv(SHARED / "published" / "accuracy.csv").query("task == @task")
     scores = pd.read_csv(SHARED / "published" / "alignment.csv").query("task == @task and flores_code != @ENGLISH")
-    pivots = report.published().query("task == @task and quantity == 'accuracy'").set_index("language")["pivot"]
+    pivots = results.published().query("task == @task and quantity == 'accuracy'").set_index("language")["pivot"]
     answers, values = [], []
     about = {"model": "llama3.1-8b", "task": task}
     for row in accuracy[accuracy["flores_code"] != ENGLISH].itertuples():
@@ -318,7 +318,7 @@ def test_the_studys_figures_are_reproduced(task: str, metrics: str) -> None:
             x = both[f"{reduce}_0_31"]
             assert (row["pearson"], row["pearson_p"]) == pytest.approx(tuple(stats.pearsonr(x, both["acc"])))
             assert row["spearman"] == pytest.approx(stats.spearmanr(x, both["acc"]).statistic)
-    table = report.against_published(study, points)
+    table = results.against_published(study, points)
     expected = len(accuracy) + 2 * scores["metric"].isin(metrics.split()).sum()
     assert len(table) == expected
     assert table["difference"].abs().max() < 1e-9
@@ -337,7 +337,7 @@ def test_the_studys_figures_are_reproduced(task: str, metrics: str) -> None:
 )
 def test_correlations_of_the_packaged_figures(task: str, source: str, metric: str, pearson: float, n: int) -> None:
     """Max over layers against accuracy, as scipy gives it on ../shared/published."""
-    table = report.published()
+    table = results.published()
     accuracy = table[(table["task"] == task) & (table["quantity"] == "accuracy") & (table["language"] != ENGLISH)]
     scores = table[(table["task"] == source) & (table["quantity"] == metric) & (table["reduce"] == "max")]
     both = scores.merge(accuracy, on="language")
@@ -348,7 +348,7 @@ def test_correlations_of_the_packaged_figures(task: str, source: str, metric: st
 def test_the_package_carries_the_published_figures() -> None:
     if not (SHARED / "published").is_dir():
         pytest.skip("no ../shared/published beside this checkout")
-    ours = report.published()
+    ours = results.published()
     accuracy = pd.read_csv(SHARED / "published" / "accuracy.csv")
     assert (ours["quantity"] == "accuracy").sum() == len(accuracy) - 1  # Quechua's English side is Swahili's
     alignment = pd.read_csv(SHARED / "published" / "alignment.csv").query("flores_code != @ENGLISH")
@@ -358,7 +358,7 @@ def test_the_package_carries_the_published_figures() -> None:
         assert kept["language"].tolist() == alignment["flores_code"].tolist()
     comet = pd.read_csv(SHARED / "published" / "comet_flores100.csv")
     assert ours.loc[ours["quantity"].str.startswith("comet"), "value"].tolist() == pytest.approx(comet["mean"].tolist())
-    assert "arXiv 2504.09378" in (report.PACKAGE / "published.csv").read_text().splitlines()[0]
+    assert "arXiv 2504.09378" in (results.PACKAGE / "published.csv").read_text().splitlines()[0]
 
 
 def test_only_the_studys_model_is_set_beside_its_figures() -> None:
@@ -371,7 +371,7 @@ def test_only_the_studys_model_is_set_beside_its_figures() -> None:
     ):
         study = analysis.join(alignment.assign(model=model), predictions.assign(model=model))
         points = analysis.points(study, analysis.tally(study))
-        assert bool(len(report.against_published(study, points))) == rows
+        assert bool(len(results.against_published(study, points))) == rows
 
 
 # -------------------------------------------------------------------------------------------------------------- plots
@@ -380,20 +380,20 @@ def test_only_the_studys_model_is_set_beside_its_figures() -> None:
 @pytest.mark.parametrize("languages", [1, 5, 82])
 def test_layer_curves(languages: int, tmp_path: Path) -> None:
     alignment, _ = simulate(languages, 10, 33 if languages > 5 else 3, (("dali", "last"), ("mexa_t", "weighted")))
-    paths = plots.layer_curves(alignment, tmp_path)
+    paths = curves.layer_curves(alignment, tmp_path)
     assert [path.name for path in paths] == ["curves_belebele_dali_last.png", "curves_belebele_mexa_t_weighted.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000 for path in paths)
-    assert plots.layer_curves(alignment.iloc[:0], tmp_path) == []
+    assert curves.layer_curves(alignment.iloc[:0], tmp_path) == []
 
 
 def test_labels_keep_their_distance() -> None:
     rng = np.random.default_rng(0)
     values = np.sort(rng.uniform(0.4, 0.5, 50))
-    placed = plots._spread(values, 0.02, 0.0, 1.0)
+    placed = style.spread_apart(values, 0.02, 0.0, 1.0)
     assert np.diff(placed).min() >= 0.02 - 1e-9
     assert placed.min() >= -1e-9
     assert placed.max() <= 1 + 1e-9
-    assert plots._spread(np.array([0.1, 0.9]), 0.02, 0, 1) == pytest.approx([0.1, 0.9])
+    assert style.spread_apart(np.array([0.1, 0.9]), 0.02, 0, 1) == pytest.approx([0.1, 0.9])
 
 
 # ------------------------------------------------------------------------------------------------------------ browser

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import html
 from functools import partial
-from typing import TYPE_CHECKING
 
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.figures import plots
-
-if TYPE_CHECKING:
-    pass
 from align_pipeline.page.html import (
     Column,
     Page,

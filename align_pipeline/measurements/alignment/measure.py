@@ -19,7 +19,7 @@ from align_pipeline.config import Config
 from align_pipeline.data.items import Item
 from align_pipeline.data.tasks import Pair, ParallelTask
 from align_pipeline.errors import InputError
-from align_pipeline.figures.plots import layer_curves as draw
+from align_pipeline.figures.curves import layer_curves as draw
 from align_pipeline.measurements.alignment.metrics import Metric
 from align_pipeline.measurements.alignment.similarity import (
     EnglishStates,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from align_pipeline.data.items import ENGLISH
-from align_pipeline.figures import plots
+from align_pipeline.figures import curves, plots
 from align_pipeline.inference import study as analysis
 from align_pipeline.page.html import (
     Column,
@@ -28,11 +28,8 @@ from align_pipeline.page.html import (
     task_name,
     value_of,
 )
-from align_pipeline.page.part import Part
-
-if TYPE_CHECKING:
-    pass
 from align_pipeline.page.level import LEVEL_COLUMNS, in_order
+from align_pipeline.page.part import Part
 
 
 def section(page: Page, part: Part) -> None:
@@ -212,7 +209,7 @@ def _language_part(page: Page, part: Part) -> None:
             f"Pearson correlation over languages of alignment at one layer with accuracy, n = {layers['n'].max()} "
             "languages; bands: 95% bootstrap intervals."
         )
-        page.add(page.figure(part.name("correlation"), partial(plots.correlation_by_layer, layers), caption))
+        page.add(page.figure(part.name("correlation"), partial(curves.correlation_by_layer, layers), caption))
     _subsets(page, level)
 
 
@@ -254,13 +251,13 @@ def _layer_part(page: Page, part: Part) -> None:
         count, n = rows["language"].nunique(), int(rows["n"].max())
         lines = page.figure(
             part.name("curves", metric, pooling),
-            partial(plots.curves, rows, last),
+            partial(curves.curves, rows, last),
             f"Share of aligned items by layer, {name}: {count} languages, n = {n:,} items each at most. Layer 0 is "
             "the embedding.",
         )
         heat = page.figure(
             part.name("heatmap", metric, pooling),
-            partial(plots.heatmap, rows),
+            partial(curves.heatmap, rows),
             f"The same as a map, {name}: {count} languages, n = {n:,} items each at most, sorted by their best "
             "layer's share (ring).",
         )

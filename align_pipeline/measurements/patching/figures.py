@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from align_pipeline.config.patch import TREATMENT
-from align_pipeline.figures import plots
+from align_pipeline.figures import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,9 +60,9 @@ def draw(effects: pd.DataFrame, folder: Path) -> list[Path]:
     """
     paths = []
     for key, part in effects[effects["n_tf"] > 0].groupby(KIND, sort=False):
-        stem = folder / "_".join(["patching", *(plots.slug(str(word)) for word in key[1:])])
+        stem = folder / "_".join(["patching", *(style.slug(str(word)) for word in key[1:])])
         for name, figure in figures(part):
-            paths += plots.save(figure, stem.with_name(f"{stem.name}_{name}"), ("png",))
+            paths += style.save(figure, stem.with_name(f"{stem.name}_{name}"), ("png",))
     return paths
 
 
@@ -70,8 +70,8 @@ def draw_translation(effects: pd.DataFrame, folder: Path) -> list[Path]:
     """A job's figures of translations as PNG, from `translation_patching_analysis.effects`."""
     paths = []
     for key, part in effects.groupby(KIND_TRANSLATION, sort=False):
-        stem = "_".join(["translation_patching", *(plots.slug(str(word)) for word in key[2:])])
-        paths += plots.save(partial(translation, part), folder / stem, ("png",))
+        stem = "_".join(["translation_patching", *(style.slug(str(word)) for word in key[2:])])
+        paths += style.save(partial(translation, part), folder / stem, ("png",))
     return paths
 
 
@@ -112,7 +112,7 @@ def correction(part: pd.DataFrame) -> Figure:
     )
     figure, axes = _lines(table, interval, -0.02 * top, top)
     axes.set_ylabel("share of TF items corrected")
-    plots._title(axes, _title(part), _below(part))
+    style.set_title(axes, _title(part), _below(part))
     return figure
 
 
@@ -139,8 +139,8 @@ def translation(part: pd.DataFrame) -> Figure:
     row = next(part.itertuples())
     languages = sorted(part["language"].astype(str).unique())
     whose = languages[0] if len(languages) == 1 else f"mean over {len(languages)} languages"
-    title = f"{plots.TASKS.get(str(row.task), str(row.task))}, {row.direction}, patched: {kind_name(row)}"
-    plots._title(axes, title, f"{whose}, n = {int(part['n'].max()):,} sentences")
+    title = f"{style.TASKS.get(str(row.task), str(row.task))}, {row.direction}, patched: {kind_name(row)}"
+    style.set_title(axes, title, f"{whose}, n = {int(part['n'].max()):,} sentences")
     return figure
 
 
@@ -162,8 +162,8 @@ def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float,
     order = [TREATMENT, *NAMES]
     names = sorted(table.index, key=lambda c: order.index(c) if c in order else len(order))
     layers = table.columns.to_numpy(int)
-    figure, axes = plots._figure(9.0, 4.6, right=2.35)
-    colours = dict(zip(names, [*plots.OKABE_ITO, "#882255", "#999933", "#332288"] * 2, strict=False))
+    figure, axes = style.new_figure(9.0, 4.6, right=2.35)
+    colours = dict(zip(names, [*style.OKABE_ITO, "#882255", "#999933", "#332288"] * 2, strict=False))
     for name in reversed(names):
         thick = name == TREATMENT
         axes.plot(layers, table.loc[name].to_numpy(float), color=colours[name], linewidth=2.8 if thick else 1.4)
@@ -171,10 +171,10 @@ def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float,
         axes.fill_between(layers, *interval, color=colours[TREATMENT], alpha=0.15, linewidth=0)
     axes.set_ylim(bottom, top)
     axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
-    axes.set_xticks(plots._ticks(layers))
+    axes.set_xticks(style.layer_ticks(layers))
     axes.set_xlabel("layer (hidden state)")
     ends = np.array([float(table.loc[name].to_numpy(float)[-1]) for name in names])
-    spots = plots._spread(ends, 1.02 * (top - bottom) * 0.17 / 3.4, bottom, top)
+    spots = style.spread_apart(ends, 1.02 * (top - bottom) * 0.17 / 3.4, bottom, top)
     edge, gutter = layers[-1] + 0.4, 0.03 * (layers[-1] - layers[0] + 0.8)
     for name, spot, end in zip(names, spots, ends, strict=True):
         leader = ([layers[-1], edge, edge + gutter], [end, end, spot])
@@ -199,9 +199,9 @@ def grid(part: pd.DataFrame, rows: str) -> Figure:
     height = max(2.6, (0.125 if count > 30 else 0.2) * count + 1.4)
     size = 6.2 if count > 30 else 8.5
     labels = [str(name) for name in table.index]
-    figure, axes = plots._figure(9.0, height, left=plots._room(labels, size) + 0.2, right=1.0)
+    figure, axes = style.new_figure(9.0, height, left=style.room_for(labels, size) + 0.2, right=1.0)
     image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
-    ticks = [k for k in plots._ticks(layers) if k in layers]
+    ticks = [k for k in style.layer_ticks(layers) if k in layers]
     axes.set_xticks([int(np.searchsorted(layers, k)) for k in ticks], [str(k) for k in ticks])
     axes.set_yticks(np.arange(count), labels, fontsize=size)
     axes.grid(visible=False)
@@ -211,13 +211,13 @@ def grid(part: pd.DataFrame, rows: str) -> Figure:
     bar = figure.add_axes((8.12 / 9, (height - 0.62 - tall) / height, 0.16 / 9, tall / height))
     figure.colorbar(image, cax=bar, label="share of TF items corrected")
     condition = condition_name(str(part["condition"].iloc[0]))
-    plots._title(axes, _title(part), f"replaced by: {condition}; {_below(part)}")
+    style.set_title(axes, _title(part), f"replaced by: {condition}; {_below(part)}")
     return figure
 
 
 def _title(part: pd.DataFrame) -> str:
     row = next(part.itertuples())
-    return f"{plots.TASKS.get(str(row.task), str(row.task))}, patched: {kind_name(row)}"
+    return f"{style.TASKS.get(str(row.task), str(row.task))}, patched: {kind_name(row)}"
 
 
 def _below(part: pd.DataFrame) -> str:

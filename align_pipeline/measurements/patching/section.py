@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from align_pipeline.config.patch import TREATMENT
 from align_pipeline.measurements.patching import figures as patching_plots
 from align_pipeline.measurements.patching import statistics as patching_analysis
-
-if TYPE_CHECKING:
-    pass
 from align_pipeline.page.html import (
     Column,
     Page,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import html
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from align_pipeline.figures import plots
+from align_pipeline.figures import style
+from align_pipeline.measurements.translation import figures
 from align_pipeline.measurements.translation import statistics as translation_analysis
-
-if TYPE_CHECKING:
-    pass
 from align_pipeline.page.html import (
     Column,
     Page,
@@ -39,7 +37,7 @@ def section(page: Page, part: Part) -> None:
         return
     scored, level = part.of("translation_scores"), part.of("translation_level")
     score = translation_analysis.headline(scored)
-    name = plots.SCORES[score]
+    name = style.SCORES[score]
     asymmetry, sentences = part.of("translation_asymmetry"), part.of("translation_sentences")
     whole = level[(level["score"] == score) & (level["reduce"] == "max")]
     best = sentences[(sentences["score"] == score) & sentences["best_layer"].astype(bool)]
@@ -60,12 +58,12 @@ def section(page: Page, part: Part) -> None:
             f"({metric_name(metric, pooling)} on {html.escape(task_name(source))}, max over layers), in both "
             f"directions; a point is a language, n = {rows['language'].nunique()}."
         )
-        drawn = partial(plots.translation_scatter, rows, numbers)
+        drawn = partial(figures.translation_scatter, rows, numbers)
         figure = page.figure(part.name("translation", source, metric, pooling), drawn, caption)
         page.add(folded(figure, f"{metric_name(metric, pooling)} on {html.escape(task_name(source))}", i == 0))
     columns = [
         Column("Direction", value_of("direction"), text=True),
-        Column("Score", lambda r: plots.SCORES[r.score], text=True),
+        Column("Score", lambda r: style.SCORES[r.score], text=True),
         Column(
             "Metric",
             lambda r: f"{metric_name(r.metric, r.pooling)} on {html.escape(task_name(r.alignment_task))}",
@@ -150,21 +148,21 @@ def _translation_overview(page: Page, part: Part, scored: pd.DataFrame) -> None:
         own = rows.drop(columns=["model", "task", "direction"]).dropna(axis="columns", how="all").set_index("language")
         table = table.merge(own.add_suffix(end), how="left", on="language")
         columns.append(Column(f"{direction}<br>n", value_of(f"n{end}"), as_count))
-        columns += [number_column(name, f"{score}{end}", 1) for score, name in plots.SCORES.items() if score in own]
+        columns += [number_column(name, f"{score}{end}", 1) for score, name in style.SCORES.items() if score in own]
         columns += [number_column(head.replace("_", " "), f"{head}{end}") for head in ("empty", "copies", "cut_off")]
     caption = (
         "Every language. Scores: means of sacrebleu's sentence scores (corpus scores are in summary.json); empty, "
         "copies (of the source), cut off (still going on after the most tokens allowed): shares of sentences."
     )
     page.add("<h3>The languages</h3>", html_table(list(table.itertuples()), columns, caption))
-    figures = part.of("translation_asymmetry")
-    chosen = figures[(figures["score"] == translation_analysis.headline(scored)) & (figures["language"] != "all")]
+    found = part.of("translation_asymmetry")
+    chosen = found[(found["score"] == translation_analysis.headline(scored)) & (found["language"] != "all")]
     if len(chosen):
         caption = (
             "Translation into English against translation out of it, means over sentences; a point is a language, "
             f"n = {len(chosen)}; on the dashed line both are equal."
         )
-        page.add(page.figure(part.name("directions"), partial(plots.directions, chosen), caption, narrow=True))
+        page.add(page.figure(part.name("directions"), partial(figures.directions, chosen), caption, narrow=True))
 
 
 def _translation_accuracy(page: Page, part: Part) -> None:
@@ -175,7 +173,7 @@ def _translation_accuracy(page: Page, part: Part) -> None:
     columns = [
         Column("Task", lambda r: html.escape(task_name(r.task)), text=True),
         Column("Direction", value_of("direction"), text=True),
-        Column("Score", lambda r: plots.SCORES[r.score], text=True),
+        Column("Score", lambda r: style.SCORES[r.score], text=True),
         *LEVEL_COLUMNS[:7],
     ]
     caption = "Correlation over languages of a task's accuracy with translation quality."
@@ -194,7 +192,7 @@ def _translation_sentences(page: Page, part: Part, best: pd.DataFrame, name: str
                 "language's best layer: how much more often an aligned sentence beats another than the other way "
                 f"round, with its 95% interval; n = {rows['language'].nunique()} languages."
             )
-            drawn = partial(plots.rank_biserial, rows)
+            drawn = partial(figures.rank_biserial, rows)
             page.add(page.figure(part.name("sentences", metric, pooling), drawn, caption))
     columns = [
         Column("Language", lambda r: html.escape(r.language), text=True),

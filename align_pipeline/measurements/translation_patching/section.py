@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import html
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from align_pipeline.measurements.patching import figures as patching_plots
 from align_pipeline.measurements.patching import statistics as patching_analysis
-
-if TYPE_CHECKING:
-    pass
 from align_pipeline.measurements.patching.section import control_name
 from align_pipeline.page.html import (
     Column,

@@ -1,0 +1,163 @@
+"""Alignment by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from align_pipeline.data.items import ENGLISH
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+from align_pipeline.figures.style import (
+    INK,
+    OKABE_ITO,
+    TASKS,
+    item_counts,
+    language_names,
+    layer_ticks,
+    metric_label,
+    new_figure,
+    part_name,
+    part_task,
+    room_for,
+    save,
+    set_title,
+    slug,
+    spread_apart,
+)
+
+
+def layer_curves(alignment: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw the share of aligned items by layer, a line per language.
+
+    Args:
+        alignment: as `ALIGNMENT`, of one or several models and tasks.
+        folder: where the files go.
+
+    Returns:
+        one PNG per task, metric and pooling: ``curves_<task>_<metric>_<pooling>.png``, the model's name after
+        ``curves_`` if there are several models.
+    """
+    if alignment.empty:
+        return []
+    keys = ["model", "task", "metric", "pooling"]
+    shares = alignment[alignment["language"] != ENGLISH].groupby([*keys, "language", "pivot", "layer"], observed=True)
+    cells = shares["value"].agg(share="mean", n="size").reset_index()
+    several = cells["model"].nunique() > 1
+    paths = []
+    for (model, task, metric, pooling), part in cells.groupby(keys, observed=True):
+        name = "_".join(slug(str(word)) for word in ("curves", *([model] if several else []), task, metric, pooling))
+        paths += save(lambda part=part: curves(part), folder / name, ("png",))
+    return paths
+
+
+def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
+    """Share of aligned items by layer, a line and a label per language; a dot marks each language's best layer.
+
+    Args:
+        part: one task's, metric's and pooling's language, pivot, layer, share and n.
+        last: layer L, after the final norm, which cannot be the best; default: the highest of several layers.
+    """
+    from matplotlib import colormaps
+
+    table = part.assign(label=language_names(part)).pivot(index="label", columns="layer", values="share")
+    layers = table.columns.to_numpy(int)
+    inner = layers < (layers[-1] if last is None else last)
+    inner = inner if inner.any() else ~inner
+    best = table.loc[:, inner].max(axis="columns")
+    where = table.loc[:, inner].fillna(-1).idxmax(axis="columns")
+    names = [str(name) for name in best.sort_values(ascending=False).index]
+    count = len(names)
+    few = count <= len(OKABE_ITO)
+    shade = colormaps["viridis"]
+    colours = {k: OKABE_ITO[i] if few else shade(0.92 * i / max(count - 1, 1)) for i, k in enumerate(names)}
+    size = 8.5 if count <= 25 else 6.2
+    gap = 0.155 if count <= 25 else 0.108  # inches between labels
+    height = max(4.4, gap * count + 1.3)
+    shown = {name: f"{name}  {best[name]:.2f} at {where[name]}" for name in names}
+    figure, axes = new_figure(9.0, height, right=0.45 + max(map(len, shown.values())) * size * 0.6 / 72)
+    for name in names:
+        values = table.loc[name].to_numpy(float)
+        axes.plot(layers, values, color=colours[name], linewidth=1.8 if count <= 12 else 0.9, alpha=0.95, zorder=2)
+        axes.plot(where[name], best[name], "o", color=colours[name], markersize=5 if count <= 25 else 3, zorder=3)
+    top = max(0.05, float(np.nanmax(table.to_numpy(float))) * 1.06)
+    axes.set_ylim(-0.02 * top, top)
+    axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
+    axes.set_xticks(layer_ticks(layers))
+    axes.set_xlabel("layer (hidden state)")
+    axes.set_ylabel("share of items aligned")
+    ends = {name: float(table.loc[name].dropna().to_numpy(float)[-1]) for name in names}
+    spots = spread_apart(np.array([ends[k] for k in names]), 1.04 * top * gap / (height - 1.2), -0.02 * top, top)
+    edge, gutter = layers[-1] + 0.4, 0.05 * (layers[-1] - layers[0] + 0.8)
+    for name, spot in zip(names, spots, strict=True):
+        leader = ([layers[-1], edge, edge + gutter], [ends[name], ends[name], spot])
+        axes.plot(*leader, color=colours[name], linewidth=0.5, clip_on=False, zorder=1.5)
+        colour = colours[name] if few else INK
+        axes.text(edge + 1.15 * gutter, spot, shown[name], fontsize=size, color=colour, va="center")
+    share = "dot and number: best layer"
+    if inner.sum() == len(layers) - 1 and len(layers) == layers[-1] + 1:
+        share += f"; layer {layers[-1]} (after the final norm) is not counted"
+    set_title(axes, part_name(part) if "task" in part else "", f"{count} languages, {item_counts(part['n'])}; {share}")
+    return figure
+
+
+def heatmap(part: pd.DataFrame) -> Figure:
+    """Share of aligned items, language by layer, languages sorted by their best share; a ring marks the best layer."""
+    table = part.assign(label=language_names(part)).pivot(index="label", columns="layer", values="share")
+    best = part[part["best_layer"]].assign(label=language_names).set_index("label")[["share", "layer"]]
+    table = table.loc[best.sort_values("share", ascending=False).index]
+    layers = table.columns.to_numpy(int)
+    count = len(table)
+    height = max(2.6, (0.125 if count > 30 else 0.2) * count + 1.4)
+    size = 6.2 if count > 30 else 8.5
+    left = room_for([str(name) for name in table.index], size)
+    figure, axes = new_figure(9.0, height, left=left, right=1.0)
+    image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
+    at = np.searchsorted(layers, best.loc[table.index, "layer"].to_numpy())
+    ring = 4.0 if count > 30 else 6.0
+    for colour, wider in (("black", 1.4), ("white", 0.0)):  # seen on dark and on light
+        axes.plot(at, np.arange(count), "o", markerfacecolor="none", markeredgecolor=colour, markersize=ring + wider)
+    ticks = layer_ticks(layers)
+    axes.set_xticks(
+        [int(np.searchsorted(layers, k)) for k in ticks if k in layers], [str(k) for k in ticks if k in layers]
+    )
+    axes.set_yticks(np.arange(count), list(table.index), fontsize=size)
+    axes.grid(visible=False)
+    axes.set_xlabel("layer (hidden state)")
+    tall = min(height - 1.17, 3.0)
+    bar = figure.add_axes((8.12 / 9, (height - 0.62 - tall) / height, 0.16 / 9, tall / height))
+    figure.colorbar(image, cax=bar, label="share of items aligned")
+    set_title(axes, part_name(part), f"{count} languages, {item_counts(part['n'])}; ring: best layer")
+    return figure
+
+
+def correlation_by_layer(level: pd.DataFrame) -> Figure:
+    """Pearson correlation over languages by layer, a line per metric, with its bootstrap interval."""
+    figure, axes = new_figure(9.0, 3.8)
+    for i, ((metric, pooling, source), part) in enumerate(level.groupby(["metric", "pooling", "alignment_task"])):
+        part = part[part["pearson"].notna()].sort_values("layer")
+        colour = OKABE_ITO[i % len(OKABE_ITO)]
+        layer = part["layer"].to_numpy(int)
+        label = metric_label(metric, pooling, "" if source == part_task(level) else f", {source}")
+        axes.plot(layer, part["pearson"].to_numpy(float), color=colour, linewidth=1.8, label=label)
+        bounds = part[["pearson_low", "pearson_high"]].to_numpy(float)
+        axes.fill_between(layer, bounds[:, 0], bounds[:, 1], color=colour, alpha=0.15, linewidth=0)
+    axes.axhline(0, color="#888888", linewidth=0.8)
+    lowest = float(np.nanmin(level[["pearson", "pearson_low"]].to_numpy(float)))
+    axes.set_ylim(max(-1.02, min(lowest, 0) - 0.25), 1.02)  # room for the legend
+    axes.set_xlabel("layer (hidden state)")
+    axes.set_ylabel("Pearson r with accuracy")
+    axes.legend(loc="lower center", ncols=4, fontsize=8)
+    n = level["n"]
+    count = f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
+    task = part_task(level)
+    set_title(
+        axes,
+        f"{TASKS.get(task, task)}: alignment against accuracy, layer by layer",
+        f"n = {count} languages; band: 95% bootstrap interval",
+    )
+    return figure

@@ -1,0 +1,168 @@
+"""Tables of folders, checked: that they are such tables, and of one job each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from align_pipeline.errors import InputError
+from align_pipeline.measurements.accuracy.table import PREDICTIONS
+from align_pipeline.measurements.alignment.table import ALIGNMENT
+from align_pipeline.measurements.patching.table import PATCHING
+from align_pipeline.measurements.tables import SCHEMAS
+from align_pipeline.measurements.translation.table import TRANSLATIONS
+from align_pipeline.measurements.translation_patching.table import TRANSLATION_PATCHING
+from align_pipeline.store import folders
+
+_OPTIONAL = {
+    "margin",
+    "correct_norm",
+    "loglikelihoods",
+    "prompt_tokens",
+    "item_tokens",
+    "option_similarity",
+    "category",
+    "spbleu",
+    "comet",
+    "cometkiwi",
+    "head",
+    "donor_gold",
+}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the folders hold.
+
+    Attributes:
+        alignment: as `ALIGNMENT` without ``margin``, texts as categories.
+        predictions: as `PREDICTIONS`, columns that no file has left out.
+        translations: as `TRANSLATIONS`, likewise.
+        patching: as `PATCHING`.
+        translation_patching: as `TRANSLATION_PATCHING` without ``hypothesis``.
+        folders: with at least one table.
+        summaries: the ``summary.json`` beside the tables, where there is one.
+    """
+
+    alignment: pd.DataFrame
+    predictions: pd.DataFrame
+    translations: pd.DataFrame
+    patching: pd.DataFrame
+    translation_patching: pd.DataFrame
+    folders: tuple[Path, ...]
+    summaries: tuple[Mapping[str, Any], ...]
+
+
+def read(runs: Sequence[Path]) -> Tables:
+    """Read all tables in the folders and below them.
+
+    Raises:
+        InputError: no tables, or a file that is not such a table.
+    """
+    found = sorted({folder for run in runs for folder in _folders(run)})
+    if not found:
+        shown = ", ".join(str(run) for run in runs) or "nothing"
+        raise InputError(f"There is no {' or '.join(f'{name}.parquet' for name in SCHEMAS)} in {shown} or below.")
+    _refuse_mixtures(found)
+    alignment = _table([f / "alignment.parquet" for f in found], ALIGNMENT, {"margin"})
+    predictions = _table([f / "predictions.parquet" for f in found], PREDICTIONS, set())
+    translations = _table([f / "translations.parquet" for f in found], TRANSLATIONS, set())
+    patching = _table([f / "patching.parquet" for f in found], PATCHING, set())
+    again = _table([f / "translation_patching.parquet" for f in found], TRANSLATION_PATCHING, {"hypothesis"})
+    summaries = [folders.summary_of(folder) for folder in found]
+    given = tuple(s for s in summaries if s)
+    return Tables(alignment, predictions, translations, patching, again, tuple(found), given)
+
+
+def _folders(run: Path) -> Iterator[Path]:
+    for name in SCHEMAS:
+        for path in run.rglob(f"{name}.parquet"):
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(run).parts):
+                yield path.parent.resolve()
+
+
+def _refuse_mixtures(found: Sequence[Path]) -> None:
+    """Refuse a folder whose files are of several jobs, and a name that stands for several models.
+
+    Raises:
+        InputError: there is one; names the files.
+    """
+    models: dict[str, tuple[Path, Mapping[str, Any]]] = {}
+    for folder in found:
+        owners = folders.owners_of(folder)
+        said = {name: owner for name, owner in owners.items() if owner is not None}
+        summary = folders.summary_of(folder)
+        if len(set(said.values())) > 1 or (said and len(said) < len(owners)):
+            names = sorted(owners, key=lambda name: str(owners[name]))
+            raise InputError(
+                f"{folder} holds files of two jobs ({names[0]} and {names[-1]}): run the job again, in a folder of its "
+                "own, or remove the files that do not belong."
+            )
+        model = (summary.get("config") or {}).get("model")
+        if not isinstance(model, Mapping):
+            continue
+        asked = {key: value for key, value in model.items() if key not in ("device", "parallel")}
+        where, before = models.setdefault(str(summary.get("model")), (folder, asked))
+        key = next((key for key in asked if asked[key] != before.get(key, asked[key])), None)
+        if key is not None:
+            raise InputError(
+                f"Two models are called '{summary['model']}': model.{key} is {before[key]} in {where} and {asked[key]} "
+                f"in {folder}; give each its own model.name and run one of them again (the cache has its passes)."
+            )
+
+
+def _table(paths: Sequence[Path], schema: pa.Schema, left_out: set[str]) -> pd.DataFrame:
+    fields = [f for f in schema if f.name not in left_out]
+    parts = [_read(path, fields) for path in paths if path.is_file()]
+    if not parts:
+        return pd.DataFrame({f.name: pd.Series(dtype=_dtype(f)) for f in fields if f.name not in _OPTIONAL})
+    common = [f.name for f in fields if any(f.name in part.column_names for part in parts)]
+    table = pa.concat_tables(parts, promote_options="permissive").select(common)
+    frame: pd.DataFrame = table.unify_dictionaries().to_pandas(split_blocks=True, self_destruct=True)
+    return frame
+
+
+def _dtype(f: pa.Field) -> Any:
+    return object if pa.types.is_string(f.type) else f.type.to_pandas_dtype()
+
+
+def _read(path: Path, fields: Sequence[pa.Field]) -> pa.Table:
+    """One file, by name alone: folders called ``lang=swh`` are no partitions of it."""
+    try:
+        texts = [f.name for f in fields if pa.types.is_string(f.type) and f.name in pq.read_schema(path).names]
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            have = set(file.schema_arrow.names)
+            missing = [f.name for f in fields if f.name not in have | _OPTIONAL]
+            if missing:
+                raise InputError(f"{path} has no column {missing[0]}, so it is not such a table.")
+            fields = [f for f in fields if f.name in have]
+            table = file.read(columns=[f.name for f in fields])
+        columns = [_column(table[f.name], f) for f in fields]
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0].rstrip('.')}.") from error
+    for f, column in zip(fields, columns, strict=True):
+        empty = column.null_count and f.name not in _OPTIONAL
+        if empty or (f.name in ("value", "correct") and not _binary(column)):
+            raise InputError(f"{path} has {'empty cells' if empty else 'other values than 0 and 1'} in {f.name}.")
+        if f.name == "confidence" and not pa.compute.all(pa.compute.is_finite(column)).as_py() and len(column):
+            raise InputError(f"{path} has values in {f.name} that are not finite.")
+    return pa.table(dict(zip([f.name for f in fields], columns, strict=True)))
+
+
+def _column(column: pa.ChunkedArray, f: pa.Field) -> pa.ChunkedArray:
+    if not pa.types.is_string(f.type):
+        return column.cast(f.type)
+    if pa.types.is_dictionary(column.type):
+        return column.cast(pa.dictionary(pa.int32(), pa.string()))
+    return column.cast(pa.string()).dictionary_encode()
+
+
+def _binary(column: pa.ChunkedArray) -> bool:
+    ends = pa.compute.min_max(column).as_py()
+    return not len(column) or (ends["min"] >= 0 and ends["max"] <= 1)

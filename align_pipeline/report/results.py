@@ -1,0 +1,162 @@
+"""Every analysis of the report's tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from align_pipeline.config.lang import known_languages
+from align_pipeline.inference import answers, items, languages
+from align_pipeline.inference import study as analysis
+from align_pipeline.measurements.patching import statistics as patching_analysis
+from align_pipeline.measurements.translation import statistics as translation_analysis
+from align_pipeline.measurements.translation_patching import statistics as translation_patching_analysis
+from align_pipeline.report.read import Tables
+
+PACKAGE = Path(__file__).parent
+
+
+_PUBLISHED_MODEL = re.compile(r"llama-?3\.1-8b(?!.*(?:instruct|chat))", re.IGNORECASE)
+
+
+def language_table() -> pd.DataFrame:
+    """Name, script, family and resource class by FLORES code, from ``conf/lang``."""
+    table = pd.DataFrame(list(known_languages().values()), columns=["flores", "name", "script", "family", "resource"])
+    known = table.dropna(subset="flores").drop_duplicates("flores").set_index("flores")
+    return known.astype({"resource": "Int64"})
+
+
+def published() -> pd.DataFrame:
+    """The study's released figures for Llama-3.1-8B; the file's first lines say where they are from."""
+    table = pd.read_csv(PACKAGE / "published.csv", comment="#", keep_default_na=False, na_values={"layer": [""]})
+    return table.astype({"layer": "Int64"})
+
+
+@dataclass(frozen=True)
+class Results:
+    """All tables of a report; those in `FILES` become CSV files."""
+
+    tables: Tables
+    study: analysis.Study
+    languages: pd.DataFrame
+    cells: pd.DataFrame
+    points: pd.DataFrame
+    language_level: pd.DataFrame
+    instance_level: pd.DataFrame
+    calibration: pd.DataFrame
+    regression: pd.DataFrame
+    confidence: pd.DataFrame
+    reliability: pd.DataFrame
+    groups: pd.DataFrame
+    against_published: pd.DataFrame
+    translation: translation_analysis.Findings | None
+    patching: pd.DataFrame
+    patching_effects: pd.DataFrame
+    patching_contrasts: pd.DataFrame
+    patching_categories: pd.DataFrame
+    translation_patching: pd.DataFrame
+    translation_patching_effects: pd.DataFrame
+    translation_patching_contrasts: pd.DataFrame
+    notes: tuple[str, ...] = field(default=())
+
+
+FILES = {
+    "language_level": "correlation over languages of alignment and accuracy",
+    "instance_level": "TS against TF and right against wrong, per language, metric and layer",
+    "regression": "pooled over languages: Cochran-Mantel-Haenszel and logistic regression",
+    "calibration": "calibration error and Brier score per language",
+    "confidence": "confidence of aligned against other items, per language and metric",
+    "groups": "accuracy and sizes of TS and TF per language",
+    "points": "what the correlations compare: alignment and accuracy per language",
+    "patching": "activation patching: each condition's best layer and middle third, per language",
+    "patching_effects": "correction and damage rates and log-odds, per language, condition and layer",
+    "patching_contrasts": "the parallel activation against each control, per language and layer",
+    "patching_categories": "correction rates by the items' category",
+    "translation_patching": "patched translation: each condition's best layer and middle third, per language",
+    "translation_patching_effects": "BLEU and chrF++ patched and unpatched, per language, condition and layer",
+    "translation_patching_contrasts": "the parallel activation against each control, per language and layer",
+    "against_published": "beside the figures of the study's released outputs",
+}
+
+
+def analyse(tables: Tables, seed: int = 0) -> Results:
+    """Run every analysis on the tables."""
+    known = language_table()
+    study = analysis.join(tables.alignment, tables.predictions, last_layers(tables.summaries))
+    cells = analysis.tally(study)
+    groups = analysis.groups(study.predictions)
+    points = analysis.points(study, cells)
+    patched = patching_analysis.join(tables.patching, tables.predictions, last_layers(tables.summaries))
+    again = translation_patching_analysis.analyse(tables.translation_patching, last_layers(tables.summaries), seed=seed)
+    return Results(
+        tables=tables,
+        study=study,
+        languages=known,
+        cells=cells,
+        points=points,
+        language_level=languages.language_level(points, known, seed=seed),
+        instance_level=items.instance_level(cells),
+        calibration=answers.calibration(study.predictions),
+        regression=items.regression(study, cells),
+        confidence=answers.confidence(study, cells),
+        reliability=answers.reliability(study.predictions),
+        groups=groups,
+        against_published=against_published(study, points),
+        translation=translation_analysis.analyse(tables.translations, study, cells, groups, seed),
+        patching=patching_analysis.summary(patched, seed=seed),
+        patching_effects=patching_analysis.effects(patched, seed=seed),
+        patching_contrasts=patching_analysis.contrasts(patched, seed=seed),
+        patching_categories=patching_analysis.by_category(patched),
+        translation_patching=again.summary,
+        translation_patching_effects=again.effects,
+        translation_patching_contrasts=again.contrasts,
+        notes=(*study.notes, *_about_layers(study, tables)),
+    )
+
+
+def last_layers(summaries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Index of each model's layer after the final norm, where a summary tells (``num_layers``)."""
+    return {s["model"]: s["num_layers"] for s in summaries if "model" in s and isinstance(s.get("num_layers"), int)}
+
+
+def _about_layers(study: analysis.Study, tables: Tables) -> Iterator[str]:
+    told = last_layers(tables.summaries)
+    highest: dict[str, tuple[int, bool]] = {}
+    for (model, *_), block in study.blocks.items():
+        layer, whole = int(block.layers[-1]), len(block.layers) == block.layers[-1] + 1
+        before = highest.get(model, (layer, whole))
+        highest[model] = max(before, (layer, whole))
+    for model, (layer, whole) in sorted(highest.items()):
+        if model not in told and not whole:
+            yield (
+                f"The tables of {model} hold only some layers; layer {layer}, the highest, is taken for the one after "
+                "the final norm, which maxima, means and best layers leave out."
+            )
+
+
+def against_published(study: analysis.Study, points: pd.DataFrame) -> pd.DataFrame:
+    """A run of the study's model beside the study's released figures.
+
+    Returns:
+        a row per figure that both have: model, task, language, pivot, quantity (accuracy or a metric), pooling, reduce,
+        run, published, difference (run minus published), n_run, n_published, note.
+    """
+    keys = ["task", "language", "pivot", "quantity", "pooling", "reduce"]
+    by_unit = study.predictions.groupby(analysis.UNIT)["correct"]
+    accuracy = pd.DataFrame({"run": by_unit.mean(), "n_run": by_unit.size()}).reset_index()
+    accuracy = accuracy.assign(quantity="accuracy", pooling="", reduce="")
+    own = points[points["reduce"] != "layer"].drop(columns="task")
+    own = own.rename(columns={"alignment_task": "task", "metric": "quantity", "alignment": "run", "n": "n_run"})
+    both = pd.concat([accuracy[["model", *keys, "run", "n_run"]], own[["model", *keys, "run", "n_run"]]])
+    both = both[both["model"].astype(str).str.contains(_PUBLISHED_MODEL)]
+    both = both.drop_duplicates(["model", *keys]).astype(dict.fromkeys(["model", *keys], object))
+    figures = published().rename(columns={"value": "published", "n": "n_published"}).drop(columns="layer")
+    found = both.merge(figures.astype(dict.fromkeys(keys, object)), on=keys)
+    found["difference"] = found["run"].astype(float) - found["published"]
+    columns = ["model", *keys, "run", "published", "difference", "n_run", "n_published", "note"]
+    return found[columns].sort_values(["model", *keys], ignore_index=True)
