@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ENGLISH = "eng_Latn"
 
@@ -25,6 +25,7 @@ class Item:
         category: the item's semantic category where its data set has one, else "".
         parts: (name, start, end) of the passage, question and options that stand in the prompt, in characters counted
             from the prompt's end (so 0 is the end, -1 the last character): examples put before it move nothing.
+        answers: each option's own text, without the premise.
         shots: (prompt, continuation) of the few-shot examples that `prompt` begins with.
     """
 
@@ -37,3 +38,4 @@ class Item:
     category: str = ""
     parts: tuple[tuple[str, int, int], ...] = ()
     shots: tuple[tuple[str, str], ...] = ()
+    answers: tuple[str, ...] = field(default=(), repr=False)  # a part of `options`: digests of items leave it out

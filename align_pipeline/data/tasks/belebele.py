@@ -48,4 +48,5 @@ class Belebele(ChoiceTask):
             gold=index_of(row["correct_answer_num"], 1, 4, "correct_answer_num"),
             category=str(row.get("category") or ""),
             parts=parts,
+            answers=tuple(options),
         )

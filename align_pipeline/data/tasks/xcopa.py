@@ -57,6 +57,7 @@ class Xcopa(ChoiceTask):
             gold=index_of(row["label"], 0, 2, "label"),
             category=str(row.get("category") or row["question"]),
             parts=parts,
+            answers=tuple(choices),
         )
 
     def _connector(self, code: str, kind: int) -> tuple[str, str]:

@@ -39,4 +39,5 @@ class XStoryCloze(ChoiceTask):
             gold=index_of(row["answer_right_ending"], 1, 2, "answer_right_ending"),
             category=str(row.get("category") or ""),
             parts=parts,
+            answers=tuple(endings),
         )

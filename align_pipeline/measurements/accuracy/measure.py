@@ -135,11 +135,7 @@ def _normalized(p: Prediction) -> int:
 
 def option_similarity(item: Item) -> float:
     """How alike the item's two most alike options are: Jaccard index of their character trigrams, premise left out."""
-
-    def trigrams(text: str) -> set[str]:
-        own = text.removeprefix(item.premise).strip()
-        return {own[i : i + 3] for i in range(max(len(own) - 2, 1))}
-
-    sets: Sequence[set[str]] = [trigrams(text) for text in item.options]
+    answers = item.answers or tuple(option.removeprefix(item.premise).strip() for option in item.options)
+    sets: Sequence[set[str]] = [{own[i : i + 3] for i in range(max(len(own) - 2, 1))} for own in answers]
     pairs = [(a, b) for i, a in enumerate(sets) for b in sets[:i]]
     return max((len(a & b) / len(a | b) for a, b in pairs), default=0.0)
