@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module, metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from align_pipeline.measurements.base import Measurement
+    from align_pipeline.page.part import Section
 
 BUILT_IN = (
     "align_pipeline.measurements.alignment.measure:Alignment",
@@ -16,15 +18,28 @@ BUILT_IN = (
     "align_pipeline.measurements.translation_patching.measure:TranslationPatching",
 )
 """In the order in which a job goes through them; a later one may read the tables of those before it."""
-GROUP = "align_pipeline.measurements"
-"""The group of entry points by which another package adds its own, behind these."""
+SECTIONS = tuple(
+    f"align_pipeline.measurements.{name}.section:SECTION"
+    for name in ("translation", "alignment", "patching", "translation_patching", "accuracy")
+)
+"""In the page's order."""
+GROUP, SECTION_GROUP = "align_pipeline.measurements", "align_pipeline.sections"
+"""The groups of entry points by which another package adds its own, behind these."""
 
 
 def registered() -> list[type[Measurement]]:
     """All measurements."""
-    added = [point.value for point in metadata.entry_points(group=GROUP)]
+    return _named(BUILT_IN, GROUP)
+
+
+def sections() -> list[Section]:
+    """Each measurement's section of the report, and with it the tables that a report reads; imports no torch."""
+    return _named(SECTIONS, SECTION_GROUP)
+
+
+def _named(built_in: Sequence[str], group: str) -> list[Any]:
     found = []
-    for name in [*BUILT_IN, *added]:
+    for name in [*built_in, *(point.value for point in metadata.entry_points(group=group))]:
         module, _, attribute = name.partition(":")
         found.append(getattr(import_module(module), attribute))
     return found

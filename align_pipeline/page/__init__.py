@@ -1,1 +1,1 @@
-"""Parts of the page that the report is: headings, tables, figures, numbers as text."""
+"""The page that the report is: templates, macros, columns of tables, numbers as text."""

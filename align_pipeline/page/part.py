@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from align_pipeline.figures import style
 from align_pipeline.inference.study import Study
@@ -21,6 +25,7 @@ class Part:
         study: alignment and answers, joined.
         languages: name, script, family and resource class by FLORES code.
         models: how many models the report has.
+        plots: the folder of the figures.
     """
 
     model: str
@@ -29,6 +34,7 @@ class Part:
     study: Study
     languages: pd.DataFrame
     models: int
+    plots: Path
 
     def of(self, name: str) -> pd.DataFrame:
         """The rows of one of the tables; empty if the report does not have it."""
@@ -44,9 +50,52 @@ class Part:
             for model, task, metric, pooling in self.study.blocks
             if (model, task) == (self.model, self.task)
         ]
-        order = list(style.METRICS)
-        return sorted(found, key=lambda m: (order.index(m[0]) if m[0] in order else len(order), m))
+        return sorted(found, key=lambda m: (_place(m[0]), m))
 
-    def name(self, *words: str) -> str:
-        """A plot's name; the model is in it only where there are several."""
-        return "_".join([words[0], *([self.model] if self.models > 1 else []), self.task, *words[1:]])
+    def draw(self, draw: Callable[[], Any], *words: str) -> str:
+        """Draw a figure and keep it as PNG and SVG.
+
+        Args:
+            draw: see `style.save`.
+            words: name the files, beside the task and, where the report has several, the model.
+
+        Returns:
+            the SVG, as the address of an image.
+        """
+        name = "_".join([words[0], *([self.model] if self.models > 1 else []), self.task, *words[1:]])
+        stem = self.plots / style.slug(name)
+        style.save(draw, stem)
+        data = base64.b64encode(stem.with_name(f"{stem.name}.svg").read_bytes()).decode()
+        return f"data:image/svg+xml;base64,{data}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A measurement's part of the report; another package's is named by an entry point.
+
+    Attributes:
+        table: the measurement's table; the report reads every ``<table>.parquet``.
+        schema: the columns that are read; they may have no empty cells.
+        show: makes HTML, as `template.render` does, of a part; "" where there is nothing to show.
+        optional: columns that may be missing or have empty cells.
+        csv: what the rows are, if the report is to write them as ``<table>.csv`` too.
+    """
+
+    table: str
+    schema: pa.Schema
+    show: Callable[[Part], str]
+    optional: frozenset[str] = frozenset()
+    csv: str = ""
+
+
+def in_order(table: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
+    """Rows by task of the alignment, metric and pooling, the metrics of most interest first."""
+    groups = [
+        ((str(k[0]), str(k[1]), str(k[2])), rows) for k, rows in table.groupby(["alignment_task", "metric", "pooling"])
+    ]
+    return sorted(groups, key=lambda g: (_place(g[0][1]), g[0]))
+
+
+def _place(metric: str) -> int:
+    order = list(style.METRICS)
+    return order.index(metric) if metric in order else len(order)

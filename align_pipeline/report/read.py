@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from align_pipeline.errors import InputError
-from align_pipeline.measurements.accuracy.table import PREDICTIONS
-from align_pipeline.measurements.alignment.table import ALIGNMENT
-from align_pipeline.measurements.patching.table import PATCHING
-from align_pipeline.measurements.tables import SCHEMAS
-from align_pipeline.measurements.translation.table import TRANSLATIONS
-from align_pipeline.measurements.translation_patching.table import TRANSLATION_PATCHING
+from align_pipeline.measurements import sections
+from align_pipeline.page.part import Section
 from align_pipeline.store import folders
-
-_OPTIONAL = {
-    "margin",
-    "correct_norm",
-    "loglikelihoods",
-    "prompt_tokens",
-    "item_tokens",
-    "option_similarity",
-    "category",
-    "spbleu",
-    "comet",
-    "cometkiwi",
-    "head",
-    "donor_gold",
-}
 
 
 @dataclass(frozen=True)
@@ -41,13 +22,11 @@ class Tables:
     """What the folders hold.
 
     Attributes:
-        alignment: as `ALIGNMENT` without ``margin``, texts as categories.
-        predictions: as `PREDICTIONS`, columns that no file has left out.
-        translations: as `TRANSLATIONS`, likewise.
-        patching: as `PATCHING`.
-        translation_patching: as `TRANSLATION_PATCHING` without ``hypothesis``.
+        alignment, predictions, translations, patching, translation_patching: the columns of the measurement's section,
+            without those that no file has; texts as categories.
         folders: with at least one table.
         summaries: the ``summary.json`` beside the tables, where there is one.
+        added: other packages' tables, by name.
     """
 
     alignment: pd.DataFrame
@@ -57,6 +36,7 @@ class Tables:
     translation_patching: pd.DataFrame
     folders: tuple[Path, ...]
     summaries: tuple[Mapping[str, Any], ...]
+    added: Mapping[str, pd.DataFrame]
 
 
 def read(runs: Sequence[Path]) -> Tables:
@@ -65,23 +45,20 @@ def read(runs: Sequence[Path]) -> Tables:
     Raises:
         InputError: no tables, or a file that is not such a table.
     """
-    found = sorted({folder for run in runs for folder in _folders(run)})
+    known = {section.table: section for section in sections()}
+    found = sorted({folder for run in runs for folder in _folders(run, known)})
     if not found:
         shown = ", ".join(str(run) for run in runs) or "nothing"
-        raise InputError(f"There is no {' or '.join(f'{name}.parquet' for name in SCHEMAS)} in {shown} or below.")
+        raise InputError(f"There is no {' or '.join(f'{name}.parquet' for name in sorted(known))} in {shown} or below.")
     _refuse_mixtures(found)
-    alignment = _table([f / "alignment.parquet" for f in found], ALIGNMENT, {"margin"})
-    predictions = _table([f / "predictions.parquet" for f in found], PREDICTIONS, set())
-    translations = _table([f / "translations.parquet" for f in found], TRANSLATIONS, set())
-    patching = _table([f / "patching.parquet" for f in found], PATCHING, set())
-    again = _table([f / "translation_patching.parquet" for f in found], TRANSLATION_PATCHING, {"hypothesis"})
-    summaries = [folders.summary_of(folder) for folder in found]
-    given = tuple(s for s in summaries if s)
-    return Tables(alignment, predictions, translations, patching, again, tuple(found), given)
+    tables = {name: _table([folder / f"{name}.parquet" for folder in found], one) for name, one in known.items()}
+    summaries = tuple(s for s in map(folders.summary_of, found) if s)
+    own = {field.name: tables.pop(field.name) for field in fields(Tables) if field.name in tables}
+    return Tables(**own, folders=tuple(found), summaries=summaries, added=tables)
 
 
-def _folders(run: Path) -> Iterator[Path]:
-    for name in SCHEMAS:
+def _folders(run: Path, tables: Iterable[str]) -> Iterator[Path]:
+    for name in tables:
         for path in run.rglob(f"{name}.parquet"):
             if path.is_file() and not any(part.startswith(".") for part in path.relative_to(run).parts):
                 yield path.parent.resolve()
@@ -117,12 +94,13 @@ def _refuse_mixtures(found: Sequence[Path]) -> None:
             )
 
 
-def _table(paths: Sequence[Path], schema: pa.Schema, left_out: set[str]) -> pd.DataFrame:
-    fields = [f for f in schema if f.name not in left_out]
-    parts = [_read(path, fields) for path in paths if path.is_file()]
+def _table(paths: Sequence[Path], section: Section) -> pd.DataFrame:
+    parts = [_read(path, section) for path in paths if path.is_file()]
     if not parts:
-        return pd.DataFrame({f.name: pd.Series(dtype=_dtype(f)) for f in fields if f.name not in _OPTIONAL})
-    common = [f.name for f in fields if any(f.name in part.column_names for part in parts)]
+        return pd.DataFrame(
+            {f.name: pd.Series(dtype=_dtype(f)) for f in section.schema if f.name not in section.optional}
+        )
+    common = [f.name for f in section.schema if any(f.name in part.column_names for part in parts)]
     table = pa.concat_tables(parts, promote_options="permissive").select(common)
     frame: pd.DataFrame = table.unify_dictionaries().to_pandas(split_blocks=True, self_destruct=True)
     return frame
@@ -132,27 +110,28 @@ def _dtype(f: pa.Field) -> Any:
     return object if pa.types.is_string(f.type) else f.type.to_pandas_dtype()
 
 
-def _read(path: Path, fields: Sequence[pa.Field]) -> pa.Table:
+def _read(path: Path, section: Section) -> pa.Table:
     """One file, by name alone: folders called ``lang=swh`` are no partitions of it."""
     try:
-        texts = [f.name for f in fields if pa.types.is_string(f.type) and f.name in pq.read_schema(path).names]
+        wanted = list(section.schema)
+        texts = [f.name for f in wanted if pa.types.is_string(f.type) and f.name in pq.read_schema(path).names]
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             have = set(file.schema_arrow.names)
-            missing = [f.name for f in fields if f.name not in have | _OPTIONAL]
+            missing = [f.name for f in wanted if f.name not in have | section.optional]
             if missing:
                 raise InputError(f"{path} has no column {missing[0]}, so it is not such a table.")
-            fields = [f for f in fields if f.name in have]
-            table = file.read(columns=[f.name for f in fields])
-        columns = [_column(table[f.name], f) for f in fields]
+            wanted = [f for f in wanted if f.name in have]
+            table = file.read(columns=[f.name for f in wanted])
+        columns = [_column(table[f.name], f) for f in wanted]
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0].rstrip('.')}.") from error
-    for f, column in zip(fields, columns, strict=True):
-        empty = column.null_count and f.name not in _OPTIONAL
-        if empty or (f.name in ("value", "correct") and not _binary(column)):
+    for f, column in zip(wanted, columns, strict=True):
+        empty = column.null_count and f.name not in section.optional
+        if empty or (pa.types.is_int8(f.type) and f.name in ("value", "correct") and not _binary(column)):
             raise InputError(f"{path} has {'empty cells' if empty else 'other values than 0 and 1'} in {f.name}.")
         if f.name == "confidence" and not pa.compute.all(pa.compute.is_finite(column)).as_py() and len(column):
             raise InputError(f"{path} has values in {f.name} that are not finite.")
-    return pa.table(dict(zip([f.name for f in fields], columns, strict=True)))
+    return pa.table(dict(zip([f.name for f in wanted], columns, strict=True)))
 
 
 def _column(column: pa.ChunkedArray, f: pa.Field) -> pa.ChunkedArray:

@@ -1,6 +1,6 @@
 """The study's answers from tables alone: ``python -m align_pipeline.report runs=<folder or glob> out=<folder>``.
 
-Reads every table of `measurements.tables` in the folders and below them; writes CSV files, plots (PNG and SVG) and
+Reads every table of `measurements.sections` in the folders and below them; writes CSV files, plots (PNG and SVG) and
 one self-contained ``report.html``. Needs no model, no torch and no network.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from align_pipeline import machine
 from align_pipeline.errors import InputError, unknown
+from align_pipeline.measurements import sections
 from align_pipeline.measurements.translation import statistics as translation_analysis
 from align_pipeline.report.page import render
 from align_pipeline.report.read import read
@@ -71,6 +72,10 @@ def _write_all(results: Results, folder: Path, failed: Sequence[str]) -> None:
         for name, what in translation_analysis.FILES.items():
             getattr(results.translation, name).to_csv(folder / f"translation_{name}.csv", index=False)
             files[f"translation_{name}"] = what
+    for section in sections():
+        if section.csv:
+            results.tables.added[section.table].to_csv(folder / f"{section.table}.csv", index=False)
+            files[section.table] = section.csv
     (folder / "plots").mkdir()
     page = render(results, files, failed, folder / "plots")
     (folder / "report.html").write_text(page, encoding="utf-8")

@@ -1,0 +1,58 @@
+"""Numbers and names as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+from align_pipeline.figures import style
+
+_METRICS = {"dali_strong": Markup("DALI<sub>S</sub>"), "mexa_t": Markup("MEXA<sub>T</sub>")}
+
+
+def is_missing(value: Any) -> bool:
+    """Whether there is no value: None, NaN or NA."""
+    return value is None or (not isinstance(value, str) and bool(pd.isna(value)))
+
+
+def as_number(value: Any, digits: int = 3, sign: bool = False) -> str:
+    """A number with so many digits, with a true minus."""
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def as_count(value: Any) -> str:
+    """A whole number."""
+    return f"{int(value):,}"
+
+
+def as_p(value: Any) -> str:
+    """A p value in a table."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def p_text(value: Any) -> str:
+    """A p value in a sentence."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def as_range(low: Any, high: Any, digits: int = 2) -> str:
+    """An interval behind a number, in brackets; nothing if there is none."""
+    return "" if pd.isna(low) or pd.isna(high) else f" [{as_number(low, digits)}, {as_number(high, digits)}]"
+
+
+def task_name(task: str) -> str:
+    """A task's name as it is written."""
+    return style.TASKS.get(task, task)
+
+
+def metric_name(metric: str, pooling: str) -> Markup:
+    """A metric with its pooling."""
+    name = _METRICS.get(metric, style.METRICS.get(metric, metric))
+    return escape(name) + f" ({style.POOLINGS.get(pooling, pooling)})"
+
+
+def metric_of(row: Any) -> Markup:
+    """The metric of a row that has `metric` and `pooling`."""
+    return metric_name(row.metric, row.pooling)
