@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -45,11 +46,11 @@ def render(results: Results, files: Mapping[str, str], failed: Sequence[str], pl
         failed=failed,
         notes=results.notes,
         parts=[
-            {
-                "title": f"{task_name(part.task)}, {part.model}",
-                "sections": [section.show(part) for section in sections()],
-                "published": part.of("against_published"),
-            }
+            SimpleNamespace(
+                title=f"{task_name(part.task)}, {part.model}",
+                sections=[section.show(part) for section in sections()],
+                published=part.of("against_published"),
+            )
             for part in parts
         ],
         files=files,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -23,10 +24,12 @@ def _show(part: Part) -> Markup:
     is_answered = part.of("translation_scores").empty  # else there is no accuracy to set it against
     if not part.metrics and part.of("calibration").empty:
         return Markup()
-    shown = {"layers": list(_layers(part)), "answered": None}
+    answered = None
     if is_answered:
-        shown["answered"] = _findings(part) | _overview(part) | _languages(part) | _items(part) | _pooled(part)
-    return render("align_pipeline/measurements/alignment/section.html", **shown)
+        answered = SimpleNamespace(
+            **_findings(part), **_overview(part), **_languages(part), **_items(part), **_pooled(part)
+        )
+    return render("align_pipeline/measurements/alignment/section.html", layers=list(_layers(part)), answered=answered)
 
 
 def _of(table: pd.DataFrame, metric: str, pooling: str) -> pd.DataFrame:
@@ -45,7 +48,7 @@ def _findings(part: Part) -> dict[str, Any]:
     }
 
 
-def _over_items(part: Part) -> Iterator[dict[str, Any]]:
+def _over_items(part: Part) -> Iterator[SimpleNamespace]:
     instance, pooled = part.of("instance_level"), part.of("regression")
     best = instance[instance["best_layer"] & (instance["contrast"] == "ts_tf")]
     pooled = pooled[(pooled["at"] == "best_layer") & pooled["odds_ratio"].notna()]
@@ -54,15 +57,15 @@ def _over_items(part: Part) -> Iterator[dict[str, Any]]:
         if rows.empty:
             continue
         tested = rows[rows["p_holm"].notna()]
-        yield {
-            "name": metric_name(metric, pooling),
-            "tested": len(tested),
-            "note": rows["note"].iloc[0],
-            "sure": int((tested["p_holm"] < 0.05).sum()),
-            "points": 100 * tested["difference"].median(),
-            "cmh": own[(own["method"] == "cmh") & (own["contrast"] == "ts_tf")],
-            "logit": own[(own["adjusted_for"] == "covariates and language") & (own["term"] == "aligned")],
-        }
+        yield SimpleNamespace(
+            name=metric_name(metric, pooling),
+            tested=len(tested),
+            note=rows["note"].iloc[0],
+            sure=int((tested["p_holm"] < 0.05).sum()),
+            points=100 * tested["difference"].median(),
+            cmh=own[(own["method"] == "cmh") & (own["contrast"] == "ts_tf")],
+            logit=own[(own["adjusted_for"] == "covariates and language") & (own["term"] == "aligned")],
+        )
 
 
 def _overview(part: Part) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def _languages(part: Part) -> dict[str, Any]:
         ]
         words = ("scatter", *([] if source == part.task else [source]), metric, pooling)
         image = part.draw(partial(plots.scatter, rows, numbers.iloc[0], part.languages["resource"]), *words)
-        scatters.append({"name": metric_name(metric, pooling), "n": len(rows), "image": image})
+        scatters.append(SimpleNamespace(name=metric_name(metric, pooling), n=len(rows), image=image))
     drawn = layers["pearson"].notna().any() and layers["layer"].nunique() > 1
     return {
         "level": whole,
@@ -114,17 +117,17 @@ def _languages(part: Part) -> dict[str, Any]:
     }
 
 
-def _layers(part: Part) -> Iterator[dict[str, Any]]:
+def _layers(part: Part) -> Iterator[SimpleNamespace]:
     """Alignment by layer."""
     for metric, pooling in part.metrics:
         rows, last = _of(part.of("cells"), metric, pooling), _last(part, metric, pooling)
-        yield {
-            "name": metric_name(metric, pooling),
-            "languages": rows["language"].nunique(),
-            "n": rows["n"].max(),
-            "curves": part.draw(partial(curves.curves, rows, last), "curves", metric, pooling),
-            "heatmap": part.draw(partial(curves.heatmap, rows), "heatmap", metric, pooling),
-        }
+        yield SimpleNamespace(
+            name=metric_name(metric, pooling),
+            languages=rows["language"].nunique(),
+            n=rows["n"].max(),
+            curves=part.draw(partial(curves.curves, rows, last), "curves", metric, pooling),
+            heatmap=part.draw(partial(curves.heatmap, rows), "heatmap", metric, pooling),
+        )
 
 
 def _last(part: Part, metric: str, pooling: str) -> int:
@@ -144,11 +147,11 @@ def _items(part: Part) -> dict[str, Any]:
         rows, odds = _of(transfer, metric, pooling), _of(pooled, metric, pooling)
         best = rows[rows["best_layer"] & rows["difference"].notna()]
         if len(best):
-            found = {"name": metric_name(metric, pooling), "ts": best["n_a"].sum(), "tf": best["n_b"].sum()}
-            found["languages"] = len(best)
-            found["curves"] = part.draw(partial(plots.transfer, rows, odds), "transfer", metric, pooling)
-            found["differences"] = part.draw(partial(plots.forest, best), "differences", metric, pooling)
-            transfers.append(found)
+            one = SimpleNamespace(name=metric_name(metric, pooling), languages=len(best))
+            one.ts, one.tf = best["n_a"].sum(), best["n_b"].sum()
+            one.curves = part.draw(partial(plots.transfer, rows, odds), "transfer", metric, pooling)
+            one.differences = part.draw(partial(plots.forest, best), "differences", metric, pooling)
+            transfers.append(one)
     has_groups = (transfer["n_a"] * transfer["n_b"] > 0).any()
     return {
         "instance": instance[instance["best_layer"]],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
 
 import pandas as pd
 from markupsafe import Markup
@@ -23,7 +23,7 @@ def _show(part: Part) -> Markup:
     return render("align_pipeline/measurements/patching/section.html", kinds=list(_kinds(part)))
 
 
-def _kinds(part: Part) -> Iterator[dict[str, Any]]:
+def _kinds(part: Part) -> Iterator[SimpleNamespace]:
     """What is shown of each kind of patch."""
     found = part.of("patching")
     for _, rows in part.of("patching_effects").groupby(figures.KIND, sort=False):
@@ -36,29 +36,29 @@ def _kinds(part: Part) -> Iterator[dict[str, Any]]:
         against = against[against["head"] < 0]
         words = ("patching", str(row.component), str(row.site), str(row.window))
         by_category = categories["category"].nunique() > 1 and not (categories["head"] >= 0).any()
-        yield {
-            "kind": figures.kind_name(row),
-            "finding": _finding(table),
-            "images": [part.draw(draw, *words, name) for name, draw in figures.figures(rows)],
-            "table": named(table),
-            "by_head": (table["head"] >= 0).any(),
-            "against": named(against[against["at"] == MIDDLE]) if len(against) else None,
-            "categories": named(_at_best(categories, table)) if by_category else None,
-        }
+        yield SimpleNamespace(
+            kind=figures.kind_name(row),
+            finding=_finding(table),
+            images=[part.draw(draw, *words, name) for name, draw in figures.figures(rows)],
+            table=named(table),
+            by_head=(table["head"] >= 0).any(),
+            against=named(against[against["at"] == MIDDLE]) if len(against) else None,
+            categories=named(_at_best(categories, table)) if by_category else None,
+        )
 
 
-def _finding(table: pd.DataFrame) -> dict[str, Any] | None:
+def _finding(table: pd.DataFrame) -> SimpleNamespace | None:
     """What the treatment does, over all languages; None if nothing shows what the concept does."""
     treated = table[(table["condition"] == TREATMENT) & table["attributable"].notna() & (table["head"] < 0)]
     if treated.empty:
         return None
     n = int(treated["n_tf"].sum())
-    return {
-        "n": n,
-        "languages": len(treated),
-        "corrected": float((treated["middle_correction"] * (treated["n_tf"] / n)).sum()),
-        "clear": int((treated["attributable_low"] > 0).sum()),
-    }
+    return SimpleNamespace(
+        n=n,
+        languages=len(treated),
+        corrected=float((treated["middle_correction"] * (treated["n_tf"] / n)).sum()),
+        clear=int((treated["attributable_low"] > 0).sum()),
+    )
 
 
 def _at_best(rates: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:

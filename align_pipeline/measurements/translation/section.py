@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
 
 import pandas as pd
 from markupsafe import Markup
@@ -51,18 +51,18 @@ def _show(part: Part) -> Markup:
     )
 
 
-def _over_sentences(best: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _over_sentences(best: pd.DataFrame) -> Iterator[SimpleNamespace]:
     """What is said of aligned against other sentences."""
     for (metric, pooling, direction), rows in best.groupby(["metric", "pooling", "direction"]):
         tested = rows[rows["p_holm"].notna()]
-        yield {
-            "name": metric_name(metric, pooling),
-            "direction": direction,
-            "note": rows["note"].iloc[0],
-            "tested": len(tested),
-            "sure": int((tested["p_holm"] < 0.05).sum()),
-            "median": tested["rank_biserial"].median(),
-        }
+        yield SimpleNamespace(
+            name=metric_name(str(metric), str(pooling)),
+            direction=direction,
+            note=rows["note"].iloc[0],
+            tested=len(tested),
+            sure=int((tested["p_holm"] < 0.05).sum()),
+            median=tested["rank_biserial"].median(),
+        )
 
 
 def _ending(direction: str) -> str:
@@ -79,33 +79,33 @@ def _overview(part: Part, scored: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _direction(name: str, rows: pd.DataFrame) -> dict[str, Any]:
+def _direction(name: str, rows: pd.DataFrame) -> SimpleNamespace:
     have = rows.drop(columns="language").notna().any()
-    return {"name": name, "ending": _ending(name), "scores": [s for s in style.SCORES if have.get(s, False)]}
+    return SimpleNamespace(name=name, ending=_ending(name), scores=[s for s in style.SCORES if have.get(s, False)])
 
 
-def _scatters(part: Part, points: pd.DataFrame, whole: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _scatters(part: Part, points: pd.DataFrame, whole: pd.DataFrame) -> Iterator[SimpleNamespace]:
     for key, rows in in_order(points):
         source, metric, pooling = key
         numbers = whole[(whole[["alignment_task", "metric", "pooling"]] == list(key)).all(axis=1)]
         drawn = partial(figures.translation_scatter, rows, numbers)
-        yield {
-            "name": metric_name(metric, pooling),
-            "task": source,
-            "n": rows["language"].nunique(),
-            "image": part.draw(drawn, "translation", source, metric, pooling),
-        }
+        yield SimpleNamespace(
+            name=metric_name(metric, pooling),
+            task=source,
+            n=rows["language"].nunique(),
+            image=part.draw(drawn, "translation", source, metric, pooling),
+        )
 
 
-def _sentences(part: Part, best: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _sentences(part: Part, best: pd.DataFrame) -> Iterator[SimpleNamespace]:
     for key, rows in best.groupby(["metric", "pooling"]):
         metric, pooling = map(str, key)
         if rows["rank_biserial"].notna().any():
-            yield {
-                "name": metric_name(metric, pooling),
-                "n": rows["language"].nunique(),
-                "image": part.draw(partial(figures.rank_biserial, rows), "sentences", metric, pooling),
-            }
+            yield SimpleNamespace(
+                name=metric_name(metric, pooling),
+                n=rows["language"].nunique(),
+                image=part.draw(partial(figures.rank_biserial, rows), "sentences", metric, pooling),
+            )
 
 
 SECTION = Section("translations", TRANSLATIONS, _show, optional=frozenset(("spbleu", "comet", "cometkiwi")))

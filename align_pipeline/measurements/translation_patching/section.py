@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
 
 from markupsafe import Markup
 
@@ -23,7 +23,7 @@ def _show(part: Part) -> Markup:
     return render("align_pipeline/measurements/translation_patching/section.html", kinds=list(_kinds(part)))
 
 
-def _kinds(part: Part) -> Iterator[dict[str, Any]]:
+def _kinds(part: Part) -> Iterator[SimpleNamespace]:
     """What is shown of each direction and kind of patch."""
     same = figures.KIND_TRANSLATION[2:]
     for key, rows in part.of("translation_patching_effects").groupby(figures.KIND_TRANSLATION, sort=False):
@@ -31,12 +31,12 @@ def _kinds(part: Part) -> Iterator[dict[str, Any]]:
             own[(own[same] == list(key[2:])).all(axis="columns")]
             for own in (part.of("translation_patching"), part.of("translation_patching_contrasts"))
         )
-        yield {
-            "kind": f"{key[2]}, {figures.kind_name(next(rows.itertuples()))}",
-            "image": part.draw(partial(figures.translation, rows), "translation_patching", *map(str, key[2:])),
-            "table": named(table),
-            "against": named(against[against["at"] == MIDDLE]) if len(against) else None,
-        }
+        yield SimpleNamespace(
+            kind=f"{key[2]}, {figures.kind_name(next(rows.itertuples()))}",
+            image=part.draw(partial(figures.translation, rows), "translation_patching", *map(str, key[2:])),
+            table=named(table),
+            against=named(against[against["at"] == MIDDLE]) if len(against) else None,
+        )
 
 
 SECTION = Section(
