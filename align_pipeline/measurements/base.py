@@ -2,6 +2,9 @@
 
 A new measurement is a class with these members in a folder of its own, and a line in `measurements.BUILT_IN`; from
 another package, an entry point of the group ``align_pipeline.measurements`` that names the class.
+
+Its section of the report is a `page.part.Section` that `measurements.SECTIONS`, or an entry point of the group
+``align_pipeline.sections``, names.
 """
 
 from __future__ import annotations

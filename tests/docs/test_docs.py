@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -85,7 +86,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
 def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("extend") / "mine"
     page = (REPOSITORY / "docs/extend.md").read_text(encoding="utf-8")
-    for path, content in re.findall(r"```\w+\n# file: (\S+)\n(.*?)```", page, re.DOTALL):
+    for path, content in re.findall(r"```\w+\n(?:#|{#) file: (\S+)(?: #})?\n(.*?)```", page, re.DOTALL):
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content, encoding="utf-8")
@@ -125,6 +126,19 @@ def test_a_metric_and_a_measurement_of_ones_own(mine: Path, tmp_path: Path) -> N
     assert norms["layer"].tolist() == list(range(9))
     assert (norms["norm"] > 0).all()
     assert content["tokens"]["norms"] > 0
+
+    code = (
+        "import sys; from align_pipeline.report import report; report.main(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, f"runs={tmp_path / 'run'}", f"out={tmp_path / 'report'}"]
+    environment = {**os.environ, "PYTHONPATH": f"{mine}:{REPOSITORY}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    assert "<h3>Norms</h3>" in page
+    assert f'data-v="{norms["norm"].iloc[-1]:.10g}"' in page
+    assert pd.read_csv(tmp_path / "report/norms.csv")["norm"].tolist() == pytest.approx(norms["norm"].tolist())
 
 
 def test_a_task_and_a_language_of_ones_own(mine: Path, tmp_path: Path) -> None:

@@ -10,16 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from conftest import SHARED
 from scipy import stats
 from test_analysis_simulated import simulate
 
+from align_pipeline import measurements
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.errors import InputError
 from align_pipeline.figures import curves, style
 from align_pipeline.inference import languages
 from align_pipeline.inference import study as analysis
+from align_pipeline.page.part import Section
 from align_pipeline.report import read, report, results
 
 LANGUAGE_LEVEL = [
@@ -124,12 +127,13 @@ def test_the_page_needs_nothing_else(written: Path) -> None:
     page = (written / "report.html").read_text(encoding="utf-8")
     assert re.findall(r'(?:src|href)="(?!data:|#)', page) == []
     assert "http" not in re.sub(r'data:image/svg\+xml;base64,[^"]+', "", page)
-    assert page.count("<figure") == page.count("data:image/svg+xml") == 2 * 5 + 3
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL)
+    assert page.count("<figure") == len(captions) == page.count("data:image/svg+xml") == 2 * 5 + 3
     assert "1 of the jobs failed" in page
     assert "lang=xxx: out of &lt;memory&gt;" in page
-    assert "n = 6 languages" in page
+    assert "n = 6 languages" in " ".join(page.split())
     assert ">nan<" not in page.lower()
-    assert all("n = " in caption for caption in re.findall(r"<figcaption>(.*?)</figcaption>", page))
+    assert all("n = " in " ".join(caption.split()) for caption in captions)
 
 
 def test_order_overlap_and_repetition_of_folders_change_nothing(runs: Path, written: Path, tmp_path: Path) -> None:
@@ -194,6 +198,32 @@ def test_layers_that_are_not_all_there_are_said(tmp_path: Path) -> None:
     assert "layer 4, the highest, is taken for the one after the final norm" in note
 
 
+def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
+    tables = simulate(3, 20, 3, (("<q>metric", "odd&pool"),), seed=3, model="<q>model", task="<q>task")
+    first = sorted(set(tables[0]["language"]))[0]
+    save(tmp_path, *[t.astype({"language": str}).replace({"language": {first: "<q>_Latn"}}) for t in tables])
+    page = report.write([tmp_path], tmp_path / "out").read_text(encoding="utf-8")
+    assert "<q" not in page
+    for name in ("&lt;q&gt;metric (odd&amp;pool)", "&lt;q&gt;task, &lt;q&gt;model", "&lt;q&gt;_Latn"):
+        assert name in page
+
+
+def test_tables_of_other_packages_are_checked_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = pa.schema({"language": pa.string(), "value": pa.int8(), "more": pa.float64()})
+    added = Section("norms", schema, lambda part: "<b>", optional=frozenset({"more"}))
+    monkeypatch.setattr(read, "sections", lambda: [*measurements.sections(), added])
+    table = pd.DataFrame({"language": ["swh_Latn", "deu_Latn"], "value": [0, 1]})
+    table.to_parquet(tmp_path / "norms.parquet")
+    found = read.read([tmp_path])
+    assert found.added["norms"]["language"].tolist() == ["swh_Latn", "deu_Latn"]
+    assert found.alignment.empty
+    wrongs = ((table.drop(columns="language"), "no column language"), (table.assign(value=2), "other values than 0"))
+    for wrong, says in wrongs:
+        wrong.to_parquet(tmp_path / "norms.parquet")
+        with pytest.raises(InputError, match=says):
+            read.read([tmp_path])
+
+
 def test_a_failed_report_leaves_the_old_one(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "report.html").write_text("old")
     monkeypatch.setattr(report, "render", lambda *_: 1 / 0)
@@ -225,7 +255,7 @@ def test_the_command_line_without_torch(runs: Path, tmp_path: Path) -> None:
         (["run=.", "out=."], "There is no argument 'run'; there is runs"),
         (["runs", "out=."], "runs needs a value"),
         (["runs=/nowhere/*", "out=."], "runs=/nowhere/* matches no folder"),
-        (["runs={empty}", "out=."], "There is no alignment.parquet or predictions.parquet or"),
+        (["runs={empty}", "out=."], "There is no alignment.parquet or patching.parquet or"),
         (["runs={runs}", "out=/proc/report"], "Nothing can be written to /proc/report"),
         (["runs={runs}", "out={empty}", "seed=x"], "seed is 'x'"),
         (["runs={broken}", "out=."], "predictions.parquet cannot be read as a table"),
