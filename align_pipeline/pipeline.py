@@ -24,7 +24,7 @@ from align_pipeline.data.tasks import ParallelTask
 from align_pipeline.engine.checks import check, num_layers
 from align_pipeline.errors import writing
 from align_pipeline.measurements import registered
-from align_pipeline.measurements.base import Job, Measurement, Told
+from align_pipeline.measurements.base import Job, Measurement, Told, tables_of
 from align_pipeline.measurements.passes import Passes
 from align_pipeline.store import folders
 from align_pipeline.store.cache import Cache
@@ -160,19 +160,22 @@ def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Foun
     }
     content = summary.plain(content)
     write_text(folder / SUMMARY, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    return _Found(content, told, summary.numbers(rows, measurements), [one.table for one in measurements], stages)
+    tables = [name for one in measurements for name in tables_of(one)]
+    return _Found(content, told, summary.numbers(rows, measurements), tables, stages)
 
 
 def _write(one: Measurement, passes: Passes, folder: Path, job: str) -> None:
-    """Go through a measurement's units and write its table, in the main process."""
-    begun: contextlib.AbstractContextManager[Table | None] = contextlib.nullcontext()
-    if distributed.is_main():
-        begun = table(folder, one.table, one.schema, job)
-    with begun as written:
+    """Go through a measurement's units and write its tables, in the main process."""
+    with contextlib.ExitStack() as stack:
+        written: dict[str, Table] = {}
+        if distributed.is_main():
+            for name, schema in tables_of(one).items():
+                written[name] = stack.enter_context(table(folder, name, schema, job))
         for unit in one.units():
             tensors = passes.get(unit)
-            if tensors is None or written is None:
+            if tensors is None:
                 continue
-            for columns in unit.rows(tensors):
-                with writing(folder):
-                    written.append(**columns)
+            for name, rows in {one.table: unit.rows, **unit.others}.items():
+                for columns in rows(tensors):
+                    with writing(folder):
+                        written[name].append(**columns)

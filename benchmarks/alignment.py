@@ -83,7 +83,7 @@ def main() -> None:
 
     def score() -> torch.Tensor:
         found = option_cosines(*states, twins, twins)
-        return dali(found.cross)
+        return dali(found["cross"])
 
     seconds = min(timed(score)[0] for _ in range(5)) * batches
     with tempfile.TemporaryDirectory() as folder:

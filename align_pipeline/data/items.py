@@ -25,6 +25,7 @@ class Item:
         category: the item's semantic category where its data set has one, else "".
         parts: (name, start, end) of the passage, question and options that stand in the prompt, in characters counted
             from the prompt's end (so 0 is the end, -1 the last character): examples put before it move nothing.
+        cluster: what the item shares with others that are not independent of it, such as its passage; "" if nothing.
         answers: each option's own text, without the premise.
         shots: (prompt, continuation) of the few-shot examples that `prompt` begins with.
     """
@@ -38,4 +39,6 @@ class Item:
     category: str = ""
     parts: tuple[tuple[str, int, int], ...] = ()
     shots: tuple[tuple[str, str], ...] = ()
-    answers: tuple[str, ...] = field(default=(), repr=False)  # a part of `options`: digests of items leave it out
+    # neither is shown to a model beyond what `options` holds: digests of items leave them out
+    answers: tuple[str, ...] = field(default=(), repr=False)
+    cluster: str = field(default="", repr=False)

@@ -59,7 +59,8 @@ class Study:
 
     Attributes:
         items: a row per non-English (model, task, language, pivot, item_id) of either table, sorted, with its answer,
-            its English counterpart's (``english_*``) and the covariates; missing where there is no prediction.
+            its English counterpart's (``english_*``) and the covariates; missing where there is no prediction. An item
+            whose ``cluster`` is not known is its own.
         blocks: by (model, task, metric, pooling).
         predictions: all predictions, English ones too, each once.
         notes: what was decided about rows that occur more than once, as sentences.
@@ -96,6 +97,7 @@ def join(alignment: pd.DataFrame, predictions: pd.DataFrame, last_layers: Mappin
     items = pd.concat(
         [items, own.drop(columns=keys).set_index(own_key).reindex(every).reset_index(drop=True)], axis="columns"
     )
+    items["cluster"] = items["cluster"].where(items["cluster"].notna(), items["item_id"])
     blocks, more = _blocks(aligned, np.searchsorted(every, key), items, last_layers or {})
     return Study(items, blocks, answered, (*notes, *more))
 
@@ -199,7 +201,7 @@ def unique_predictions(predictions: pd.DataFrame) -> tuple[pd.DataFrame, list[st
 def _with_english(predictions: pd.DataFrame) -> pd.DataFrame:
     """The non-English predictions with their English counterparts: same model, task, pivot and item."""
     keys = [*UNIT, "item_id"]
-    wanted = [*keys, "correct", "confidence", "prompt_tokens", "item_tokens", "option_similarity", "category"]
+    wanted = [*keys, "correct", "confidence", "prompt_tokens", "item_tokens", "option_similarity", "category", "cluster"]
     table = predictions.reindex(columns=wanted)
     english = table.loc[table["language"] == ENGLISH, [*keys, "correct", "confidence", "item_tokens"]]
     english = english.drop(columns="language").rename(

@@ -45,6 +45,7 @@ class Unit:
         texts: digest of everything but the model that the numbers depend on.
         what: says it on the console and in the cache's list.
         compute: the forward passes, called in all processes if the cache has no answer; tensors by name.
+        others: rows of the measurement's other tables, by table, likewise.
         is_prompted: whether the texts are prompts, which ``model.chat_template`` changes.
         rows: makes rows of the table of what `compute` gave, in as many pieces as it likes; in the main process alone.
     """
@@ -55,6 +56,7 @@ class Unit:
     compute: Callable[[], dict[str, Tensor]]
     rows: Callable[[dict[str, Tensor]], Iterable[Columns]]
     is_prompted: bool = True
+    others: Mapping[str, Callable[[dict[str, Tensor]], Iterable[Columns]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -151,6 +153,7 @@ class Measurement(Protocol):
         stage: what its tokens are counted as in ``summary.json``.
         table: the table's name; its file is ``<table>.parquet``.
         schema: the table's columns.
+        others: further tables and their columns, by name.
         blank: what a language's row of ``summary.json`` holds where the measurement was not asked for.
     """
 
@@ -158,6 +161,7 @@ class Measurement(Protocol):
     stage: ClassVar[str]
     table: ClassVar[str]
     schema: ClassVar[pa.Schema]
+    others: ClassVar[Mapping[str, pa.Schema]] = {}
     blank: ClassVar[Mapping[str, Any]] = {}
 
     @staticmethod
@@ -193,3 +197,8 @@ class Measurement(Protocol):
     @staticmethod
     def numbers(row: Mapping[str, Any]) -> dict[str, float]:
         """A language's row of ``summary.json`` as flat numbers by name, for W&B's summary."""
+
+
+def tables_of(one: Measurement | type[Measurement]) -> dict[str, pa.Schema]:
+    """All tables of a measurement: its own first."""
+    return {one.table: one.schema, **getattr(one, "others", {})}

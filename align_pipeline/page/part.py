@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ class Section:
         show: makes HTML, as `template.render` does, of a part; "" where there is nothing to show.
         optional: columns that may be missing or have empty cells.
         csv: what the rows are, if the report is to write them as ``<table>.csv`` too.
+        others: further tables of the measurement and their columns, by name; the report may do without them.
     """
 
     table: str
@@ -86,6 +87,11 @@ class Section:
     show: Callable[[Part], str]
     optional: frozenset[str] = frozenset()
     csv: str = ""
+    others: Mapping[str, pa.Schema] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, Section]:
+        """Every table that the report reads for it, as a section of that table alone."""
+        return {self.table: self} | {name: Section(name, schema, self.show) for name, schema in self.others.items()}
 
 
 def in_order(table: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:

@@ -22,7 +22,7 @@ class Tables:
     """What the folders hold.
 
     Attributes:
-        alignment, predictions, translations, patching, translation_patching: the columns of the measurement's section,
+        alignment, baselines, predictions, translations, patching, translation_patching: the columns of the measurement's section,
             without those that no file has; texts as categories.
         folders: with at least one table.
         summaries: the ``summary.json`` beside the tables, where there is one.
@@ -30,6 +30,7 @@ class Tables:
     """
 
     alignment: pd.DataFrame
+    baselines: pd.DataFrame
     predictions: pd.DataFrame
     translations: pd.DataFrame
     patching: pd.DataFrame
@@ -45,7 +46,7 @@ def read(runs: Sequence[Path]) -> Tables:
     Raises:
         InputError: no tables, or a file that is not such a table.
     """
-    known = {section.table: section for section in sections()}
+    known = {name: one for section in sections() for name, one in section.tables().items()}
     found = sorted({folder for run in runs for folder in _folders(run, known)})
     if not found:
         shown = ", ".join(str(run) for run in runs) or "nothing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -12,8 +13,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from align_pipeline.errors import InputError
-from align_pipeline.measurements.alignment.metrics import Dali, DaliStrong, MexaT, dali, dali_strong, mexa
-from align_pipeline.measurements.alignment.similarity import PremiseStream, cosines, option_cosines
+from align_pipeline.measurements.alignment.metrics import Dali, DaliStrong, Mexa, MexaT, dali, dali_strong, mexa
+from align_pipeline.measurements.alignment.similarity import (
+    MISMATCHES,
+    OptionCosines,
+    PremiseStream,
+    Similarities,
+    cosines,
+    cross_cosines,
+    derangements,
+    option_cosines,
+    partners,
+)
 
 Vectors = NDArray[np.float64]
 
@@ -67,7 +78,7 @@ def blocks(e: Vectors, x: Vectors) -> tuple[torch.Tensor, torch.Tensor, torch.Te
         first_equal(e),
         first_equal(x),
     )
-    return found.cross, found.english, found.language
+    return found["cross"], found["english"], found["language"]
 
 
 def decided(margin: float) -> bool:
@@ -185,3 +196,82 @@ def test_unknown_pooling_is_refused(metric: type) -> None:
 def test_unknown_criterion_is_refused() -> None:
     with pytest.raises(InputError, match="criterion=columnwise does not exist; there is global, rowwise"):
         Dali(criterion="columnwise")
+
+def pairs_of_states(n: int, options: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(1, n, options, 8, generator=generator) for _ in range(2))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 30])
+def test_partners_are_shuffles_without_a_fixed_point_that_never_agree(n: int) -> None:
+    rows = partners(n)
+    assert len(rows) == min(n - 1, MISMATCHES)
+    for row in rows:
+        assert sorted(row.tolist()) == list(range(n))
+        assert (row != torch.arange(n)).all()
+    assert all(len(set(column)) == len(rows) for column in rows.T.tolist())
+
+
+def test_all_derangements_of_up_to_four_options_and_rotations_of_more() -> None:
+    assert [len(derangements(n)) for n in range(1, 7)] == [0, 1, 2, 9, 4, 5]
+    for n in range(1, 7):
+        for order in derangements(n):
+            assert sorted(order) == list(range(n))
+            assert all(i != j for i, j in enumerate(order))
+
+
+@given(sides(most=7))
+@settings(max_examples=200, deadline=None)
+def test_what_mexa_gives_among_fewer_and_after_shuffles_is_the_mean_over_all_of_them(pair: tuple[Vectors, Vectors]) -> None:
+    e, x = pair
+    n = len(e)
+    stream = PremiseStream(torch.tensor(e, dtype=torch.float32)[None], first_equal(e)[0], first_equal(x)[0])
+    stream.add(list(range(n)), torch.tensor(x, dtype=torch.float32)[None])
+    found = stream.finish()
+    margins = mexa(found.own, found.row, found.column)[0]
+    if not all(decided(float(m)) for m in margins):
+        return
+    assert ((found.rivals[0] == 0) == (margins > 0)).all()
+    s = np.array([[cos(a, b) for b in x] for a in e])
+    if len(np.unique(np.round(s, 5))) < s.size:
+        return  # float32 breaks ties of unequal vectors by rounding
+    every = Similarities({}, {"weighted": found})
+    for size in range(1, n + 1):
+        drawn = [c for c in itertools.combinations(range(n), size)]
+        expected = [
+            np.mean([literal_mexa(e[list(c)], x[list(c)])[c.index(i)] for c in drawn if i in c]) for i in range(n)
+        ]
+        assert Mexa().among(every, size)[0].tolist() == pytest.approx(expected)
+    shuffles = [list(p) for p in itertools.permutations(range(n)) if all(i != j for i, j in enumerate(p))]
+    if shuffles:
+        share = np.mean([np.mean(literal_mexa(e, x[p])) for p in shuffles])
+        assert float(Mexa().swapped(every).mean()) == pytest.approx(share)
+
+
+def test_chance_of_two_unrelated_options_is_one_in_six_and_of_four_one_in_1820() -> None:
+    """Of exchangeable cosines the n own ones are the n highest of n x n once in C(n^2, n)."""
+    for options, chance, n in ((2, 1 / 6, 3000), (4, 1 / 1820, 3000)):
+        e, x = pairs_of_states(n, options)
+        rows = partners(n)
+        twins = torch.arange(options).repeat(n, 1)
+        aligned = [
+            (dali(cross_cosines(e[:, other], x, twins, twins)) > 0).float().mean().item() for other in rows
+        ]
+        error = math.sqrt(chance / (n * len(rows)))
+        assert abs(np.mean(aligned) - chance) < 5 * error
+
+
+def test_similarities_beside_other_items_are_those_items_own() -> None:
+    n, options = 6, 3
+    e, x = pairs_of_states(n, options)
+    twins = torch.arange(options).repeat(n, 1)
+    rows = partners(n)
+    mismatched = torch.stack([cross_cosines(e[:, other], x, twins, twins) for other in rows], dim=2)
+    own = OptionCosines(**option_cosines(e, x, twins, twins), mismatched=mismatched)
+    every = Similarities({"last": own}, {})
+    for other, variant in zip(rows, every.mismatched(), strict=True):
+        literal = [literal_dali_strong(e[0, j].numpy(), x[0, i].numpy()) for i, j in enumerate(other.tolist())]
+        assert (DaliStrong().margin(variant)[0] > 0).tolist() == literal
+    for order, variant in zip(derangements(options), every.deranged(), strict=True):
+        literal = [literal_dali_strong(e[0, i].numpy(), x[0, i, order].numpy()) for i in range(n)]
+        assert (DaliStrong().margin(variant)[0] > 0).tolist() == literal

@@ -49,4 +49,5 @@ class Belebele(ChoiceTask):
             category=str(row.get("category") or ""),
             parts=parts,
             answers=tuple(options),
+            cluster=str(row["link"]),  # questions on one passage are not independent
         )

@@ -78,6 +78,7 @@ class Accuracy:
             "item_tokens": [p.item_tokens for p in predictions],
             "option_similarity": [option_similarity(item) for item in side.items],
             "category": [item.category for item in side.items],
+            "cluster": [item.cluster or item.id for item in side.items],
         }
 
     def tell(self) -> Told:

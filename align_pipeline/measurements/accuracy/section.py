@@ -35,6 +35,6 @@ SECTION = Section(
     PREDICTIONS,
     _show,
     optional=frozenset(
-        ("correct_norm", "loglikelihoods", "prompt_tokens", "item_tokens", "option_similarity", "category")
+        ("correct_norm", "loglikelihoods", "prompt_tokens", "item_tokens", "option_similarity", "category", "cluster")
     ),
 )

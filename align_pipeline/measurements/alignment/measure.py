@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
@@ -20,16 +21,20 @@ from align_pipeline.data.items import Item
 from align_pipeline.data.tasks import Pair, ParallelTask
 from align_pipeline.errors import InputError
 from align_pipeline.figures.curves import layer_curves as draw
-from align_pipeline.measurements.alignment.metrics import Metric
+from align_pipeline.measurements.alignment.metrics import Metric, Mexa
 from align_pipeline.measurements.alignment.similarity import (
     EnglishStates,
     Similarities,
     english_states,
     similarities,
 )
-from align_pipeline.measurements.alignment.table import ALIGNMENT
+from align_pipeline.measurements.alignment.table import ALIGNMENT, BASELINES
 from align_pipeline.measurements.base import Column, Columns, Job, Told, Unit
 from align_pipeline.tracking.wandb import Curve
+
+
+COMMON_N = 100
+"""MEXA falls with the number of sentences; this many is what its published numbers are of."""
 
 
 class Alignment:
@@ -39,6 +44,7 @@ class Alignment:
     stage: ClassVar[str] = "extraction"
     table: ClassVar[str] = "alignment"
     schema: ClassVar[pa.Schema] = ALIGNMENT
+    others: ClassVar[Mapping[str, pa.Schema]] = {"baselines": BASELINES}
     blank: ClassVar[Mapping[str, Any]] = {"metrics": {}}
 
     def __init__(self, job: Job) -> None:
@@ -69,7 +75,8 @@ class Alignment:
         for pair in self.job.pairs:
             what, compute = f"Embedded {pair.language.language}", functools.partial(self._compute, pair)
             rows = functools.partial(self._rows, pair)
-            yield Unit("similarities", _texts(pair), what, compute, rows, is_prompted=False)
+            others = {"baselines": functools.partial(self._baselines, pair)}
+            yield Unit("similarities", _texts(pair), what, compute, rows, is_prompted=False, others=others)
 
     def _compute(self, pair: Pair) -> dict[str, Tensor]:
         lm, budget, pivot = self.job.lm, self.job.config.batch_tokens, pair.english.pivot
@@ -104,6 +111,28 @@ class Alignment:
                 "margin": margin.ravel(),
             }
 
+    def _baselines(self, pair: Pair, tensors: dict[str, Tensor]) -> Iterator[Columns]:
+        """What the metrics give where nothing corresponds, and MEXA at a size that data sets have in common."""
+        every = Similarities.from_tensors(tensors).at(layers(self.job.config, self.job.num_layers))
+        by_id = pair.language.by_id()
+        for name, metric in self.metrics.items():
+            for kind, value, n in baselines(metric, every):
+                asked = layers(self.job.config, self.job.num_layers)
+                yield {
+                    "model": self.job.config.model.name,
+                    "task": self.job.task.name,
+                    "language": pair.language.language,
+                    "pivot": pair.english.pivot,
+                    "metric": name,
+                    "pooling": metric.pooling,
+                    "layer": np.repeat(np.array(asked, dtype=np.int32), len(pair.ids)),
+                    "item_id": np.tile(np.array(pair.ids, dtype=object), len(asked)),
+                    "cluster": np.tile(np.array([by_id[i].cluster or i for i in pair.ids], dtype=object), len(asked)),
+                    "kind": kind,
+                    "value": value.cpu().numpy().astype(np.float32).ravel(),
+                    "n": np.full(len(asked) * len(pair.ids), n, dtype=np.int32),
+                }
+
     def tell(self) -> Told:
         """See `Measurement`."""
         alignment = self.job.table(self.table)
@@ -129,6 +158,21 @@ class Alignment:
         """See `Measurement`."""
         found = row["metrics"].items()
         return {f"{metric}_{key}": told[key] for metric, told in found for key in ("best_layer", "max", "mean")}
+
+
+def baselines(metric: Metric, every: Similarities) -> Iterator[tuple[str, Tensor, int]]:
+    """Kind, values [layers, items] and n of each baseline that a metric has; see `BASELINES`."""
+    if metric.needs == "options" and every.options:
+        for kind, variants in (("mismatched", list(every.mismatched())), ("deranged", list(every.deranged()))):
+            if variants:
+                aligned = [(metric.margin(variant) > 0).float() for variant in variants]
+                yield kind, torch.stack(aligned).mean(dim=0), len(variants)
+    if isinstance(metric, Mexa):
+        size = every.premises[metric.pooling].own.shape[1]
+        if size > 1:
+            yield "mismatched", metric.swapped(every), size - 1
+        if size > COMMON_N:
+            yield "common_n", metric.among(every, COMMON_N), COMMON_N
 
 
 def metrics_of(config: Config) -> dict[str, Metric]:

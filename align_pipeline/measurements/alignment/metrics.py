@@ -124,6 +124,25 @@ class Mexa:
         found: PremiseCosines = similarities.premises[self.pooling]
         return mexa(found.own, found.row, found.column)
 
+    def swapped(self, similarities: Similarities) -> Tensor:
+        """[layers, items]: what is expected of each item once one side is shuffled; its mean is MEXA by chance."""
+        return similarities.premises[self.pooling].swapped
+
+    def among(self, similarities: Similarities, size: int) -> Tensor:
+        """[layers, items]: the probability that an item is aligned among `size` sentences drawn from all, itself one.
+
+        None of its rivals may be drawn: C(N - 1 - rivals, size - 1) / C(N - 1, size - 1).
+        """
+        rivals = similarities.premises[self.pooling].rivals.double()
+        others = rivals.shape[1] - 1
+
+        def log_ways(rest: Tensor) -> Tensor:
+            return torch.lgamma(rest + 1) - torch.lgamma((rest - size + 1).clamp_min(0) + 1)
+
+        rest = others - rivals
+        found = torch.exp(log_ways(rest) - log_ways(torch.full_like(rest, float(others))))
+        return torch.where(rest >= size - 1, found, 0.0)
+
 
 @dataclass(frozen=True)
 class MexaT(Mexa):

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.figures import curves, plots
 from align_pipeline.inference.study import MIN_LANGUAGES
-from align_pipeline.measurements.alignment.table import ALIGNMENT
+from align_pipeline.measurements.alignment.table import ALIGNMENT, BASELINES
 from align_pipeline.page.numbers import metric_name
 from align_pipeline.page.part import Part, Section, in_order
 from align_pipeline.page.template import render
@@ -175,4 +175,9 @@ def _pooled(part: Part) -> dict[str, Any]:
     }
 
 
-SECTION = Section("alignment", ALIGNMENT.remove(ALIGNMENT.get_field_index("margin")), _show)
+SECTION = Section(
+    "alignment",
+    ALIGNMENT.remove(ALIGNMENT.get_field_index("margin")),
+    _show,
+    others={"baselines": BASELINES},
+)

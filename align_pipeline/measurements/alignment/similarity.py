@@ -7,9 +7,10 @@ s_ij = cos(E_i, X_j) over the premises of all items.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,11 +27,17 @@ _EXCLUDED = -float("inf")
 
 @dataclass(frozen=True)
 class OptionCosines:
-    """Cosines among an item's options, each [layers, items, n, n] in float32: E_i with X_j, within E, within X."""
+    """Cosines among an item's options, each [layers, items, n, n] in float32: E_i with X_j, within E, within X.
+
+    Attributes:
+        cross, english, language: of the item's own two versions.
+        mismatched: [layers, items, K, n, n], the item's X options with the E options of K other items (`partners`).
+    """
 
     cross: Tensor
     english: Tensor
     language: Tensor
+    mismatched: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,16 @@ class PremiseCosines:
         own: s_ii.
         row: max_j s_ij, j != i: E_i's best other X.
         column: max_j s_ji, j != i: X_i's best other E.
+        rivals: int32, how many j != i have s_ij or s_ji of at least s_ii; i is aligned where it is 0.
+        swapped: the chance that i counts as aligned once the X side is shuffled: 1 / (N - 1) where X_i and another
+            item's E are strictly each other's best, else 0. The mean over all shuffles without a fixed point.
     """
 
     own: Tensor
     row: Tensor
     column: Tensor
+    rivals: Tensor
+    swapped: Tensor
 
 
 @dataclass(frozen=True)
@@ -58,9 +70,32 @@ class Similarities:
     def at(self, layers: Sequence[int]) -> Similarities:
         """These layers alone."""
         return Similarities(
-            {p: OptionCosines(c.cross[layers], c.english[layers], c.language[layers]) for p, c in self.options.items()},
-            {p: PremiseCosines(c.own[layers], c.row[layers], c.column[layers]) for p, c in self.premises.items()},
+            {p: OptionCosines(**{k: t[layers] for k, t in vars(c).items()}) for p, c in self.options.items()},
+            {p: PremiseCosines(**{k: t[layers] for k, t in vars(c).items()}) for p, c in self.premises.items()},
         )
+
+    def mismatched(self) -> Iterator[Similarities]:
+        """The items' X options beside the E options of another item, K times: what alignment is by chance."""
+        for k, others in enumerate(partners(next(iter(self.options.values())).cross.shape[1])):
+            yield Similarities(
+                {
+                    p: replace(c, cross=c.mismatched[:, :, k], english=c.english[:, others])
+                    for p, c in self.options.items()
+                },
+                {},
+            )
+
+    def deranged(self) -> Iterator[Similarities]:
+        """The items' X options out of order, in every way that leaves none in its place (of five or more: rotations)."""
+        n = next(iter(self.options.values())).cross.shape[-1]
+        for order in derangements(n):
+            yield Similarities(
+                {
+                    p: replace(c, cross=c.cross[..., order], language=c.language[..., order, :][..., order])
+                    for p, c in self.options.items()
+                },
+                {},
+            )
 
     def tensors(self) -> dict[str, Tensor]:
         """As named tensors, for the cache."""
@@ -79,6 +114,31 @@ class Similarities:
             {pooling: OptionCosines(**found) for pooling, found in parts["options"].items()},
             {pooling: PremiseCosines(**found) for pooling, found in parts["premises"].items()},
         )
+
+
+MISMATCHES = 10
+"""K: how many other items an item's options are compared with to know what chance gives."""
+
+
+def partners(n: int) -> Tensor:
+    """[K, n]: for each item K others, the same whatever the model and language; K is less where there are fewer.
+
+    Each row is a shuffle without a fixed point, and no two rows agree anywhere: rotations of one fixed order.
+    """
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(n, generator=generator)
+    shifts = torch.randperm(max(n - 1, 0), generator=generator)[:MISMATCHES] + 1
+    found = torch.empty(len(shifts), n, dtype=torch.long)
+    for row, shift in zip(found, shifts, strict=True):
+        row[order] = order.roll(-int(shift))
+    return found
+
+
+def derangements(n: int) -> list[list[int]]:
+    """All orders of up to four options that leave none in its place; rotations of more."""
+    if n > 4:
+        return [[(i + shift) % n for i in range(n)] for shift in range(1, n)]
+    return [list(order) for order in itertools.permutations(range(n)) if all(i != j for i, j in enumerate(order))]
 
 
 @dataclass(frozen=True)
@@ -140,20 +200,29 @@ def similarities(
     twins_e, twins_x = (_option_twins(texts, n).to(device) for texts in (english_tokens, tokens))
     groups_e, groups_x = (_equal([texts[-1] for texts in side]).to(device) for side in (english_tokens, tokens))
     premises = {p: PremiseStream(english.states[p][:, rows, -1].to(device), groups_e, groups_x) for p in POOLINGS}
+    others = partners(len(items))
     shape = (lm.num_layers + 1, len(items), n, n)
+    shapes = dict.fromkeys(("cross", "english", "language"), shape) | {
+        "mismatched": (*shape[:2], len(others), n, n)
+    }
     blocks = {
-        pooling: {name: torch.zeros(shape, device=device) for name in ("cross", "english", "language")}
-        for pooling in POOLINGS
+        pooling: {name: torch.zeros(of, device=device) for name, of in shapes.items()} for pooling in POOLINGS
     }
     for chosen, states in hidden_states(lm, tokens, pair.ids, _every(lm), POOLINGS, batch_tokens, advance):
         for pooling, value in states.items():
             premises[pooling].add(chosen, value[:, :, -1])
             if not n:
                 continue
-            e = english.states[pooling][:, [rows[index] for index in chosen], :n].to(device)
-            found = option_cosines(e, value[:, :, :n], twins_e[chosen], twins_x[chosen])
-            for name, part in vars(found).items():
+            x = value[:, :, :n].float()
+
+            def e(of: Sequence[int], pooling: str = pooling) -> Tensor:
+                return english.states[pooling][:, [rows[index] for index in of], :n].to(device).float()
+
+            for name, part in option_cosines(e(chosen), x, twins_e[chosen], twins_x[chosen]).items():
                 blocks[pooling][name][:, chosen] = part
+            for k, other in enumerate(others[:, chosen].tolist()):
+                cross = cross_cosines(e(other), x, twins_e[other], twins_x[chosen])
+                blocks[pooling]["mismatched"][:, chosen, k] = cross
     return Similarities(
         {
             p: OptionCosines(**{name: distributed.filled(part) for name, part in f.items()})
@@ -197,31 +266,36 @@ def _over(dots: Tensor, norms_a: Tensor, norms_b: Tensor) -> Tensor:
     return torch.where(norms > 0, dots / norms, 0.0)
 
 
-def option_cosines(english: Tensor, language: Tensor, twins_e: Tensor, twins_x: Tensor) -> OptionCosines:
-    """Cosines among the options of some items.
+def _take(values: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    items = torch.arange(len(first), device=values.device)[:, None, None]
+    return values[:, items, first[:, :, None], second[:, None, :]]
+
+
+def cross_cosines(english: Tensor, language: Tensor, twins_e: Tensor, twins_x: Tensor) -> Tensor:
+    """[layers, items, n, n]: cosines of E's options with X's alone; arguments as `option_cosines`."""
+    return _take(cosines(english, language), twins_e, twins_x)
+
+
+def option_cosines(english: Tensor, language: Tensor, twins_e: Tensor, twins_x: Tensor) -> dict[str, Tensor]:
+    """Cosines among the options of some items: cross, english and language of `OptionCosines`.
 
     Args:
         english, language: [layers, items, n, D].
         twins_e, twins_x: [items, n], each option's first equal option: equal texts take one entry, so that rounding
             cannot break their tie.
     """
-
-    def take(values: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        items = torch.arange(len(first), device=values.device)[:, None, None]
-        return values[:, items, first[:, :, None], second[:, None, :]]
-
     e, x = english.float(), language.float()
     within_e, within_x, cross = e @ e.transpose(-1, -2), x @ x.transpose(-1, -2), e @ x.transpose(-1, -2)
     norms_e, norms_x = (dots.diagonal(dim1=-2, dim2=-1).sqrt() for dots in (within_e, within_x))
-    return OptionCosines(
-        take(_over(cross, norms_e, norms_x), twins_e, twins_x),
-        take(_over(within_e, norms_e, norms_e), twins_e, twins_e),
-        take(_over(within_x, norms_x, norms_x), twins_x, twins_x),
-    )
+    return {
+        "cross": _take(_over(cross, norms_e, norms_x), twins_e, twins_x),
+        "english": _take(_over(within_e, norms_e, norms_e), twins_e, twins_e),
+        "language": _take(_over(within_x, norms_x, norms_x), twins_x, twins_x),
+    }
 
 
 class PremiseStream:
-    """Best other premise in both directions, from batches of X.
+    """X's premises, from batches, and then what MEXA needs of all s_ij, a layer at a time.
 
     Args:
         english: E's premises, [layers, N, D].
@@ -231,32 +305,41 @@ class PremiseStream:
 
     def __init__(self, english: Tensor, groups_e: Tensor, groups_x: Tensor) -> None:
         self.english, self.groups_e, self.groups_x = english, groups_e, groups_x
-        shape = english.shape[:2]
-        self.own, self.row, self.column = (
-            torch.full(shape, _EXCLUDED, dtype=torch.float32, device=english.device) for _ in range(3)
-        )
+        self.language = torch.zeros_like(english)
 
     def add(self, chosen: Sequence[int], language: Tensor) -> None:
         """Take in X's premises [layers, b, D] at the positions `chosen` of the N."""
-        at = torch.tensor(chosen, device=self.english.device)
-        same_e = self.groups_e[:, None] == self.groups_e[at]
-        same_x = self.groups_x[:, None] == self.groups_x[at]
-        for layer, (e, x) in enumerate(zip(self.english, language, strict=True)):  # a layer at a time bounds memory
-            s = cosines(e, x)  # [N, b]
-            self.own[layer, at] = s[at, torch.arange(len(at), device=at.device)]
-            self.column[layer, at] = s.masked_fill(same_e, _EXCLUDED).amax(dim=0)
-            self.row[layer] = torch.maximum(self.row[layer], s.masked_fill(same_x, _EXCLUDED).amax(dim=1))
+        self.language[:, chosen] = language.to(self.language)
 
     def finish(self) -> PremiseCosines:
         """The cosines, once every premise was added, each in one of the processes."""
-        for found in (self.own, self.row, self.column):
-            distributed.greatest(found)
-        twin_e, twin_x = (g.bincount()[g] > 1 for g in (self.groups_e, self.groups_x))
-        return PremiseCosines(
-            self.own,
-            torch.where(twin_x, torch.maximum(self.row, self.own), self.row),
-            torch.where(twin_e, torch.maximum(self.column, self.own), self.column),
+        distributed.filled(self.language)
+        layers = [self._layer(cosines(e, x)) for e, x in zip(self.english, self.language, strict=True)]
+        return PremiseCosines(*(torch.stack(parts) for parts in zip(*layers, strict=True)))
+
+    def _layer(self, s: Tensor) -> tuple[Tensor, ...]:
+        """The fields of `PremiseCosines` of one layer's s [N, N]."""
+        n = len(s)
+        own = s.diagonal().clone()
+        twins_e, twins_x = (g[:, None] == g for g in (self.groups_e, self.groups_x))
+        twin_e, twin_x = (twins.sum(dim=1) > 1 for twins in (twins_e, twins_x))
+        row, column = (
+            torch.where(twin, torch.maximum(best, own), best)
+            for twin, best in (
+                (twin_x, s.masked_fill(twins_x, _EXCLUDED).amax(dim=1)),
+                (twin_e, s.masked_fill(twins_e, _EXCLUDED).amax(dim=0)),
+            )
         )
+        rivals = (s >= own[:, None]) | twins_x | (s.T >= own[:, None]) | twins_e
+        highest_row, highest_column = s.amax(dim=1), s.amax(dim=0)
+        sure_row, sure_column = (
+            ((s == highest_row[:, None]).sum(dim=1) == 1) & ~twin_e,
+            ((s == highest_column).sum(dim=0) == 1) & ~twin_x,
+        )
+        mutual = (s == highest_row[:, None]) & (s == highest_column) & sure_row[:, None] & sure_column
+        mutual.fill_diagonal_(False)
+        swapped = mutual.any(dim=0) / max(n - 1, 1)
+        return own, row, column, (rivals.sum(dim=1) - 1).to(torch.int32), swapped.float()
 
 
 def _option_twins(texts: Sequence[Sequence[Tokens]], n: int) -> Tensor:

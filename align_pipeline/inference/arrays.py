@@ -1,0 +1,85 @@
+"""A metric's values and the answers to the same items as arrays: what permutations and resamples work on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from align_pipeline.inference.study import BLOCK, Array, Block, Study
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One metric and pooling of one model and task; i is an item, u a language with its pivot, k a layer.
+
+    Attributes:
+        key: model, task, metric, pooling.
+        items: [N], ids, sorted.
+        cluster: [N], whole numbers from 0: items of one cluster (a passage) are not independent.
+        units: language and pivot of each u.
+        layers: [K].
+        inner: bool [K], the layers before the final norm.
+        best: [U], place in `layers` of the layer with the highest share; chosen without a look at the answers.
+        aligned: float32 [N, U, K]: 1 aligned, 0 not, NaN where there is no value.
+        right: float32 [N, U]: 1 right, 0 wrong, NaN where there is no answer.
+        english: float32 [N, U]: the same for the item in English.
+    """
+
+    key: tuple[str, str, str, str]
+    items: Array
+    cluster: NDArray[np.int64]
+    units: tuple[tuple[str, str], ...]
+    layers: Array
+    inner: NDArray[np.bool_]
+    best: NDArray[np.int64]
+    aligned: NDArray[np.float32]
+    right: NDArray[np.float32]
+    english: NDArray[np.float32]
+
+    @property
+    def clusters(self) -> int:
+        """How many."""
+        return int(self.cluster.max()) + 1 if len(self.cluster) else 0
+
+    @property
+    def at_best(self) -> NDArray[np.float32]:
+        """[N, U]: `aligned` at each language's best layer."""
+        return np.take_along_axis(self.aligned, self.best[None, :, None], axis=2)[:, :, 0]
+
+
+def bundle(study: Study, key: tuple[str, str, str, str], block: Block, cells: pd.DataFrame) -> Bundle | None:
+    """The arrays of one block of a study; None if none of its items has an answer.
+
+    Args:
+        study: from `join`.
+        key: model, task, metric, pooling.
+        block: the study's block of that key.
+        cells: from `tally`; says which layer is each language's best.
+    """
+    rows = study.items.iloc[block.rows]
+    if not rows["correct"].notna().any():
+        return None
+    items, i = np.unique(rows["item_id"].to_numpy(object).astype(str), return_inverse=True)
+    units, u = _units(rows)
+    shape = (len(items), len(units))
+    aligned = np.full((*shape, len(block.layers)), np.nan, np.float32)
+    aligned[i, u] = np.where(block.values < 0, np.nan, block.values)
+    right, english = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+    right[i, u] = rows["correct"].to_numpy(float)
+    english[i, u] = rows["english_correct"].to_numpy(float)
+    cluster = np.empty(len(items), object)
+    cluster[i] = rows["cluster"].to_numpy(object)
+    of_block = (cells[BLOCK] == pd.Series(dict(zip(BLOCK, key, strict=True)))).all(axis="columns")
+    best = cells[of_block & cells["best_layer"]].set_index(["language", "pivot"])["layer"]
+    at = np.searchsorted(block.layers, [int(best[unit]) for unit in units])
+    codes = np.unique(cluster.astype(str), return_inverse=True)[1]
+    return Bundle(key, items, codes, tuple(units), block.layers, block.inner, at, aligned, right, english)
+
+
+def _units(rows: pd.DataFrame) -> tuple[list[tuple[str, str]], Array]:
+    pairs = pd.MultiIndex.from_frame(rows[["language", "pivot"]].astype(object))
+    codes, names = pairs.factorize(sort=True)
+    return [(str(a), str(b)) for a, b in names], codes

@@ -1,0 +1,201 @@
+"""One test for every question over items: alignments and answers are linked at random, whole clusters at a time.
+
+An item's alignments over all languages and layers stay together, and so do its answers over all languages and in
+English; only which alignments belong to which answers is permuted, among clusters of one size. So nothing is assumed
+about how items recur over languages, layers and metrics. The statistic is the Cochran-Mantel-Haenszel numerator, the
+aligned items among the right ones beyond their expectation, over its cluster-robust standard error: permuting a
+studentized statistic keeps the level also where the variances differ (DiCiccio and Romano 2017). The largest
+|statistic| over layers against the same maximum in permuted data answers "somewhere in depth" (max-T, Westfall and
+Young 1993).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from align_pipeline.inference.arrays import Bundle
+
+PERMUTATIONS = 2000
+MIN_CLUSTERS = 8
+"""Fewer exchangeable clusters have too few rearrangements to be told apart from."""
+Floats = NDArray[np.float32]
+
+
+def permutations(cluster: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64] | None:
+    """Random rearrangements that move whole clusters among clusters of one size.
+
+    Args:
+        cluster: [N], whole numbers from 0.
+        count: how many, B.
+        rng: their source.
+
+    Returns:
+        [B, N]: the item whose answers go with the alignments of item i; None where fewer than `MIN_CLUSTERS` clusters
+        have a cluster of the same size to change places with.
+    """
+    members = np.argsort(cluster, kind="stable")
+    sizes = np.bincount(cluster)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    drawn = np.tile(np.arange(len(cluster)), (count, 1))
+    movable = 0
+    for size in np.unique(sizes):
+        places = members[starts[sizes == size][:, None] + np.arange(size)]  # [clusters, size]
+        if len(places) < 2:
+            continue
+        movable += len(places)
+        order = rng.permuted(np.tile(np.arange(len(places)), (count, 1)), axis=1)
+        drawn[:, places.ravel()] = places[order].reshape(count, -1)
+    return drawn if movable >= MIN_CLUSTERS else None
+
+
+@dataclass(frozen=True)
+class Test:
+    """What permuting says; U languages, K layers.
+
+    Attributes:
+        z: [U, K], each language's statistic at each layer, NaN where it does not exist.
+        p: [U], two-sided, at each language's best layer.
+        p_languages: [U], the same, adjusted over the languages (max-T).
+        p_layer: [U, K], at each layer, by itself.
+        p_somewhere: [U], of the largest |z| over the layers before the final norm.
+        pooled_z: [K], over all languages.
+        pooled_p_layer: [K], by itself.
+        pooled_p_layers: [K], adjusted over the layers (max-T).
+        pooled_p_somewhere: of the largest |pooled_z|.
+        best_z, best_p: over all languages, each at its best layer.
+        critical: the 95% quantile of the largest permuted |pooled_z| over layers: makes simultaneous intervals.
+    """
+
+    z: NDArray[np.float64]
+    p: NDArray[np.float64]
+    p_languages: NDArray[np.float64]
+    p_layer: NDArray[np.float64]
+    p_somewhere: NDArray[np.float64]
+    pooled_z: NDArray[np.float64]
+    pooled_p_layer: NDArray[np.float64]
+    pooled_p_layers: NDArray[np.float64]
+    pooled_p_somewhere: float
+    best_z: float
+    best_p: float
+    critical: float
+
+
+def residuals(bundle: Bundle, transfer: bool) -> Floats:
+    """[N, U]: answers less their language's mean, 0 where they do not count.
+
+    Args:
+        bundle: the arrays.
+        transfer: only items that are right in English count (TS against TF); else all (right against wrong).
+    """
+    counts = ~np.isnan(bundle.right) & (bundle.english == 1 if transfer else True)
+    counts &= ~np.isnan(bundle.aligned).all(axis=2)
+    n = np.maximum(counts.sum(axis=0), 1)
+    mean = np.where(counts, bundle.right, 0).sum(axis=0) / n
+    found: Floats = np.where(counts, bundle.right - mean, 0).astype(np.float32)
+    return found
+
+
+def centred(aligned: Floats, counts: NDArray[np.bool_]) -> Floats:
+    """Alignments less their mean over the items that count, 0 where there is none.
+
+    Args:
+        aligned: [N, U, ...].
+        counts: [N, U].
+    """
+    present = ~np.isnan(aligned)
+    weights = present & counts.reshape(counts.shape + (1,) * (aligned.ndim - 2))
+    filled = np.where(present, aligned, 0)
+    mean = (filled * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), 1)
+    found: Floats = np.where(present, aligned - mean, 0).astype(np.float32)
+    return found
+
+
+def run(bundle: Bundle, transfer: bool = True, count: int = PERMUTATIONS, seed: int = 0) -> Test | None:
+    """Test one metric of one model and task; None where the clusters cannot be permuted."""
+    drawn = permutations(bundle.cluster, count, np.random.default_rng(seed))
+    if drawn is None:
+        return None
+    order = np.argsort(bundle.cluster, kind="stable")  # clusters side by side, so that sums over them are reductions
+    drawn = np.argsort(order)[drawn[:, order]]
+    drawn = np.concatenate([np.arange(len(order))[None], drawn])  # the data themselves first: one of the permutations
+    answers = residuals(bundle, transfer)[order]
+    values = centred(bundle.aligned, residuals(bundle, transfer) != 0)[order]
+    starts = np.flatnonzero(np.diff(bundle.cluster[order], prepend=-1))
+    z = np.stack([_one(values[:, u], answers[:, u], drawn, starts) for u in range(len(bundle.units))], axis=1)
+    pooled = np.stack([_pooled(values[:, :, k], answers, drawn, starts) for k in range(len(bundle.layers))], axis=1)
+    at_best = np.take_along_axis(values, bundle.best[None, :, None], axis=2)[:, :, 0]
+    best = _pooled(at_best, answers, drawn, starts)
+    own = np.take_along_axis(z, bundle.best[None, :, None], axis=2)[:, :, 0]  # [1 + B, U]
+    inner = bundle.inner
+    with np.errstate(invalid="ignore"):
+        of_all = np.nanmax(np.nan_to_num(np.abs(pooled[:, inner]), nan=0), axis=1)
+        widest = np.nanmax(np.nan_to_num(np.abs(z[:, :, inner]), nan=0), axis=2)
+        over_languages = np.nan_to_num(np.abs(own), nan=0).max(axis=1)
+    return Test(
+        z=z[0],
+        p=p_values(own),
+        p_languages=against(np.abs(own[0]), over_languages),
+        p_layer=p_values(z),
+        p_somewhere=np.where(np.isnan(z[0][:, inner]).all(axis=1), np.nan, p_values(widest)),
+        pooled_z=pooled[0],
+        pooled_p_layer=p_values(pooled),
+        pooled_p_layers=against(np.abs(pooled[0]), of_all),
+        pooled_p_somewhere=float(p_values(of_all)) if not np.isnan(pooled[0][inner]).all() else np.nan,
+        best_z=float(best[0]),
+        best_p=float(p_values(best)),
+        critical=float(np.quantile(of_all, 0.95)),
+    )
+
+
+def p_values(statistics: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Two-sided p from [1 + B, ...] statistics, the data's first; the data count as one of the permutations."""
+    size = np.abs(np.nan_to_num(statistics, nan=0))
+    p = (size >= size[0] - 1e-6).mean(axis=0)
+    found: NDArray[np.float64] = np.where(np.isnan(statistics[0]), np.nan, p)
+    return found
+
+
+def against(size: NDArray[np.floating], largest: NDArray[np.floating]) -> NDArray[np.float64]:
+    """p of each |statistic| against [1 + B] maxima."""
+    p = (largest[:, None] >= size.ravel()[None] - 1e-6).mean(axis=0).reshape(size.shape)
+    found: NDArray[np.float64] = np.where(np.isnan(size), np.nan, p)
+    return found
+
+
+def _one(values: Floats, answers: Floats, drawn: NDArray[np.int64], starts: NDArray[np.int64]) -> Floats:
+    """[1 + B, K]: one language's statistics. values [N, K], answers [N]."""
+    moved = answers[drawn]  # [1 + B, N]
+    if len(starts) == len(answers):
+        return _ratio(moved @ values, (moved * moved) @ (values * values))
+    first, second = _pairs(starts, len(answers))
+    weight = np.where(first == second, 1, 2).astype(np.float32)[:, None]
+    return _ratio(moved @ values, (moved[:, first] * moved[:, second]) @ (values[first] * values[second] * weight))
+
+
+def _pairs(starts: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All pairs i <= j of items of one cluster: the square of a cluster's sum is a sum over them."""
+    ends = np.append(starts[1:], n)
+    pairs = [np.triu_indices(end - start) + start * np.ones((2, 1), int) for start, end in zip(starts, ends, strict=True)]
+    both = np.concatenate(pairs, axis=1)
+    return both[0], both[1]
+
+
+def _pooled(values: Floats, answers: Floats, drawn: NDArray[np.int64], starts: NDArray[np.int64]) -> Floats:
+    """[1 + B]: all languages' statistic. values, answers [N, U].
+
+    The sum over languages of item i's alignments times item j's answers is G[i, j]: a permuted statistic only looks
+    such products up.
+    """
+    products = values @ answers.T
+    looked = np.take(products.ravel(), drawn + np.arange(len(values)) * len(values))
+    sums = np.add.reduceat(looked, starts, axis=1)
+    return _ratio(sums.sum(axis=1), (sums * sums).sum(axis=1))
+
+
+def _ratio(total: Floats, squares: Floats) -> Floats:
+    found: Floats = np.full(total.shape, np.nan, np.float32)
+    np.divide(total, np.sqrt(np.maximum(squares, 0)), out=found, where=squares > 1e-8)
+    return found

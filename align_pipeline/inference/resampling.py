@@ -1,0 +1,152 @@
+"""Intervals from resampled clusters, and values at a best layer that other items chose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from align_pipeline.inference.arrays import Bundle
+
+RESAMPLES = 1000
+SPLITS = 20
+MIN_CLUSTERS = 10
+"""Of fewer clusters a bootstrap interval is too short to be shown."""
+Floats = NDArray[np.float64]
+
+
+def weights(cluster: NDArray[np.int64], resamples: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """How often each item is drawn when clusters are drawn with replacement: [1 + B, N]; the first row is the data."""
+    clusters = int(cluster.max()) + 1
+    drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
+    found: NDArray[np.float32] = np.concatenate([np.ones((1, len(cluster))), drawn[:, cluster]]).astype(np.float32)
+    return found
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What the two groups of a contrast are made of: [N, U] each, 1 for items that are in it.
+
+    Attributes:
+        a: right here (TS).
+        b: wrong here (TF).
+    """
+
+    a: NDArray[np.float32]
+    b: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, bundle: Bundle, transfer: bool) -> Sides:
+        """TS and TF, or right and wrong."""
+        counts = (bundle.english == 1) if transfer else np.ones(bundle.right.shape, bool)
+        a, b = (counts & (bundle.right == side) for side in (1, 0))
+        return cls(a.astype(np.float32), b.astype(np.float32))
+
+
+def counts(
+    sides: Sides, aligned: NDArray[np.float32], drawn: NDArray[np.float32]
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """[1 + B, U] each: aligned and all items of a, then of b. aligned: [N, U], NaN where there is no value."""
+    present = ~np.isnan(aligned)
+    value = np.where(present, aligned, 0).astype(np.float32)
+    parts = (sides.a * value, sides.a * present, sides.b * value, sides.b * present)
+    k_a, n_a, k_b, n_b = ((drawn @ part).astype(float) for part in parts)
+    return k_a, n_a, k_b, n_b
+
+
+def odds_ratio(k_a: Floats, n_a: Floats, k_b: Floats, n_b: Floats) -> Floats:
+    """[1 + B]: log of the Mantel-Haenszel odds ratio over languages (the last axis); NaN where it does not exist."""
+    n = n_a + n_b
+    use = (n_a > 0) & (n_b > 0)
+    scale = np.divide(1, n, out=np.zeros_like(n), where=use)
+    up, down = (k_a * (n_b - k_b) * scale).sum(axis=-1), ((n_a - k_a) * k_b * scale).sum(axis=-1)
+    ratio = np.divide(up, down, out=np.full(up.shape, np.nan), where=(up > 0) & (down > 0))
+    found: Floats = np.log(ratio)
+    return found
+
+
+def difference(k_a: Floats, n_a: Floats, k_b: Floats, n_b: Floats) -> Floats:
+    """Share aligned in a less that in b; NaN where a group is empty."""
+    share_a = np.divide(k_a, n_a, out=np.full(k_a.shape, np.nan), where=n_a > 0)
+    share_b = np.divide(k_b, n_b, out=np.full(k_b.shape, np.nan), where=n_b > 0)
+    found: Floats = share_a - share_b
+    return found
+
+
+def interval(drawn: Floats, clusters: int) -> tuple[Floats, Floats]:
+    """95% percentile interval of [1 + B, ...] values, the data's first; NaN where too few resamples have a value."""
+    rest = drawn[1:]
+    known = (~np.isnan(rest)).mean(axis=0)
+    if clusters < MIN_CLUSTERS or not len(rest):
+        return np.full(drawn.shape[1:], np.nan), np.full(drawn.shape[1:], np.nan)
+    filled = np.where(known < 0.95, 0, rest)
+    low, high = np.nanpercentile(filled, [2.5, 97.5], axis=0)
+    return np.where(known < 0.95, np.nan, low), np.where(known < 0.95, np.nan, high)
+
+
+def error(drawn: Floats) -> Floats:
+    """Standard deviation over resamples of [1 + B, ...] values; NaN where fewer than 95% of them exist."""
+    rest = drawn[1:]
+    known = (~np.isnan(rest)).mean(axis=0)
+    found: Floats = np.where(known < 0.95, np.nan, np.nanstd(np.where(known < 0.95, 0, rest), axis=0))
+    return found
+
+
+def halves(cluster: NDArray[np.int64], splits: int, rng: np.random.Generator) -> Iterator[NDArray[np.bool_]]:
+    """Random halves of the clusters, as items [N]; each is followed by its complement."""
+    clusters = int(cluster.max()) + 1
+    for _ in range(splits):
+        chosen = np.zeros(clusters, bool)
+        chosen[rng.permutation(clusters)[: clusters // 2]] = True
+        yield chosen[cluster]
+        yield ~chosen[cluster]
+
+
+def cross_fitted(bundle: Bundle, splits: int = SPLITS, seed: int = 0) -> tuple[Floats, Floats]:
+    """Share aligned, and TS less TF, at a best layer chosen on one half of the clusters and read on the other.
+
+    The highest of many shares is too high on the items that chose it; what other items give at that layer is not.
+
+    Returns:
+        [U] each, means over both ways of all splits; NaN where a language has too few clusters for two halves.
+    """
+    inner = np.flatnonzero(bundle.inner)
+    present = ~np.isnan(bundle.aligned[:, :, inner])
+    value = np.where(present, bundle.aligned[:, :, inner], 0)
+    sides = Sides.of(bundle, transfer=True)
+    masks = np.stack(list(halves(bundle.cluster, splits, np.random.default_rng(seed)))).astype(np.float32)  # [2S, N]
+
+    def total(of: NDArray[np.floating]) -> Floats:
+        found: Floats = np.einsum("sn,nuk->suk", masks, of.astype(np.float32), optimize=True).astype(float)
+        return found
+
+    def share(side: NDArray[np.float32] | None) -> Floats:
+        member = np.float32(1) if side is None else side[:, :, None]
+        k, n = total(value * member), total(present * member)
+        found: Floats = np.divide(k, n, out=np.full(k.shape, np.nan), where=n > 0)
+        return found
+
+    every = share(None)
+    with np.errstate(invalid="ignore"):
+        layer = np.where(np.isnan(every), -1, every).argmax(axis=2)  # the lowest of the highest, as `tally`
+    other = np.arange(len(masks)) ^ 1  # the complement of a half stands beside it
+    units = np.arange(len(bundle.units))
+
+    def read(of: Floats) -> Floats:
+        found: Floats = of[other[:, None], units[None], layer]
+        return found
+
+    differs = read(share(sides.a)) - read(share(sides.b))
+    return _mean(read(every)), _mean(differs)
+
+
+def _mean(values: Floats) -> Floats:
+    """Means over the first axis of what exists."""
+    known = ~np.isnan(values)
+    n = known.sum(axis=0)
+    found: Floats = np.divide(
+        np.where(known, values, 0).sum(axis=0), n, out=np.full(values.shape[1:], np.nan), where=n > 0
+    )
+    return found
