@@ -31,12 +31,13 @@ from align_pipeline.figures.style import (
 )
 
 
-def layer_curves(alignment: pd.DataFrame, folder: Path) -> list[Path]:
+def layer_curves(alignment: pd.DataFrame, folder: Path, baselines: pd.DataFrame | None = None) -> list[Path]:
     """Draw the share of aligned items by layer, a line per language.
 
     Args:
         alignment: as `ALIGNMENT`, of one or several models and tasks.
         folder: where the files go.
+        baselines: as `BASELINES`, for the lines of chance.
 
     Returns:
         one PNG per task, metric and pooling: ``curves_<task>_<metric>_<pooling>.png``, the model's name after
@@ -47,6 +48,11 @@ def layer_curves(alignment: pd.DataFrame, folder: Path) -> list[Path]:
     keys = ["model", "task", "metric", "pooling"]
     shares = alignment[alignment["language"] != ENGLISH].groupby([*keys, "language", "pivot", "layer"], observed=True)
     cells = shares["value"].agg(share="mean", n="size").reset_index()
+    if baselines is not None and len(baselines):
+        rows = baselines[baselines["kind"] == "mismatched"].groupby(
+            [*keys, "language", "pivot", "layer"], observed=True
+        )
+        cells = cells.merge(rows["value"].mean().rename("chance").reset_index(), how="left")
     several = cells["model"].nunique() > 1
     paths = []
     for (model, task, metric, pooling), part in cells.groupby(keys, observed=True):
@@ -59,7 +65,8 @@ def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
     """Share of aligned items by layer, a line and a label per language; a dot marks each language's best layer.
 
     Args:
-        part: one task's, metric's and pooling's language, pivot, layer, share and n.
+        part: one task's, metric's and pooling's language, pivot, layer, share and n, and chance where it is known: drawn
+            as its mean over the languages, with the range between the lowest and the highest.
         last: layer L, after the final norm, which cannot be the best; default: the highest of several layers.
     """
     from matplotlib import colormaps
@@ -84,6 +91,11 @@ def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
         values = table.loc[name].to_numpy(float)
         axes.plot(layers, values, color=colours[name], linewidth=1.8 if count <= 12 else 0.9, alpha=0.95, zorder=2)
         axes.plot(where[name], best[name], "o", color=colours[name], markersize=5 if count <= 25 else 3, zorder=3)
+    if "chance" in part and part["chance"].notna().any():
+        by = part.groupby("layer")["chance"].agg(["mean", "min", "max"]).reindex(layers)
+        axes.fill_between(layers, by["min"], by["max"], color="#999999", alpha=0.25, linewidth=0, zorder=1)
+        axes.plot(layers, by["mean"], color="#555555", linewidth=1.2, linestyle="--", zorder=1.8, label="chance")
+        axes.legend(loc="upper left", fontsize=8.5)
     top = max(0.05, float(np.nanmax(table.to_numpy(float))) * 1.06)
     axes.set_ylim(-0.02 * top, top)
     axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
@@ -136,7 +148,7 @@ def heatmap(part: pd.DataFrame) -> Figure:
 
 
 def correlation_by_layer(level: pd.DataFrame) -> Figure:
-    """Pearson correlation over languages by layer, a line per metric, with its bootstrap interval."""
+    """Pearson correlation over languages by layer, a line per metric, with its interval."""
     figure, axes = new_figure(9.0, 3.8)
     for i, ((metric, pooling, source), part) in enumerate(level.groupby(["metric", "pooling", "alignment_task"])):
         part = part[part["pearson"].notna()].sort_values("layer")
@@ -158,6 +170,6 @@ def correlation_by_layer(level: pd.DataFrame) -> Figure:
     set_title(
         axes,
         f"{TASKS.get(task, task)}: alignment against accuracy, layer by layer",
-        f"n = {count} languages; band: 95% bootstrap interval",
+        f"n = {count} languages; band: 95% interval",
     )
     return figure

@@ -81,7 +81,7 @@ def transfer(part: pd.DataFrame, odds: pd.DataFrame) -> Figure:
 
     Args:
         part: rows of `items.instance_level`, contrast ts_tf, of one metric.
-        odds: rows of `items.regression`, method cmh, contrast ts_tf, at each layer.
+        odds: rows of `findings.items_pooled` at each layer.
     """
     from matplotlib.figure import Figure
 
@@ -104,7 +104,7 @@ def transfer(part: pd.DataFrame, odds: pd.DataFrame) -> Figure:
     below.axhline(1, color="#888888", linewidth=0.8)
     below.set_yscale("log")
     plain_log(below, np.concatenate([ratio, bounds.ravel()]))
-    below.set_ylabel("pooled odds ratio\n(CMH), 95%")
+    below.set_ylabel("odds ratio over\nlanguages, 95%")
     below.set_xlabel("layer (hidden state)")
     sizes = part.drop_duplicates(["language", "pivot"])
     count = both.drop_duplicates(["language", "pivot"]).shape[0]
@@ -117,15 +117,15 @@ def transfer(part: pd.DataFrame, odds: pd.DataFrame) -> Figure:
 
 
 def forest(part: pd.DataFrame) -> Figure:
-    """TS minus TF in share aligned at each language's best layer, with its interval."""
+    """TS minus TF in share aligned at each language's best layer: rows of `findings.items_by_language`."""
     part = part[part["difference"].notna()].sort_values("difference", ignore_index=True)
     count = len(part)
     names, size = [str(k) for k in language_names(part)], 6.2 if count > 30 else 8.5
     height = max(2.4, (0.125 if count > 30 else 0.24) * count + 1.4)
     figure, axes = new_figure(9.0, height, left=room_for(names, size))
     y = np.arange(count)
-    sure = (part["p_holm"] < 0.05).to_numpy(bool)
-    for chosen, colour, text in ((sure, BLUE, "Holm p < 0.05"), (~sure, "#999999", "not significant")):
+    sure = (part["p_languages"] < 0.05).to_numpy(bool)
+    for chosen, colour, text in ((sure, BLUE, "p < 0.05 over all languages"), (~sure, "#999999", "undecided")):
         if not chosen.any():
             continue
         middle = part.loc[chosen, "difference"].to_numpy(float)
@@ -140,7 +140,7 @@ def forest(part: pd.DataFrame) -> Figure:
     set_title(
         axes,
         part_name(part),
-        f"{count} languages; {int(sure.sum())} with TS aligned more often (one-sided z, Holm over layers)",
+        f"{count} languages; {int(sure.sum())} decided (permutation test, max-T over languages)",
     )
     return figure
 
@@ -168,7 +168,7 @@ def odds(part: pd.DataFrame) -> Figure:
             color=OKABE_ITO[j],
             markersize=5,
             linewidth=1.3,
-            label=f"adjusted for {kind}",
+            label=f"given {kind}",
         )
     axes.axvline(1, color="#888888", linewidth=0.8)
     axes.set_yticks([-i for i in range(len(metrics))], names)
@@ -178,8 +178,8 @@ def odds(part: pd.DataFrame) -> Figure:
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     row = part.iloc[0]
     sizes = f"{part['n'].max():,} answers to {part['n_items'].max():,} items in {part['n_languages'].max()} languages"
-    below = f"n = {sizes}; errors clustered by item"
-    set_title(axes, f"{TASKS.get(row['task'], row['task'])}: logistic regression of correctness", below)
+    below = f"n = {sizes} at most; errors clustered"
+    set_title(axes, f"{TASKS.get(row['task'], row['task'])}: being right, aligned against not", below)
     return figure
 
 

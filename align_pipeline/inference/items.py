@@ -20,6 +20,7 @@ CONTRASTS = ("ts_tf", "right_wrong")
 
 
 COVARIATES = {
+    "english_correct": "whether the item is right in English",
     "english_confidence": "confidence of the English answer",
     "length": "tokens of the prompt",
     "fertility": "tokens of the item per token of its English version",
@@ -128,11 +129,11 @@ REGRESSION = [
 def regression(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
     """Does alignment go with correctness when all languages are taken together?
 
-    ``method`` `cmh` is the Cochran-Mantel-Haenszel test with languages as strata (it takes a language's items as
-    independent of the same items in other languages); `logit` is the logistic regression of correctness on alignment
-    with errors clustered by item, which is not fooled by items that recur across languages. ``adjusted_for`` names
-    what else is in it: `nothing`, `covariates`, `covariates and language` (one intercept per language).
-    ``at`` is `best_layer` (every language at its own) or `layer`.
+    ``method`` `cmh` is the Cochran-Mantel-Haenszel test with languages as strata, ``at`` the `best_layer` of every
+    language or one `layer`; it takes a language's items as independent of the same items in other languages, so its p
+    is too small where alignments and answers recur over languages (`permutation` is not fooled). `logit` is the
+    logistic regression of correctness on alignment at the best layers, with errors clustered by the items' clusters.
+    ``adjusted_for`` names what else is in it: `language` (one intercept each), or `covariates and language`.
 
     Returns:
         columns `REGRESSION`; ``low`` and ``high`` bound the odds ratio's 95% interval, ``p`` is two-sided,
@@ -201,7 +202,7 @@ def _logit_rows(
         return
     items, values = items[answered], block.values[answered]
     y = items["correct"].to_numpy(float)
-    item, language = items["item_id"].factorize()[0], items["language"] + "|" + items["pivot"]
+    item, language = items["cluster"].factorize()[0], items["language"] + "|" + items["pivot"]
     group = language.factorize()[0]
     covariates, units, notes = _design(items)
     dummies = pd.get_dummies(language, drop_first=True, dtype=float)
@@ -211,18 +212,14 @@ def _logit_rows(
         zip(best["language"] + "|" + best["pivot"], np.searchsorted(block.layers, best["layer"]), strict=True)
     )
     at_best = values[np.arange(len(items)), language.map(column).to_numpy(int)]
-    designs = {"nothing": covariates.iloc[:, :0], "covariates": covariates}
-    designs["covariates and language"] = pd.concat([covariates, dummies], axis="columns")
+    designs = {"language": dummies, "covariates and language": pd.concat([covariates, dummies], axis="columns")}
     for name, design in designs.items():
-        shown = [] if name == "nothing" else [str(c) for c in covariates]
-        note = "" if name == "nothing" else notes
+        shown = [] if name == "language" else [str(c) for c in covariates]
+        note = "" if name == "language" else notes
         for row in _logit(y, at_best, design, item, group, shown):
             unit = {"unit": units.get(row["term"], base["unit"])}
             full = "; ".join(filter(None, [row.pop("note", ""), note if row["term"] == "aligned" else ""]))
             yield base | unit | row | {"adjusted_for": name, "at": "best_layer", "note": full}
-    for layer, value in zip(block.layers, values.T, strict=True):
-        for row in _logit(y, value, covariates, item, group, []):
-            yield base | row | {"adjusted_for": "covariates", "at": "layer", "layer": layer}
 
 
 def _design(items: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str], str]:

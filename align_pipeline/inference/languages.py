@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,24 +21,31 @@ LANGUAGE_LEVEL = [
     *("pearson", "pearson_p", "pearson_low", "pearson_high"),
     *("spearman", "spearman_p", "spearman_low", "spearman_high"),
     *("partial_pearson", "partial_pearson_p", "partial_spearman", "partial_spearman_p"),
+    *("permutation_p", "given_both", "given_both_p", "family_pearson", "family_p", "n_families", "detectable"),
     *("model", "alignment_task", "grouping", "note"),
 ]
+EXACT = 7
+"""Up to so many languages all orders are tried (5,040); of more, random ones."""
+ORDERS = 4999
+POWER = 0.8
 
 
-def language_level(
-    found: pd.DataFrame, languages: pd.DataFrame | None = None, resamples: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def language_level(found: pd.DataFrame, languages: pd.DataFrame | None = None, seed: int = 0) -> pd.DataFrame:
     """Does a language's alignment go with its accuracy?
 
     Args:
         found: from `points`.
         languages: script, family and resource class, indexed by FLORES code; a code that it lacks is `unknown`.
-        resamples: bootstrap resamples of the languages behind each 95% percentile interval.
-        seed: of the bootstrap; every group draws its own resamples, so that other groups do not change its interval.
+        seed: of the orders of more than `EXACT` languages; every group draws its own.
 
     Returns:
-        columns `LANGUAGE_LEVEL`. p values are two-sided; ``partial_*`` hold tokenizer fertility constant.
+        columns `LANGUAGE_LEVEL`. p values are two-sided. Intervals are Fisher's, of Spearman's correlation with the
+        variance of Bonett and Wright (2000); a percentile bootstrap of so few languages is too short. ``partial_*``
+        hold tokenizer fertility constant, ``given_both`` fertility and resource class; ``permutation_p`` permutes the
+        accuracies; ``family_*`` are of family means, since languages of a family are not independent; ``detectable``
+        is the smallest true correlation that so many languages show (p < .05) with a probability of `POWER`.
     """
+    known = languages if languages is not None else pd.DataFrame(columns=["script", "family", "resource"])
     rows: list[dict[str, Any]] = []
     names = ["model", "task", "alignment_task", "metric", "pooling"]
     for key, series in found.groupby(names):
@@ -47,13 +56,14 @@ def language_level(
         about = series.drop_duplicates(["language", "pivot"]).set_index(["language", "pivot"]).reindex(wide.columns)
         for grouping, group, member in memberships(wide.columns.get_level_values(0), languages):
             stream = zlib.crc32("|".join([*map(str, key), grouping, group]).encode())
-            values = _correlations(
-                wide.to_numpy(float)[:, member],
+            at = known.reindex(wide.columns.get_level_values(0)[member])
+            sides = _Sides(
                 about["accuracy"].to_numpy(float)[member],
                 about["fertility"].to_numpy(float)[member],
-                resamples,
-                np.random.default_rng([seed, stream]),
+                at["resource"].to_numpy(float, na_value=np.nan),
+                at["family"].to_numpy(object),
             )
+            values = _correlations(wide.to_numpy(float)[:, member], sides, [seed, stream])
             for (reduce, layer), numbers in zip(wide.index, values, strict=True):
                 row = dict(zip(names, key, strict=True)) | {"grouping": grouping, "group": group}
                 rows.append(row | {"reduce": reduce, "layer": pd.NA if pd.isna(layer) else int(layer)} | numbers)
@@ -78,23 +88,33 @@ def memberships(codes: pd.Index[Any], languages: pd.DataFrame | None) -> Iterato
                 yield grouping, name, names == name
 
 
-def _correlations(
-    x: Array, y: Array, fertility: Array, resamples: int, rng: np.random.Generator
-) -> list[dict[str, Any]]:
-    """Numbers for each row of x [K, n] against y [n]; rows that lack the same languages are computed together."""
+@dataclass(frozen=True)
+class _Sides:
+    """What alignment is set against, [n] each: accuracy, fertility, resource class, and the languages' families."""
+
+    y: Array
+    fertility: Array
+    resource: Array
+    family: Array
+
+    def only(self, mask: NDArray[np.bool_]) -> _Sides:
+        return _Sides(self.y[mask], self.fertility[mask], self.resource[mask], self.family[mask])
+
+
+def _correlations(x: Array, sides: _Sides, seed: Sequence[int]) -> list[dict[str, Any]]:
+    """Numbers for each row of x [K, n]; rows that lack the same languages are computed together."""
     rows: list[dict[str, Any]] = [{} for _ in x]
     present = ~np.isnan(x)
-    draws = rng.integers(2**32, size=1)[0]
     for mask in np.unique(present, axis=0):
         chosen = np.flatnonzero((present == mask).all(axis=1))
-        block = _correlate(x[np.ix_(chosen, mask)], y[mask], fertility[mask], resamples, np.random.default_rng(draws))
+        block = _correlate(x[np.ix_(chosen, mask)], sides.only(mask), np.random.default_rng(seed))
         for i, numbers in zip(chosen, block, strict=True):
             rows[i] = numbers
     return rows
 
 
-def _correlate(x: Array, y: Array, fertility: Array, resamples: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    n = len(y)
+def _correlate(x: Array, sides: _Sides, rng: np.random.Generator) -> list[dict[str, Any]]:
+    y, n = sides.y, len(sides.y)
     reason = f"there {'is' if n == 1 else 'are'} only {n} language{'' if n == 1 else 's'}" if n < MIN_LANGUAGES else ""
     if not reason and np.ptp(y) == 0:
         reason = f"accuracy is the same ({y[0]:.3f}) in all {n} languages"
@@ -103,13 +123,17 @@ def _correlate(x: Array, y: Array, fertility: Array, resamples: int, rng: np.ran
     varies = np.ptp(x, axis=1) > 0
     live = x[varies]
     numbers: dict[str, Array] = {}
-    partial_reason = _partial(numbers, live, y, fertility)
+    partial_reason = _partial(numbers, live, y, sides.fertility)
     for name, (a, b) in {"pearson": (live, y), "spearman": (stats.rankdata(live, axis=1), stats.rankdata(y))}.items():
         result = stats.pearsonr(a, b[None], axis=1) if len(a) else None
         numbers[name], numbers[f"{name}_p"] = (result.statistic, result.pvalue) if result else (a[:, 0], a[:, 0])
+    numbers["permutation_p"] = _permuted(live, y, rng)
+    numbers |= _given_both(live, sides) | _family_means(live, sides)
+    numbers["detectable"] = np.full(len(live), detectable(n))
     interval_reason = f"there are fewer than {MIN_FOR_INTERVAL} languages" if n < MIN_FOR_INTERVAL else ""
     if not interval_reason:
-        _intervals(numbers, live, y, resamples, rng)
+        for name in ("pearson", "spearman"):
+            numbers[f"{name}_low"], numbers[f"{name}_high"] = fisher_interval(numbers[name], n, name == "spearman")
     out: list[dict[str, Any]] = []
     columns = iter(range(len(live)))
     for i, alive in enumerate(varies):
@@ -123,11 +147,78 @@ def _correlate(x: Array, y: Array, fertility: Array, resamples: int, rng: np.ran
         notes = [f"partial correlation not defined, because {partial_reason}"] if partial_reason else []
         if not partial_reason and np.isnan(row["partial_pearson"]):
             notes.append("partial correlation not defined, because fertility explains alignment or accuracy fully")
-        if interval_reason or np.isnan([row["pearson_low"], row["spearman_low"]]).any():
-            why = interval_reason or "alignment or accuracy differs in too few languages to resample them"
-            notes.append(f"interval not defined, because {why}")
+        if interval_reason:
+            notes.append(f"interval not defined, because {interval_reason}")
         out.append({**row, "n": n, "note": "; ".join(notes)})
     return out
+
+
+def fisher_interval(r: Array, n: int, ranks: bool = False) -> tuple[Array, Array]:
+    """95% interval of correlations of n > 3 pairs; of ranks with the variance of Bonett and Wright (2000)."""
+    with np.errstate(divide="ignore"):
+        z = np.arctanh(np.clip(r, -1, 1))
+    reach = stats.norm.ppf(0.975) * np.sqrt((1 + r**2 / 2 if ranks else 1.0) / (n - 3))
+    return np.tanh(z - reach), np.tanh(z + reach)
+
+
+def detectable(n: int) -> float:
+    """The true correlation that n pairs show at the 5% level with a probability of `POWER`; NaN below 4."""
+    if n < 4:
+        return float("nan")
+    return float(np.tanh((stats.norm.ppf(0.975) + stats.norm.ppf(POWER)) / np.sqrt(n - 3)))
+
+
+def _permuted(x: Array, y: Array, rng: np.random.Generator) -> Array:
+    """Two-sided p of Pearson's r from orders of y: all of few languages, random ones of more. x: [K, n]."""
+    n = len(y)
+    if n <= EXACT:
+        orders = np.array(list(itertools.permutations(range(n))))
+    else:
+        orders = np.concatenate([np.arange(n)[None], rng.permuted(np.tile(np.arange(n), (ORDERS, 1)), axis=1)])
+    centred = x - x.mean(axis=1, keepdims=True)
+    size = np.abs(centred @ (y - y.mean())[orders].T)  # [K, orders]; the data's own order is the first
+    found: Array = (size >= size[:, :1] * (1 - 1e-9)).mean(axis=1)
+    return found
+
+
+def _given_both(x: Array, sides: _Sides) -> dict[str, Array]:
+    """Partial Pearson correlation given fertility and resource class, with n - 4 degrees of freedom; NaN if unknown."""
+    n = len(sides.y)
+    design = np.column_stack([np.ones(n), sides.fertility, sides.resource])
+    none = np.full(len(x), np.nan)
+    if n < 6 or np.isnan(design).any() or np.linalg.matrix_rank(design) < 3:
+        return {"given_both": none, "given_both_p": none}
+    both = np.column_stack([x.T, sides.y])
+    rest = both - design @ np.linalg.lstsq(design, both, rcond=None)[0]
+    rest[:, np.ptp(rest, axis=0) < 1e-9 * np.maximum(np.ptp(both, axis=0), 1e-300)] = np.nan
+    r = _pearson(rest[:, :-1].T, rest[:, -1])
+    with np.errstate(divide="ignore"):
+        t = r * np.sqrt((n - 4) / (1 - r**2))
+    return {"given_both": r, "given_both_p": 2 * stats.t.sf(np.abs(t), n - 4)}
+
+
+def _family_means(x: Array, sides: _Sides) -> dict[str, Array]:
+    """Pearson correlation of family means; a language whose family is not known is one of its own."""
+    names = [f"{i}" if pd.isna(name) or not name else str(name) for i, name in enumerate(sides.family)]
+    codes, families = pd.factorize(np.array(names, dtype=object))
+    count = len(families)
+    found = dict.fromkeys(("family_pearson", "family_p"), np.full(len(x), np.nan))
+    if count >= 4:
+        member = np.eye(count)[codes] / np.bincount(codes)
+        a, b = x @ member, sides.y @ member
+        r = _pearson(a, b)
+        with np.errstate(divide="ignore"):
+            t = r * np.sqrt((count - 2) / (1 - r**2))
+        found = {"family_pearson": r, "family_p": 2 * stats.t.sf(np.abs(t), count - 2)}
+    return found | {"n_families": np.full(len(x), float(count))}
+
+
+def _pearson(x: Array, y: Array) -> Array:
+    """[K]: of rows with y; NaN where one does not vary."""
+    a, b = x - x.mean(axis=1, keepdims=True), y - y.mean()
+    length = np.sqrt((a**2).sum(axis=1) * (b**2).sum())
+    found: Array = np.divide(a @ b, length, out=np.full(len(x), np.nan), where=length > 1e-12)
+    return np.clip(found, -1, 1)
 
 
 def _partial(numbers: dict[str, Array], x: Array, y: Array, control: Array) -> str:
@@ -152,29 +243,3 @@ def _partial(numbers: dict[str, Array], x: Array, y: Array, control: Array) -> s
             t = r * np.sqrt((n - 3) / (1 - r**2))
         numbers[f"partial_{name}"], numbers[f"partial_{name}_p"] = r, 2 * stats.t.sf(np.abs(t), n - 3)
     return ""
-
-
-def _intervals(numbers: dict[str, Array], x: Array, y: Array, resamples: int, rng: np.random.Generator) -> None:
-    """95% percentile bootstrap intervals, all rows of x on the same resampled languages."""
-    drawn = rng.integers(len(y), size=(resamples, len(y)))
-    for name in ("pearson", "spearman"):
-        ends = np.full((2, len(x)), np.nan)
-        other = _unit(y[drawn] if name == "pearson" else stats.rankdata(y[drawn], axis=-1))
-        for i, row in enumerate(x):
-            a = row[drawn]
-            r = np.einsum("ij,ij->i", _unit(a if name == "pearson" else stats.rankdata(a, axis=-1)), other)
-            r = r[~np.isnan(r)]
-            if len(r) >= 0.95 * resamples:
-                ends[:, i] = np.clip(np.percentile(r, [2.5, 97.5]), -1, 1)
-        numbers[f"{name}_low"], numbers[f"{name}_high"] = ends
-
-
-def _unit(a: Array) -> Array:
-    """Rows centred and of length one, so that their products are correlations (`pearsonr` takes five times as long).
-
-    A row that does not vary is missing.
-    """
-    centred = a - a.mean(axis=1, keepdims=True)
-    length = np.sqrt(np.einsum("ij,ij->i", centred, centred))
-    unit: Array = centred / np.where(np.ptp(a, axis=1) > 0, length, np.nan)[:, None]
-    return unit

@@ -178,7 +178,9 @@ def _one(values: Floats, answers: Floats, drawn: NDArray[np.int64], starts: NDAr
 def _pairs(starts: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All pairs i <= j of items of one cluster: the square of a cluster's sum is a sum over them."""
     ends = np.append(starts[1:], n)
-    pairs = [np.triu_indices(end - start) + start * np.ones((2, 1), int) for start, end in zip(starts, ends, strict=True)]
+    pairs = [
+        np.triu_indices(end - start) + start * np.ones((2, 1), int) for start, end in zip(starts, ends, strict=True)
+    ]
     both = np.concatenate(pairs, axis=1)
     return both[0], both[1]
 

@@ -170,7 +170,8 @@ def fit_conditional(
     # products with a vector are differences of gradients.
     small = 1e-5
     exact = sparse.LinearOperator(
-        (len(beta), len(beta)), matvec=lambda v: (gradient(beta - small * v)[0] - gradient(beta + small * v)[0]) / (2 * small)
+        (len(beta), len(beta)),
+        matvec=lambda v: (gradient(beta - small * v)[0] - gradient(beta + small * v)[0]) / (2 * small),
     )
     near = np.linalg.pinv(_information(design, probability, stratum), hermitian=True)
     first, failed = sparse.cg(exact, np.eye(len(beta))[0], x0=near[0], M=near, rtol=1e-5, maxiter=50)

@@ -201,7 +201,16 @@ def unique_predictions(predictions: pd.DataFrame) -> tuple[pd.DataFrame, list[st
 def _with_english(predictions: pd.DataFrame) -> pd.DataFrame:
     """The non-English predictions with their English counterparts: same model, task, pivot and item."""
     keys = [*UNIT, "item_id"]
-    wanted = [*keys, "correct", "confidence", "prompt_tokens", "item_tokens", "option_similarity", "category", "cluster"]
+    wanted = [
+        *keys,
+        "correct",
+        "confidence",
+        "prompt_tokens",
+        "item_tokens",
+        "option_similarity",
+        "category",
+        "cluster",
+    ]
     table = predictions.reindex(columns=wanted)
     english = table.loc[table["language"] == ENGLISH, [*keys, "correct", "confidence", "item_tokens"]]
     english = english.drop(columns="language").rename(

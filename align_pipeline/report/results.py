@@ -13,6 +13,8 @@ import pandas as pd
 from align_pipeline.config.lang import known_languages
 from align_pipeline.inference import answers, items, languages
 from align_pipeline.inference import study as analysis
+from align_pipeline.inference.findings import chance, findings
+from align_pipeline.inference.verdicts import verdicts
 from align_pipeline.measurements.patching import statistics as patching_analysis
 from align_pipeline.measurements.translation import statistics as translation_analysis
 from align_pipeline.measurements.translation_patching import statistics as translation_patching_analysis
@@ -45,6 +47,11 @@ class Results:
     study: analysis.Study
     languages: pd.DataFrame
     cells: pd.DataFrame
+    chance: pd.DataFrame
+    verdicts: pd.DataFrame
+    items_by_language: pd.DataFrame
+    items_pooled: pd.DataFrame
+    same_item: pd.DataFrame
     points: pd.DataFrame
     language_level: pd.DataFrame
     instance_level: pd.DataFrame
@@ -66,9 +73,14 @@ class Results:
 
 
 FILES = {
+    "verdicts": "what the sentences are made of: effect, interval, p and verdict of each question",
+    "chance": "share of aligned items beside chance, per language, metric and layer",
+    "items_by_language": "TS against TF at each language's best layer: permutation tests and cluster bootstrap",
+    "items_pooled": "TS against TF over all languages: permutation tests (max-T over layers) and cluster bootstrap",
+    "same_item": "among the languages of one item: linear and conditional logistic regression",
     "language_level": "correlation over languages of alignment and accuracy",
-    "instance_level": "TS against TF and right against wrong, per language, metric and layer",
-    "regression": "pooled over languages: Cochran-Mantel-Haenszel and logistic regression",
+    "instance_level": "as the study tests it: TS against TF and right against wrong, per language, metric and layer",
+    "regression": "as the study's readers expect it: pooled over languages: Cochran-Mantel-Haenszel and logistic regression",
     "calibration": "calibration error and Brier score per language",
     "confidence": "confidence of aligned against other items, per language and metric",
     "groups": "accuracy and sizes of TS and TF per language",
@@ -91,6 +103,9 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
     cells = analysis.tally(study)
     groups = analysis.groups(study.predictions)
     points = analysis.points(study, cells)
+    found = findings(study, cells, seed)
+    chances = chance(study, cells, tables.baselines, seed)
+    level = languages.language_level(points, known, seed=seed)
     patched = patching_analysis.join(tables.patching, tables.predictions, last_layers(tables.summaries))
     again = translation_patching_analysis.analyse(tables.translation_patching, last_layers(tables.summaries), seed=seed)
     return Results(
@@ -98,8 +113,13 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
         study=study,
         languages=known,
         cells=cells,
+        chance=chances,
+        verdicts=verdicts(level, found, chances),
+        items_by_language=found.items_by_language,
+        items_pooled=found.items_pooled,
+        same_item=found.same_item,
         points=points,
-        language_level=languages.language_level(points, known, seed=seed),
+        language_level=level,
         instance_level=items.instance_level(cells),
         calibration=answers.calibration(study.predictions),
         regression=items.regression(study, cells),

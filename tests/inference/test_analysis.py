@@ -20,8 +20,9 @@ from test_analysis_simulated import simulate
 
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.errors import InputError
-from align_pipeline.inference import answers, items, languages
+from align_pipeline.inference import answers, findings, items, languages, verdicts
 from align_pipeline.inference import study as analysis
+from align_pipeline.measurements.alignment.table import BASELINES
 
 FIXED = {"model": "tiny", "task": "belebele", "pivot": ENGLISH}
 
@@ -73,10 +74,15 @@ def everything(alignment: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, 
     study = analysis.join(alignment, predictions)
     cells = analysis.tally(study)
     points = analysis.points(study, cells)
+    level, found = languages.language_level(points), findings.findings(study, cells, count=99)
+    chances = findings.chance(study, cells, pd.DataFrame(columns=[f.name for f in BASELINES]))
     return {
+        **vars(found),
+        "chance": chances,
+        "verdicts": verdicts.verdicts(level, found, chances),
         "cells": cells,
         "points": points,
-        "language_level": languages.language_level(points, resamples=50),
+        "language_level": level,
         "instance_level": items.instance_level(cells),
         "regression": items.regression(study, cells),
         "calibration": answers.calibration(predictions),
@@ -135,7 +141,7 @@ def test_perfect_and_reversed_correlation() -> None:
         right = [1] * (2 * i) + [0] * (10 - 2 * i)
         parts += [predictions(language, right), alignment(language, [right, [1 - v for v in right], right])]
     study = join(*parts, predictions(ENGLISH, [1] * 10))
-    level = languages.language_level(analysis.points(study, analysis.tally(study)), resamples=200)
+    level = languages.language_level(analysis.points(study, analysis.tally(study)))
     layers = level[(level["grouping"] == "all") & (level["reduce"] == "layer")].set_index("layer")
     assert layers["pearson"].tolist() == pytest.approx([1, -1, 1])
     assert layers["spearman"].tolist() == pytest.approx([1, -1, 1])
@@ -183,7 +189,7 @@ def test_a_task_without_predictions_is_set_against_the_others() -> None:
 
 def test_correlations_agree_with_scipy(study: analysis.Study, cells: pd.DataFrame) -> None:
     points = analysis.points(study, cells)
-    level = languages.language_level(points, resamples=20)
+    level = languages.language_level(points)
     for row in level[(level["grouping"] == "all") & (level["metric"] == "dali")].itertuples():
         chosen = points[(points["metric"] == "dali") & (points["reduce"] == row.reduce)]
         chosen = chosen[chosen["layer"] == row.layer] if row.reduce == "layer" else chosen
@@ -195,7 +201,7 @@ def test_correlations_agree_with_scipy(study: analysis.Study, cells: pd.DataFram
 
 def test_partial_correlation_agrees_with_a_regression(study: analysis.Study, cells: pd.DataFrame) -> None:
     points = analysis.points(study, cells)
-    row = languages.language_level(points, resamples=20).iloc[0]
+    row = languages.language_level(points).iloc[0]
     chosen = points[(points["metric"] == row["metric"]) & (points["reduce"] == "max")]
     fit = smf.ols("accuracy ~ alignment + fertility", chosen.astype({"alignment": float})).fit()
     t = fit.tvalues["alignment"]
@@ -203,17 +209,54 @@ def test_partial_correlation_agrees_with_a_regression(study: analysis.Study, cel
     assert row["partial_pearson_p"] == pytest.approx(fit.pvalues["alignment"])
 
 
-def test_intervals_agree_with_scipys_bootstrap(study: analysis.Study, cells: pd.DataFrame) -> None:
+def test_intervals_agree_with_scipy(study: analysis.Study, cells: pd.DataFrame) -> None:
     points = analysis.points(study, cells)
-    row = languages.language_level(points, resamples=4000).iloc[0]
+    row = languages.language_level(points).iloc[0]
     chosen = points[(points["metric"] == row["metric"]) & (points["reduce"] == "max")]
+    oracle = stats.pearsonr(chosen["alignment"], chosen["accuracy"]).confidence_interval()
+    assert (row["pearson_low"], row["pearson_high"]) == pytest.approx((oracle.low, oracle.high))
+    # Bonett and Wright 2000, equation 4
+    wide = stats.norm.ppf(0.975) * math.sqrt((1 + row["spearman"] ** 2 / 2) / (len(chosen) - 3))
+    ends = [math.tanh(math.atanh(row["spearman"]) + sign * wide) for sign in (-1, 1)]
+    assert [row["spearman_low"], row["spearman_high"]] == pytest.approx(ends)
 
-    def r(x: Any, y: Any, axis: int = -1) -> Any:
-        return stats.pearsonr(x, y, axis=axis).statistic
 
-    data = (chosen["alignment"].to_numpy(float), chosen["accuracy"].to_numpy(float))
-    oracle = stats.bootstrap(data, r, paired=True, method="percentile", n_resamples=4000, rng=1).confidence_interval
-    assert (row["pearson_low"], row["pearson_high"]) == pytest.approx((oracle.low, oracle.high), abs=0.04)
+@pytest.mark.parametrize("n", [4, 6, 9])
+def test_permutation_p_agrees_with_scipy(n: int) -> None:
+    rng = np.random.default_rng(n)
+    x, y = rng.normal(size=(2, n))
+    found = languages._permuted(x[None], y, rng)[0]
+
+    def r(a: Any) -> Any:
+        return np.abs(stats.pearsonr(a, y).statistic)
+
+    oracle = stats.permutation_test((x,), r, permutation_type="pairings", alternative="greater", n_resamples=9999)
+    assert found == pytest.approx(oracle.pvalue, abs=0 if n <= languages.EXACT else 0.02)
+
+
+def test_given_both_and_families_agree_with_regressions_on_what_they_say() -> None:
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame(rng.normal(size=(12, 3)), columns=["x", "y", "fertility"])
+    table["resource"] = rng.integers(0, 6, 12)
+    table["family"] = list("aaabbbccdeff")
+    sides = languages._Sides(*(table[c].to_numpy() for c in ("y", "fertility", "resource", "family")))
+    found = languages._correlate(table["x"].to_numpy()[None], sides, rng)[0]
+    fit = smf.ols("y ~ x + fertility + resource", table).fit()
+    assert found["given_both"] == pytest.approx(fit.tvalues["x"] / math.sqrt(fit.tvalues["x"] ** 2 + fit.df_resid))
+    assert found["given_both_p"] == pytest.approx(fit.pvalues["x"])
+    means = table.groupby("family")[["x", "y"]].mean()
+    oracle = stats.pearsonr(means["x"], means["y"])
+    assert (found["family_pearson"], found["family_p"]) == pytest.approx((oracle.statistic, oracle.pvalue))
+    assert found["n_families"] == 6
+
+
+def test_detectable_correlations_are_detected_as_often_as_is_said() -> None:
+    rng = np.random.default_rng(4)
+    for n in (8, 40):
+        r = languages.detectable(n)
+        x, noise = rng.normal(size=(2, 4000, n))
+        p = stats.pearsonr(x, r * x + math.sqrt(1 - r**2) * noise, axis=1).pvalue
+        assert (p < 0.05).mean() == pytest.approx(languages.POWER, abs=0.06)  # Fisher's z is an approximation
 
 
 def test_instance_level_agrees_with_statsmodels_and_scipy(cells: pd.DataFrame) -> None:
@@ -269,8 +312,8 @@ def test_regression_agrees_with_a_formula(study: analysis.Study, cells: pd.DataF
     table["aligned"] = block.values[np.arange(len(table)), best.loc[table["language"]].to_numpy()]
     for name in items.COVARIATES:
         table[name] = stats.zscore(table[name].to_numpy(float), ddof=1)
-    terms = "aligned + english_confidence + length + fertility + option_similarity + C(category)"
-    formulas = {"nothing": "aligned", "covariates": terms, "covariates and language": terms + " + C(language)"}
+    terms = "aligned + english_correct + english_confidence + length + fertility + option_similarity + C(category)"
+    formulas = {"language": "aligned + C(language)", "covariates and language": terms + " + C(language)"}
     for adjusted, formula in formulas.items():
         model = smf.logit(f"correct ~ {formula}", table.astype({"correct": float}))
         fit = model.fit(disp=0, cov_type="cluster", cov_kwds={"groups": table["item_id"].factorize()[0]})
@@ -364,6 +407,9 @@ NUMBERS = {
     "calibration": ["ece", "brier", "brier_options"],
     "confidence": ["difference", "p_welch"],
     "groups": ["accuracy", "stderr", "ts", "tf"],
+    "items_by_language": ["difference", "z", "p", "p_languages"],
+    "items_pooled": ["odds_ratio"],
+    "same_item": ["effect", "low", "high", "p"],
 }
 
 
@@ -430,6 +476,12 @@ def test_edge_cases_say_what_is_not_defined(case: str) -> None:
         ("never aligned", "confidence", "fewer than two items are aligned"),
         ("no predictions", "instance_level", "these items have no predictions"),
         ("no predictions", "regression", "the task has no predictions"),
+        ("no TF items", "items_by_language", "no item is right in English and wrong in"),
+        ("never aligned", "items_by_language", "none of the items are aligned"),
+        ("never aligned", "items_pooled", "the pooled odds ratio is zero, infinite or of no items"),
+        ("one language", "same_item", "fewer than two languages have answers to the same items"),
+        ("always aligned", "same_item", "fewer than 20 items differ between languages"),
+        ("one item", "items_pooled", "fewer than 8 clusters of items can change places"),
         ("one item", "regression", "too few for errors clustered by item"),
         ("no optional columns", "language_level", "the tables have no item_tokens"),
         ("no optional columns", "regression", "fertility is not known for 240 answers"),

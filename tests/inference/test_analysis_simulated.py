@@ -175,7 +175,7 @@ def test_language_level_finds_what_is_planted_and_nothing_else(planted: float) -
         points["alignment"] = planted * accuracy + np.sqrt(1 - planted**2) * noise
         parts.append(points.assign(accuracy=accuracy, fertility=fertility, n=100))
     points = pd.concat(parts, ignore_index=True).assign(layer=pd.array([pd.NA] * 20 * SETS, dtype="Int64"))
-    level = languages.language_level(points, resamples=100)
+    level = languages.language_level(points)
     level = level[level["grouping"] == "all"]
     for name in ("pearson_p", "spearman_p", "partial_pearson_p"):
         assert significant(level[name]) >= 0.95 * SETS if planted else significant(level[name]) <= FEW

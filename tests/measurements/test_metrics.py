@@ -197,6 +197,7 @@ def test_unknown_criterion_is_refused() -> None:
     with pytest.raises(InputError, match="criterion=columnwise does not exist; there is global, rowwise"):
         Dali(criterion="columnwise")
 
+
 def pairs_of_states(n: int, options: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randn(1, n, options, 8, generator=generator) for _ in range(2))  # type: ignore[return-value]
@@ -222,7 +223,9 @@ def test_all_derangements_of_up_to_four_options_and_rotations_of_more() -> None:
 
 @given(sides(most=7))
 @settings(max_examples=200, deadline=None)
-def test_what_mexa_gives_among_fewer_and_after_shuffles_is_the_mean_over_all_of_them(pair: tuple[Vectors, Vectors]) -> None:
+def test_what_mexa_gives_among_fewer_and_after_shuffles_is_the_mean_over_all_of_them(
+    pair: tuple[Vectors, Vectors],
+) -> None:
     e, x = pair
     n = len(e)
     stream = PremiseStream(torch.tensor(e, dtype=torch.float32)[None], first_equal(e)[0], first_equal(x)[0])
@@ -237,7 +240,7 @@ def test_what_mexa_gives_among_fewer_and_after_shuffles_is_the_mean_over_all_of_
         return  # float32 breaks ties of unequal vectors by rounding
     every = Similarities({}, {"weighted": found})
     for size in range(1, n + 1):
-        drawn = [c for c in itertools.combinations(range(n), size)]
+        drawn = list(itertools.combinations(range(n), size))
         expected = [
             np.mean([literal_mexa(e[list(c)], x[list(c)])[c.index(i)] for c in drawn if i in c]) for i in range(n)
         ]
@@ -254,9 +257,7 @@ def test_chance_of_two_unrelated_options_is_one_in_six_and_of_four_one_in_1820()
         e, x = pairs_of_states(n, options)
         rows = partners(n)
         twins = torch.arange(options).repeat(n, 1)
-        aligned = [
-            (dali(cross_cosines(e[:, other], x, twins, twins)) > 0).float().mean().item() for other in rows
-        ]
+        aligned = [(dali(cross_cosines(e[:, other], x, twins, twins)) > 0).float().mean().item() for other in rows]
         error = math.sqrt(chance / (n * len(rows)))
         assert abs(np.mean(aligned) - chance) < 5 * error
 

@@ -32,7 +32,6 @@ from align_pipeline.measurements.alignment.table import ALIGNMENT, BASELINES
 from align_pipeline.measurements.base import Column, Columns, Job, Told, Unit
 from align_pipeline.tracking.wandb import Curve
 
-
 COMMON_N = 100
 """MEXA falls with the number of sentences; this many is what its published numbers are of."""
 
@@ -151,7 +150,9 @@ class Alignment:
             Column(f"{name}\nmax @layer, mean", functools.partial(_cell, name), no_wrap=True) for name in self.metrics
         ]
         caption = "Metrics: share of aligned items, over the layers before the final norm."
-        return Told(rows, found, draw(alignment, self.job.folder), columns, caption, place=1)
+        return Told(
+            rows, found, draw(alignment, self.job.folder, self.job.table("baselines")), columns, caption, place=1
+        )
 
     @staticmethod
     def numbers(row: Mapping[str, Any]) -> dict[str, float]:

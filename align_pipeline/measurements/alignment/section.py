@@ -13,6 +13,7 @@ from markupsafe import Markup
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.figures import curves, plots
 from align_pipeline.inference.study import MIN_LANGUAGES
+from align_pipeline.inference.verdicts import BOUNDS, LEVEL
 from align_pipeline.measurements.alignment.table import ALIGNMENT, BASELINES
 from align_pipeline.page.numbers import metric_name
 from align_pipeline.page.part import Part, Section, in_order
@@ -38,33 +39,32 @@ def _of(table: pd.DataFrame, metric: str, pooling: str) -> pd.DataFrame:
 
 def _findings(part: Part) -> dict[str, Any]:
     """The headline answers: rows and numbers of which sentences are made."""
-    level, calibration = part.of("language_level"), part.of("calibration")
+    calibration, verdicts = part.of("calibration"), part.of("verdicts")
     english = calibration["language"] == ENGLISH
     return {
-        "over_languages": level[(level["grouping"] == "all") & (level["reduce"] == "max")],
-        "over_items": list(_over_items(part)),
+        "verdicts": verdicts[verdicts["verdict"] != ""],
+        "unanswered": verdicts[verdicts["verdict"] == ""],
+        "bounds": BOUNDS,
+        "by_language": list(_by_language(part)),
         "calibration": calibration[~english],
         "english_ece": calibration.loc[english, "ece"].mean(),
     }
 
 
-def _over_items(part: Part) -> Iterator[SimpleNamespace]:
-    instance, pooled = part.of("instance_level"), part.of("regression")
-    best = instance[instance["best_layer"] & (instance["contrast"] == "ts_tf")]
-    pooled = pooled[(pooled["at"] == "best_layer") & pooled["odds_ratio"].notna()]
+def _by_language(part: Part) -> Iterator[SimpleNamespace]:
+    """In how many languages TS and TF differ, and how far the best aligned language is above chance."""
+    items, chances = part.of("items_by_language"), part.of("chance")
     for metric, pooling in part.metrics:
-        rows, own = _of(best, metric, pooling), _of(pooled, metric, pooling)
-        if rows.empty:
-            continue
-        tested = rows[rows["p_holm"].notna()]
+        rows, best = _of(items, metric, pooling), _of(chances, metric, pooling)
+        best = best[best["best_layer"].astype(bool) & best["above"].notna()]
+        tested = rows[rows["p"].notna()]
         yield SimpleNamespace(
             name=metric_name(metric, pooling),
             tested=len(tested),
-            note=rows["note"].iloc[0],
-            sure=int((tested["p_holm"] < 0.05).sum()),
-            points=100 * tested["difference"].median(),
-            cmh=own[(own["method"] == "cmh") & (own["contrast"] == "ts_tf")],
-            logit=own[(own["adjusted_for"] == "covariates and language") & (own["term"] == "aligned")],
+            more=int(((tested["p_languages"] < LEVEL) & (tested["difference"] > 0)).sum()),
+            fewer=int(((tested["p_languages"] < LEVEL) & (tested["difference"] < 0)).sum()),
+            chances=len(best),
+            above=int((best["low"] > 0).sum()),
         )
 
 
@@ -85,7 +85,10 @@ def _overview(part: Part) -> dict[str, Any]:
             mean.reset_index(), how="left", on=["language", "pivot"]
         )
     table["note"] = table["note"].fillna("there are no predictions")
+    chances = part.of("chance")
+    chances = chances[chances["best_layer"].astype(bool)].sort_values(["language", "pivot"])
     return {
+        "chances": chances,
         "every": table.sort_values(["accuracy", "language"], ascending=[False, True]),
         "pivots": table["pivot"].nunique(),
         "metrics": [metric_name(*metric) for metric in part.metrics],
@@ -121,6 +124,8 @@ def _layers(part: Part) -> Iterator[SimpleNamespace]:
     """Alignment by layer."""
     for metric, pooling in part.metrics:
         rows, last = _of(part.of("cells"), metric, pooling), _last(part, metric, pooling)
+        chances = _of(part.of("chance"), metric, pooling)[["language", "pivot", "layer", "chance"]]
+        rows = rows.merge(chances, how="left", on=["language", "pivot", "layer"])
         yield SimpleNamespace(
             name=metric_name(metric, pooling),
             languages=rows["language"].nunique(),
@@ -139,9 +144,9 @@ def _last(part: Part, metric: str, pooling: str) -> int:
 
 def _items(part: Part) -> dict[str, Any]:
     """Over items, per language."""
-    instance, pooled = part.of("instance_level"), part.of("regression")
+    instance, pooled, own = part.of("instance_level"), part.of("items_pooled"), part.of("items_by_language")
     transfer = instance[instance["contrast"] == "ts_tf"]
-    pooled = pooled[(pooled["method"] == "cmh") & (pooled["contrast"] == "ts_tf") & (pooled["at"] == "layer")]
+    pooled = pooled[pooled["at"] == "layer"]
     transfers = []
     for metric, pooling in part.metrics if len(instance) else ():
         rows, odds = _of(transfer, metric, pooling), _of(pooled, metric, pooling)
@@ -150,10 +155,12 @@ def _items(part: Part) -> dict[str, Any]:
             one = SimpleNamespace(name=metric_name(metric, pooling), languages=len(best))
             one.ts, one.tf = best["n_a"].sum(), best["n_b"].sum()
             one.curves = part.draw(partial(plots.transfer, rows, odds), "transfer", metric, pooling)
-            one.differences = part.draw(partial(plots.forest, best), "differences", metric, pooling)
+            differs = _of(own, metric, pooling)
+            one.differences = part.draw(partial(plots.forest, differs), "differences", metric, pooling)
             transfers.append(one)
     has_groups = (transfer["n_a"] * transfer["n_b"] > 0).any()
     return {
+        "items": own,
         "instance": instance[instance["best_layer"]],
         "transfers": transfers,
         "transfer_note": "" if has_groups or instance.empty else transfer["note"].iloc[0],
@@ -166,8 +173,12 @@ def _pooled(part: Part) -> dict[str, Any]:
     pooled = part.of("regression")
     best = pooled[pooled["at"] == "best_layer"]
     logit = best[(best["method"] == "logit") & (best["term"] == "aligned")]
+    same = part.of("same_item")
+    conditional = same[same["form"] == "conditional_logit"].assign(adjusted_for="item and language")
+    logit = pd.concat([logit, conditional.rename(columns={"effect": "odds_ratio"})], ignore_index=True)
     drawn = logit["odds_ratio"].notna().any()
     return {
+        "same": same,
         "pooled": best,
         "odds": part.draw(partial(plots.odds, logit), "odds") if drawn else "",
         "odds_answers": logit["n"].max(),

@@ -202,12 +202,8 @@ def similarities(
     premises = {p: PremiseStream(english.states[p][:, rows, -1].to(device), groups_e, groups_x) for p in POOLINGS}
     others = partners(len(items))
     shape = (lm.num_layers + 1, len(items), n, n)
-    shapes = dict.fromkeys(("cross", "english", "language"), shape) | {
-        "mismatched": (*shape[:2], len(others), n, n)
-    }
-    blocks = {
-        pooling: {name: torch.zeros(of, device=device) for name, of in shapes.items()} for pooling in POOLINGS
-    }
+    shapes = dict.fromkeys(("cross", "english", "language"), shape) | {"mismatched": (*shape[:2], len(others), n, n)}
+    blocks = {pooling: {name: torch.zeros(of, device=device) for name, of in shapes.items()} for pooling in POOLINGS}
     for chosen, states in hidden_states(lm, tokens, pair.ids, _every(lm), POOLINGS, batch_tokens, advance):
         for pooling, value in states.items():
             premises[pooling].add(chosen, value[:, :, -1])
@@ -330,7 +326,7 @@ class PremiseStream:
                 (twin_e, s.masked_fill(twins_e, _EXCLUDED).amax(dim=0)),
             )
         )
-        rivals = (s >= own[:, None]) | twins_x | (s.T >= own[:, None]) | twins_e
+        rivals = (s >= own[:, None]) | twins_x | (own[:, None] <= s.T) | twins_e
         highest_row, highest_column = s.amax(dim=1), s.amax(dim=0)
         sure_row, sure_column = (
             ((s == highest_row[:, None]).sum(dim=1) == 1) & ~twin_e,

@@ -32,7 +32,10 @@ BASELINES = pa.schema(
         ("layer", INT),
         ("item_id", TEXT),
         ("cluster", TEXT),  # what dependent items share (Belebele's passage); an item by itself has its own id
-        ("kind", TEXT),  # mismatched: beside other items; deranged: X's options out of order; common_n: MEXA among fewer
+        (
+            "kind",
+            TEXT,
+        ),  # mismatched: beside other items; deranged: X's options out of order; common_n: MEXA among fewer
         ("value", pa.float32()),  # the item's share of comparisons in which it counts as aligned
         ("n", INT),  # how many comparisons (mismatched, deranged), or among how many sentences (common_n)
     ]

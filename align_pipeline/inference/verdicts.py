@@ -1,0 +1,106 @@
+"""What the report's sentences say, as a table: a question, an effect, an interval, and one of three verdicts by rule.
+
+- `supported`: the adjusted p is below .05 and the effect is positive.
+- `ruled_out`: the whole 95% interval lies below the smallest effect of interest (`BOUNDS`).
+- `undecided`: neither; the data are compatible with no effect and with one that matters.
+
+All questions of one model and task are one family: Holm's adjustment counts every test behind its sentences.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from align_pipeline.inference.findings import Findings
+from align_pipeline.inference.items import holm
+from align_pipeline.inference.study import BLOCK
+
+VERDICTS = [
+    *("model", "task", "question", "metric", "pooling", "effect", "unit", "low", "high", "chance", "p", "p_adjusted"),
+    *("verdict", "n_items", "n_clusters", "n_languages", "note"),
+]
+QUESTIONS = ("languages", "items_somewhere", "items_pooled", "same_item")
+LEVEL = 0.05
+BOUNDS = {
+    "correlation": 0.3,  # "medium" (Cohen 1988); fewer than 40 languages cannot rule it out
+    "odds ratio": 1.44,  # "small": d = 0.2 (Cohen 1988) as exp(d pi / sqrt(3)) (Chinn 2000)
+    "share of right answers": 0.05,
+}
+"""The smallest effect of interest, by unit."""
+
+
+def verdicts(level: pd.DataFrame, found: Findings, chances: pd.DataFrame) -> pd.DataFrame:
+    """A row per question, metric and pooling of each model and task.
+
+    Args:
+        level: from `language_level`.
+        found: from `findings`.
+        chances: from `chance`.
+
+    Returns:
+        columns `VERDICTS`. ``chance``: mean share of aligned items by chance at the languages' best layers.
+    """
+    rows = [*_languages(level), *_items(found.items_pooled), *_same_item(found.same_item)]
+    table = pd.DataFrame(rows, columns=VERDICTS)
+    table["chance"] = table["chance"].astype(float)
+    best = chances[chances["best_layer"].astype(bool)].groupby(BLOCK)["chance"].mean()
+    keys = pd.MultiIndex.from_frame(table[BLOCK].astype(object))
+    table["chance"] = best.reindex(keys).to_numpy() if len(best) else np.nan
+    table["note"] = table["note"].fillna("")
+    table["p_adjusted"] = table["p"].astype(float)
+    for _, family in table[table["p"].notna()].groupby(["model", "task"]):
+        table.loc[family.index, "p_adjusted"] = holm(family["p"].to_numpy(float))
+    table["verdict"] = [verdict(row) for row in table.itertuples()]
+    order = table.assign(question=table["question"].map(list(QUESTIONS).index)).sort_values(
+        ["model", "task", "question", "metric", "pooling"], kind="stable"
+    )
+    return table.loc[order.index].reset_index(drop=True).astype({"n_items": "Int64", "n_clusters": "Int64"})
+
+
+def verdict(row: Any) -> str:
+    """One row's, by the rules above; "" where its question has no answer."""
+    if pd.isna(row.p) or pd.isna(row.effect):
+        return ""
+    none = 1.0 if row.unit == "odds ratio" else 0.0
+    if row.p_adjusted < LEVEL and row.effect > none:
+        return "supported"
+    if not pd.isna(row.high) and row.high < BOUNDS[row.unit]:
+        return "ruled_out"
+    return "undecided"
+
+
+def _languages(level: pd.DataFrame) -> list[dict[str, Any]]:
+    whole = level[(level["grouping"] == "all") & (level["reduce"] == "max")]
+    rows = []
+    for row in whole.itertuples():
+        elsewhere = "" if row.alignment_task == row.task else f"alignment on {row.alignment_task}"
+        about = {"model": row.model, "task": row.task, "question": "languages", "metric": row.metric}
+        about |= {"pooling": row.pooling, "effect": row.pearson, "unit": "correlation", "low": row.pearson_low}
+        about |= {"high": row.pearson_high, "p": row.permutation_p, "n_languages": row.n}
+        rows.append(about | {"note": "; ".join(filter(None, [elsewhere, row.note]))})
+    return rows
+
+
+def _items(pooled: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for row in pooled[pooled["at"] != "layer"].itertuples():
+        somewhere = row.at == "somewhere"
+        about = {"model": row.model, "task": row.task, "metric": row.metric, "pooling": row.pooling}
+        about |= {"question": "items_somewhere" if somewhere else "items_pooled", "unit": "odds ratio"}
+        about |= {"effect": row.odds_ratio, "low": row.low, "high": row.high, "p": row.p, "n_items": row.n_items}
+        about |= {"n_clusters": row.n_clusters, "n_languages": row.n_languages}
+        rows.append(about | {"note": f"layer {row.layer}" if somewhere else row.note})
+    return rows
+
+
+def _same_item(same: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for row in same[same["form"] == "linear"].itertuples():
+        about = {"model": row.model, "task": row.task, "metric": row.metric, "pooling": row.pooling}
+        about |= {"question": "same_item", "effect": row.effect, "unit": row.unit, "low": row.low, "high": row.high}
+        about |= {"p": row.p, "n_items": row.n_items, "n_clusters": row.n_clusters, "n_languages": row.n_languages}
+        rows.append(about | {"note": row.note})
+    return rows
