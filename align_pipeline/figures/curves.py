@@ -65,8 +65,8 @@ def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
     """Share of aligned items by layer, a line and a label per language; a dot marks each language's best layer.
 
     Args:
-        part: one task's, metric's and pooling's language, pivot, layer, share and n, and chance where it is known: drawn
-            as its mean over the languages, with the range between the lowest and the highest.
+        part: one task's, metric's and pooling's language, pivot, layer, share and n, and chance where it is known:
+            drawn as its mean over the languages, with the range between the lowest and the highest.
         last: layer L, after the final norm, which cannot be the best; default: the highest of several layers.
     """
     from matplotlib import colormaps

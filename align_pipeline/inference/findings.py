@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -205,45 +205,46 @@ def _with_baselines(
 ) -> pd.DataFrame:
     if baselines.empty:
         return own
-    index = pd.MultiIndex.from_frame(items[["language", "pivot", "item_id"]].astype(object))
-    place = own.reset_index().set_index(["language", "pivot", "layer"])["index"]
+    index = _names(items)
+    place = {(str(r.language), str(r.pivot), int(str(r.layer))): r.Index for r in own.itertuples()}
+    units = items.reset_index(drop=True).groupby(["language", "pivot"]).indices
     baselines = baselines.drop_duplicates([*SERIES, "layer", "item_id", "kind"])
     for kind, rows in baselines.groupby("kind", observed=True):
-        at = index.get_indexer(pd.MultiIndex.from_frame(rows[["language", "pivot", "item_id"]].astype(object)))
-        column = np.searchsorted(layers, rows["layer"])
+        at = index.get_indexer(_names(rows))
+        known = at >= 0
         table = np.full(values.shape, np.nan)
-        table[at[at >= 0], column[at >= 0]] = rows["value"].to_numpy(float)[at >= 0]
-        cluster = rows.drop_duplicates(["language", "pivot", "item_id"])
-        names = pd.Series(
-            cluster["cluster"].to_numpy(object),
-            index=pd.MultiIndex.from_frame(cluster[["language", "pivot", "item_id"]].astype(object)),
-        ).reindex(index)
-        size = int(rows["n"].iloc[0])
-        for (language, pivot), position in items.reset_index(drop=True).groupby(["language", "pivot"]).indices.items():
+        table[at[known], np.searchsorted(layers, rows["layer"])[known]] = rows["value"].to_numpy(float)[known]
+        first = rows.drop_duplicates(["language", "pivot", "item_id"])
+        cluster = pd.Series(first["cluster"].to_numpy(object), index=_names(first)).reindex(index).to_numpy(object)
+        differs = np.where(values < 0, np.nan, values) - table
+        for unit, position in units.items():
+            language, pivot = cast(tuple[str, str], unit)
             for k, layer in enumerate(layers):
-                if (language, pivot, layer) not in place.index or np.isnan(table[position, k]).all():
+                where = place.get((language, pivot, int(layer)))
+                if where is None or np.isnan(table[position, k]).all():
                     continue
-                where = place[language, pivot, layer]
                 value = np.nanmean(table[position, k])
                 if kind == "mismatched":
-                    differs = np.where(values[position, k] < 0, np.nan, values[position, k]) - table[position, k]
-                    own.loc[where, ["chance", "above", "low", "high"]] = [
-                        value,
-                        *_mean_interval(differs, names.to_numpy(object)[position]),
-                    ]
+                    own.loc[where, "chance"] = value
+                    above, low, high = _mean_interval(differs[position, k], cluster[position])
+                    own.loc[where, "above"], own.loc[where, "low"], own.loc[where, "high"] = above, low, high
                 elif kind == "deranged":
                     own.loc[where, "deranged"] = value
                 else:
-                    own.loc[where, ["at_common_n", "common_n"]] = [value, size]
+                    own.loc[where, "at_common_n"], own.loc[where, "common_n"] = value, int(rows["n"].iloc[0])
     return own
 
 
-def _mean_interval(values: Array, cluster: Sequence[object]) -> tuple[float, float, float]:
+def _names(rows: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(rows[["language", "pivot", "item_id"]].astype(object))
+
+
+def _mean_interval(values: Array, cluster: Array) -> tuple[float, float, float]:
     """Mean with its 95% interval, errors clustered."""
     known = ~np.isnan(values)
     if not known.any():
         return np.nan, np.nan, np.nan
-    codes = pd.factorize(np.asarray(cluster, dtype=object)[known])[0]
+    codes = pd.factorize(cluster[known])[0]
     mean, count = float(values[known].mean()), int(codes.max()) + 1
     if count < 2:
         return mean, np.nan, np.nan

@@ -127,7 +127,7 @@ def _correlate(x: Array, sides: _Sides, rng: np.random.Generator) -> list[dict[s
     for name, (a, b) in {"pearson": (live, y), "spearman": (stats.rankdata(live, axis=1), stats.rankdata(y))}.items():
         result = stats.pearsonr(a, b[None], axis=1) if len(a) else None
         numbers[name], numbers[f"{name}_p"] = (result.statistic, result.pvalue) if result else (a[:, 0], a[:, 0])
-    numbers["permutation_p"] = _permuted(live, y, rng)
+    numbers["permutation_p"] = permuted(live, y, rng)
     numbers |= _given_both(live, sides) | _family_means(live, sides)
     numbers["detectable"] = np.full(len(live), detectable(n))
     interval_reason = f"there are fewer than {MIN_FOR_INTERVAL} languages" if n < MIN_FOR_INTERVAL else ""
@@ -168,7 +168,7 @@ def detectable(n: int) -> float:
     return float(np.tanh((stats.norm.ppf(0.975) + stats.norm.ppf(POWER)) / np.sqrt(n - 3)))
 
 
-def _permuted(x: Array, y: Array, rng: np.random.Generator) -> Array:
+def permuted(x: Array, y: Array, rng: np.random.Generator) -> Array:
     """Two-sided p of Pearson's r from orders of y: all of few languages, random ones of more. x: [K, n]."""
     n = len(y)
     if n <= EXACT:

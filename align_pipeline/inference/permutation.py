@@ -113,8 +113,18 @@ def centred(aligned: Floats, counts: NDArray[np.bool_]) -> Floats:
     return found
 
 
-def run(bundle: Bundle, transfer: bool = True, count: int = PERMUTATIONS, seed: int = 0) -> Test | None:
-    """Test one metric of one model and task; None where the clusters cannot be permuted."""
+def run(
+    bundle: Bundle, transfer: bool = True, count: int = PERMUTATIONS, seed: int = 0, by_language: bool = True
+) -> Test | None:
+    """Test one metric of one model and task; None where the clusters cannot be permuted.
+
+    Args:
+        bundle: the arrays.
+        transfer: TS against TF; else right against wrong.
+        count: how many permutations.
+        seed: theirs.
+        by_language: whether each language is tested by itself too, which takes most of the time; else NaN.
+    """
     drawn = permutations(bundle.cluster, count, np.random.default_rng(seed))
     if drawn is None:
         return None
@@ -124,7 +134,9 @@ def run(bundle: Bundle, transfer: bool = True, count: int = PERMUTATIONS, seed: 
     answers = residuals(bundle, transfer)[order]
     values = centred(bundle.aligned, residuals(bundle, transfer) != 0)[order]
     starts = np.flatnonzero(np.diff(bundle.cluster[order], prepend=-1))
-    z = np.stack([_one(values[:, u], answers[:, u], drawn, starts) for u in range(len(bundle.units))], axis=1)
+    z = np.full((len(drawn), len(bundle.units), len(bundle.layers)), np.nan, np.float32)
+    for u in range(len(bundle.units) if by_language else 0):
+        z[:, u] = _one(values[:, u], answers[:, u], drawn, starts)
     pooled = np.stack([_pooled(values[:, :, k], answers, drawn, starts) for k in range(len(bundle.layers))], axis=1)
     at_best = np.take_along_axis(values, bundle.best[None, :, None], axis=2)[:, :, 0]
     best = _pooled(at_best, answers, drawn, starts)

@@ -85,7 +85,12 @@ class Answers:
 
 
 def linear(bundle: Bundle) -> Effect:
-    """Item and language fixed effects; errors clustered (Liang and Zeger), t with clusters - 1 degrees of freedom."""
+    """Item and language fixed effects; errors clustered by the jackknife, t with clusters - 1 degrees of freedom.
+
+    The jackknife over clusters (CR3; MacKinnon, Nielsen and Webb 2023) holds its level with as few as 20 passages,
+    where Liang and Zeger's errors are too small. The slope without a cluster moves by its score over (1 - its share of
+    x'x).
+    """
     data = Answers.of(bundle, varying=False)
     if reason := data.missing():
         return Effect(note=f"not defined, because {reason}")
@@ -102,8 +107,9 @@ def linear(bundle: Bundle) -> Effect:
     if size < 1e-8 * len(x):
         return Effect(note="not defined, because item and language together tell alignment fully")
     slope = float(x @ y) / size
-    scores = np.bincount(data.cluster, x * (y - slope * x))
-    error = np.sqrt((scores**2).sum() * clusters / (clusters - 1)) / size
+    weight = np.bincount(data.cluster, x * x) / size
+    scores = np.bincount(data.cluster, x * (y - slope * x)) / (1 - np.minimum(weight, 0.99))
+    error = np.sqrt((scores**2).sum() * (clusters - 1) / clusters) / size
     t = stats.t(clusters - 1)
     reach = t.ppf(0.975) * error
     p = float(2 * t.sf(abs(slope) / error)) if error else np.nan
@@ -130,7 +136,7 @@ def conditional_logit(bundle: Bundle) -> Effect:
 def fit_conditional(
     y: Floats, design: Floats, stratum: NDArray[np.int64], cluster: NDArray[np.int64]
 ) -> tuple[float, float] | None:
-    """The first coefficient of a conditional logistic regression, and its clustered standard error.
+    """The first coefficient of a conditional logistic regression, and its clustered standard error (jackknife, nearly).
 
     The likelihood of a stratum is that of which of its rows are right, given how many are (Breslow and Day 1980).
     statsmodels' `ConditionalLogit` has the same optimum, from a recursion over each stratum in Python.
@@ -175,10 +181,20 @@ def fit_conditional(
     )
     near = np.linalg.pinv(_information(design, probability, stratum), hermitian=True)
     first, failed = sparse.cg(exact, np.eye(len(beta))[0], x0=near[0], M=near, rtol=1e-5, maxiter=50)
-    scores = np.bincount(cluster, (y - probability) * (design @ first))
+    spread = probability * (1 - probability)
+    scores = np.bincount(cluster, (y - probability) * (design @ first)).astype(float)
+    weight = np.bincount(cluster, spread * (design @ first) * (design[:, 0] - _within(design[:, 0], spread, stratum)))
+    scores = scores / (1 - np.clip(weight, 0, 0.99))
     clusters = len(scores)
-    error = float(np.sqrt((scores**2).sum() * clusters / max(clusters - 1, 1)))
+    error = float(np.sqrt((scores**2).sum() * (clusters - 1) / clusters))
     return (float(beta[0]), error) if not failed and np.isfinite(error) and error > 0 else None
+
+
+def _within(values: Floats, weights: Floats, stratum: NDArray[np.int64]) -> Floats:
+    """Each row's weighted mean of its stratum."""
+    total = np.bincount(stratum, weights)
+    found: Floats = (np.bincount(stratum, values * weights) / np.maximum(total, 1e-12))[stratum]
+    return found
 
 
 def _information(design: Floats, probability: Floats, stratum: NDArray[np.int64]) -> Floats:

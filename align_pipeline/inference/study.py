@@ -97,7 +97,8 @@ def join(alignment: pd.DataFrame, predictions: pd.DataFrame, last_layers: Mappin
     items = pd.concat(
         [items, own.drop(columns=keys).set_index(own_key).reindex(every).reset_index(drop=True)], axis="columns"
     )
-    items["cluster"] = items["cluster"].where(items["cluster"].notna(), items["item_id"])
+    cluster = items["cluster"].astype(object)
+    items["cluster"] = cluster.where(cluster.notna(), items["item_id"])
     blocks, more = _blocks(aligned, np.searchsorted(every, key), items, last_layers or {})
     return Study(items, blocks, answered, (*notes, *more))
 

@@ -76,11 +76,11 @@ def _languages(level: pd.DataFrame) -> list[dict[str, Any]]:
     whole = level[(level["grouping"] == "all") & (level["reduce"] == "max")]
     rows = []
     for row in whole.itertuples():
-        elsewhere = "" if row.alignment_task == row.task else f"alignment on {row.alignment_task}"
+        elsewhere = "" if str(row.alignment_task) == str(row.task) else f"alignment on {row.alignment_task}"
         about = {"model": row.model, "task": row.task, "question": "languages", "metric": row.metric}
         about |= {"pooling": row.pooling, "effect": row.pearson, "unit": "correlation", "low": row.pearson_low}
         about |= {"high": row.pearson_high, "p": row.permutation_p, "n_languages": row.n}
-        rows.append(about | {"note": "; ".join(filter(None, [elsewhere, row.note]))})
+        rows.append(about | {"note": "; ".join(filter(None, [elsewhere, str(row.note)]))})
     return rows
 
 

@@ -22,8 +22,8 @@ class Tables:
     """What the folders hold.
 
     Attributes:
-        alignment, baselines, predictions, translations, patching, translation_patching: the columns of the measurement's section,
-            without those that no file has; texts as categories.
+        alignment, baselines, predictions, translations, patching, translation_patching: the columns of a measurement's
+            section, without those that no file has; texts as categories.
         folders: with at least one table.
         summaries: the ``summary.json`` beside the tables, where there is one.
         added: other packages' tables, by name.

@@ -101,11 +101,16 @@ def arguments(given: Sequence[str]) -> tuple[list[Path], Path, int]:
     seed = values.get("seed", ["0"])[-1]
     if not seed.isdigit():
         raise InputError(f"seed is '{seed}', but must be a whole number, 0 or greater.")
-    runs = [path for pattern in values["runs"] for path in _matching(pattern)]
+    runs = [path for pattern in values["runs"] for path in matching(pattern)]
     return runs, Path(values["out"][-1]), int(seed)
 
 
-def _matching(pattern: str) -> list[Path]:
+def matching(pattern: str) -> list[Path]:
+    """The folders that ``runs=`` names.
+
+    Raises:
+        InputError: there is none.
+    """
     if Path(pattern).is_dir():
         return [Path(pattern)]
     found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]

@@ -80,7 +80,7 @@ FILES = {
     "same_item": "among the languages of one item: linear and conditional logistic regression",
     "language_level": "correlation over languages of alignment and accuracy",
     "instance_level": "as the study tests it: TS against TF and right against wrong, per language, metric and layer",
-    "regression": "as the study's readers expect it: pooled over languages: Cochran-Mantel-Haenszel and logistic regression",
+    "regression": "pooled over languages: Cochran-Mantel-Haenszel, as the study has it, and logistic regression",
     "calibration": "calibration error and Brier score per language",
     "confidence": "confidence of aligned against other items, per language and metric",
     "groups": "accuracy and sizes of TS and TF per language",

@@ -225,7 +225,7 @@ def test_intervals_agree_with_scipy(study: analysis.Study, cells: pd.DataFrame) 
 def test_permutation_p_agrees_with_scipy(n: int) -> None:
     rng = np.random.default_rng(n)
     x, y = rng.normal(size=(2, n))
-    found = languages._permuted(x[None], y, rng)[0]
+    found = languages.permuted(x[None], y, rng)[0]
 
     def r(a: Any) -> Any:
         return np.abs(stats.pearsonr(a, y).statistic)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from scipy.special import expit, log_softmax
+from verdicts import Design, rates
 
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.inference import items, languages
@@ -205,7 +206,7 @@ def pooled(values: pd.DataFrame, answers: pd.DataFrame) -> dict[str, pd.Series]:
 
 def test_pooled_tests_find_what_is_planted() -> None:
     found = pooled(*studies(languages=3, items=100, layers=1, effect=1.2, item_spread=1.0))
-    assert len(found) == 4
+    assert len(found) == 3
     for p in found.values():
         assert significant(p) >= 0.9 * SETS
 
@@ -215,6 +216,50 @@ def test_clustered_errors_find_nothing_where_nothing_is_planted_and_items_recur(
     found = pooled(*studies(copies=4, languages=1, items=100, layers=1))
     for name, p in found.items():
         assert significant(p) <= FEW if name.startswith("logit") else significant(p) > 2 * FEW
+
+
+# A verdict's test, at 5%: of 200 nulls 3 to 20 (1.5 to 10%) reject with a probability above 99.7% if the rate is 5%.
+# The whole grid, up to 80 languages with 900 items, is benchmarks/verdicts.py; docs/method.md has its rates.
+NULLS = [
+    Design(2, 100),
+    Design(8, 100, spread=2.0),
+    Design(8, 100, passage=5, passage_spread=1.0, options=4),
+    Design(24, 100, spread=1.0),
+    Design(2, 900, passage=5, passage_spread=1.0),
+]
+
+
+@pytest.mark.parametrize("design", NULLS, ids=str)
+def test_verdicts_reject_nulls_as_often_as_they_say(design: Design) -> None:
+    """Alignment has nothing to do with being right, though both recur over languages and within passages."""
+    rate = rates(design, SETS, count=199)
+    questions = ["items_somewhere", "items_pooled", "one language"]
+    if design.languages > 2:
+        questions += ["languages", "same_item", "same_item, conditional"]  # of two languages few items say anything
+    for question in questions:
+        assert 3 <= rate[question] * SETS <= FEW, (question, rate[question])
+
+
+def test_what_a_passage_makes_of_both_is_no_evidence_within_an_item() -> None:
+    rate = rates(Design(8, 100, passage=5, passage_spread=1.0, options=4, shared=True), SETS)
+    assert rate["items_pooled"] > 0.2  # a real association of items, through the passage
+    for question in ("same_item", "same_item, conditional"):
+        assert 3 <= rate[question] * SETS <= FEW
+
+
+def test_cochran_mantel_haenszel_rejects_more_than_the_permutation_does() -> None:
+    rate = rates(Design(24, 100, passage=5, passage_spread=1.0, spread=2.0), SETS)
+    assert rate["CMH (the study's)"] > 0.12
+    assert rate["items_pooled"] * SETS <= FEW
+
+
+def test_verdicts_find_what_is_planted() -> None:
+    """No less often than the tests that do not hold their level."""
+    rate = rates(Design(8, 300, effect=0.6), 60)
+    assert rate["items_pooled"] >= 0.9
+    assert rate["items_somewhere"] >= 0.85
+    assert rate["same_item"] >= 0.9
+    assert rate["items_pooled"] >= rate["CMH (the study's)"] - 0.1
 
 
 def test_cmh_finds_nothing_where_nothing_is_planted_and_items_are_independent() -> None:

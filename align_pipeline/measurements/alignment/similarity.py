@@ -86,7 +86,7 @@ class Similarities:
             )
 
     def deranged(self) -> Iterator[Similarities]:
-        """The items' X options out of order, in every way that leaves none in its place (of five or more: rotations)."""
+        """The items' X options out of order, in every way that leaves none in its place; see `derangements`."""
         n = next(iter(self.options.values())).cross.shape[-1]
         for order in derangements(n):
             yield Similarities(

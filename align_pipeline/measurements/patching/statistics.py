@@ -60,6 +60,7 @@ class Unit:
     log_odds_before: Array
     english_correct: Array
     category: Array
+    cluster: Array
 
     @property
     def tf(self) -> Array:
@@ -110,7 +111,9 @@ def join(patching: pd.DataFrame, predictions: pd.DataFrame, last_layers: dict[st
     if "category" not in before:
         before["category"] = ""
     english = before[before["language"] == ENGLISH].set_index(["model", "task", "pivot", "item_id"])["correct"]
-    own = before.set_index([*UNIT, "item_id"])[["correct", "log_odds", "category"]]
+    cluster = before["cluster"].astype(object) if "cluster" in before else before["item_id"]
+    before["cluster"] = cluster.where(cluster.notna(), before["item_id"])
+    own = before.set_index([*UNIT, "item_id"])[["correct", "log_odds", "category", "cluster"]]
     highest = dict(rows.groupby("model")["layer"].max()) | (last_layers or {})
     units = []
     for key, part in rows.groupby(SERIES, sort=True):
@@ -146,6 +149,7 @@ def join(patching: pd.DataFrame, predictions: pd.DataFrame, last_layers: dict[st
                 log_odds_before=known["log_odds"].to_numpy(float),
                 english_correct=right == 1,
                 category=known["category"].fillna("").to_numpy(object),
+                cluster=pd.factorize(known["cluster"])[0],
             )
         )
     return units
@@ -186,6 +190,36 @@ def _interval(values: Array, weights: Array) -> tuple[Array, Array, Array]:
 def mcnemar(gained: Array, lost: Array) -> Array:
     """Exact two-sided p of the discordant pairs (McNemar); 1 where there are none."""
     p: Array = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(gained, lost), gained + lost, 0.5))
+    return p
+
+
+FLIPS = 2000
+
+
+def max_t(differences: Array, cluster: Array, seed: int, count: int = FLIPS) -> Array:
+    """Two-sided p of each layer's mean difference, adjusted over the layers (max-T, Westfall and Young 1993).
+
+    If treatment and control do the same, each cluster's differences may as well have the other sign, at all layers at
+    once.
+
+    Args:
+        differences: [layers, n], treatment minus control, paired by item.
+        cluster: [n], whole numbers.
+        seed: of the signs.
+        count: how many signs are drawn.
+
+    Returns:
+        [layers]; 1 where no item differs.
+    """
+    if not differences.shape[1]:
+        return np.full(len(differences), np.nan)
+    codes = np.unique(cluster, return_inverse=True)[1]
+    sums = np.stack([np.bincount(codes, row) for row in differences])  # [layers, clusters]
+    length = np.sqrt((sums**2).sum(axis=1))
+    unit = np.divide(sums, length[:, None], out=np.zeros_like(sums), where=length[:, None] > 0)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(count, sums.shape[1]))
+    largest = np.append(np.abs(signs @ unit.T).max(axis=1), np.abs(unit.sum(axis=1)).max())
+    p: Array = (largest[None] >= np.abs(unit.sum(axis=1))[:, None] - 1e-9).mean(axis=1)
     return p
 
 
@@ -262,6 +296,7 @@ CONTRASTS = [
     "only_control",
     "p_mcnemar",
     "p_holm",
+    "p_layers",
 ]
 
 
@@ -272,7 +307,7 @@ def contrasts(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) 
     Returns:
         a row per unit, control and layer, and one for the mean over the middle third of the layers (``at``; no layer):
         `CONTRASTS`. difference is of correction rates, log_odds_difference of the gold option's log-odds; p_mcnemar is
-        exact, on the items that only one of the two corrects, p_holm adjusts it over the layers.
+        exact, on the items that only one of the two corrects, p_holm adjusts it over the layers. p_layers is `max_t`'s.
     """
     parts = [_contrast(unit, c, resamples, seed) for unit in units for c in _controls(unit)]
     return pd.concat([pd.DataFrame(columns=CONTRASTS), *parts])[CONTRASTS]
@@ -314,6 +349,7 @@ def _contrast(unit: Unit, control: int, resamples: int, seed: int) -> pd.DataFra
         only_control=[*only[1], *more],
         p_mcnemar=[*p, *more],
         p_holm=[*holm(p), *more],
+        p_layers=[*max_t((treated - controlled)[:, both], unit.cluster[both], seed), *more],
     )
 
 
@@ -348,6 +384,7 @@ SUMMARY = [
     "middle_damage",
     "strongest_control",
     *("attributable", "attributable_low", "attributable_high"),
+    *("carrying_layers", "p_somewhere"),
 ]
 
 
@@ -357,14 +394,19 @@ def summary(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) ->
     Returns:
         `SUMMARY`: the layer that corrects most TF items (the first of equals) and its rate; the mean correction rate
         over the middle third of the layers, which nothing was selected for; and for the treatment, how much of that
-        the strongest control that lacks the concept leaves.
+        the strongest control that lacks the concept leaves; ``carrying_layers``: those at which it corrects more than
+        every such control (each contrast's p adjusted over the layers below .05), ``p_somewhere``: the smallest, over
+        layers, of the largest p over controls.
     """
     rows = []
     for unit in units:
         against = pd.concat(
             [pd.DataFrame(columns=CONTRASTS)] + [_contrast(unit, c, resamples, seed) for c in _controls(unit)]
         )
-        against = against[(against["at"] == MIDDLE) & against["lacks_concept"].astype(bool)]
+        against = against[against["lacks_concept"].astype(bool)]
+        by_layer = against[(against["at"] == "layer") & (against["n"] > 0)].groupby("layer")
+        worst, least_of = by_layer["p_layers"].max(), by_layer["difference"].min()
+        against = against[against["at"] == MIDDLE]
         weights = unit.weights(unit.tf, resamples, seed)
         for c, condition in enumerate(unit.conditions):
             row: dict[str, Any] = dict(zip(SERIES, unit.key, strict=True)) | {"condition": condition}
@@ -379,6 +421,9 @@ def summary(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) ->
                 names = ("middle_correction", "middle_low", "middle_high")
                 row |= {name: float(value[0]) for name, value in zip(names, found, strict=True)}
                 row["middle_damage"] = float(_mean((1 - middle)[None], unit.ts[None].astype(float))[0, 0])
+            if condition == TREATMENT and len(worst):
+                carrying = [int(layer) for layer in worst.index if worst[layer] < 0.05 and least_of[layer] > 0]
+                row |= {"carrying_layers": " ".join(map(str, carrying)), "p_somewhere": worst[least_of > 0].min()}
             if condition == TREATMENT and against["difference"].notna().any():
                 least = against.iloc[int(against["difference"].argmin())]
                 row |= {"strongest_control": least["control"], "attributable": least["difference"]}

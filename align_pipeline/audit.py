@@ -1,0 +1,268 @@
+"""How far the verdicts on your own tables can be trusted: ``python -m align_pipeline.audit runs=<folder or glob>``.
+
+The link between alignments and answers is destroyed in your own tables, again and again (whole clusters of items change
+their answers, languages change their accuracies), and every verdict is made anew: how often is it "supported" although
+there is nothing? Then an effect is planted by exchanging alignments between items of a language: how often is it found?
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from statsmodels.stats.proportion import proportion_confint
+
+from align_pipeline import machine
+from align_pipeline.errors import InputError, unknown
+from align_pipeline.inference import languages, permutation, same_item
+from align_pipeline.inference import study as analysis
+from align_pipeline.inference.arrays import Bundle, bundle
+from align_pipeline.inference.items import holm
+from align_pipeline.inference.verdicts import LEVEL, QUESTIONS
+from align_pipeline.report.read import read
+from align_pipeline.report.report import matching
+from align_pipeline.report.results import last_layers
+
+USAGE = """Usage: python -m align_pipeline.audit runs=<folder or glob> [repeats=100] [out=<file.csv>] [seed=0]
+
+  runs      a run's folder, a folder of runs, or a glob; may be given several times
+  repeats   how often the link is destroyed (default 100)
+  out       a CSV file for the table that is printed
+  seed      of everything that is drawn"""
+PLANTED = (1.0, 1.44, 2.0)
+"""Odds ratios of being aligned, items that transfer against items that fail; 1 is nothing."""
+PERMUTATIONS = 999
+"""Few enough to be fast, enough for a p that survives the adjustment over a dozen tests."""
+REPEATS = 100
+
+
+@dataclass(frozen=True)
+class Family:
+    """The metrics of one model and task: their tests share one adjustment."""
+
+    model: str
+    task: str
+    bundles: Sequence[Bundle]
+
+
+def families(study: analysis.Study, cells: pd.DataFrame) -> list[Family]:
+    """All models and tasks with answers."""
+    found: dict[tuple[str, str], list[Bundle]] = {}
+    for key, block in study.blocks.items():
+        arrays = bundle(study, key, block, cells)
+        if arrays is not None:
+            found.setdefault(key[:2], []).append(arrays)
+    return [Family(*key, bundles) for key, bundles in found.items()]
+
+
+def audit(family: Family, repeats: int, seed: int, planted: float = 1.0) -> Iterator[pd.DataFrame]:
+    """Verdicts on copies of a study without any link, or with a planted one.
+
+    Args:
+        family: the study's arrays.
+        repeats: copies.
+        seed: of everything drawn.
+        planted: odds ratio between items that transfer and items that fail, within each language.
+
+    Yields:
+        a row per question and metric: question, metric, pooling, p, effect, p_adjusted.
+
+    Raises:
+        InputError: the items cannot be permuted.
+    """
+    for repeat in range(repeats):
+        rng = np.random.default_rng([seed, repeat])
+        rows = []
+        for data in family.bundles:
+            copy = without_link(data, np.random.default_rng([seed, repeat]))
+            copy = plant(copy, planted, rng) if planted != 1 else copy
+            rows += [{"metric": data.key[2], "pooling": data.key[3], **row} for row in _questions(copy, rng, repeat)]
+        table = pd.DataFrame(rows)
+        table["p_adjusted"] = np.nan
+        known = table["p"].notna()
+        table.loc[known, "p_adjusted"] = holm(table.loc[known, "p"].to_numpy(float))
+        yield table
+
+
+def without_link(data: Bundle, rng: np.random.Generator) -> Bundle:
+    """The same alignments and the same answers, but the answers are other items'.
+
+    Raises:
+        InputError: there are too few clusters of one size.
+    """
+    drawn = permutation.permutations(data.cluster, 1, rng)
+    if drawn is None:
+        raise InputError(
+            f"{data.key[1]} has fewer than {permutation.MIN_CLUSTERS} clusters of items that can change places: use "
+            "more items."
+        )
+    return replace(data, right=data.right[drawn[0]], english=data.english[drawn[0]])
+
+
+def plant(data: Bundle, odds_ratio: float, rng: np.random.Generator) -> Bundle:
+    """Exchange alignments, all layers of an item at once, until TS and TF differ by `odds_ratio` at the best layer."""
+    aligned = data.aligned.copy()
+    for u in range(len(data.units)):
+        value = data.at_best[:, u]
+        counts = (data.english[:, u] == 1) & ~np.isnan(value) & ~np.isnan(data.right[:, u])
+        ts, tf = counts & (data.right[:, u] == 1), counts & (data.right[:, u] == 0)
+        donors, takers = np.flatnonzero(tf & (value == 1)), np.flatnonzero(ts & (value == 0))
+        wanted = _aligned_of(odds_ratio, int(ts.sum()), int(tf.sum()), int((counts & (value == 1)).sum()))
+        moves = min(round(wanted - (ts & (value == 1)).sum()), len(donors), len(takers))
+        if moves > 0:
+            a, b = (rng.choice(side, moves, replace=False) for side in (donors, takers))
+            aligned[a, u], aligned[b, u] = aligned[b, u], aligned[a, u]
+    return replace(data, aligned=aligned)
+
+
+def _aligned_of(odds_ratio: float, n_a: int, n_b: int, k: int) -> float:
+    """How many of group a are aligned if k of both are, and the odds ratio is as given."""
+    a, b = 1 - odds_ratio, n_b - k + odds_ratio * (n_a + k)
+    if not a:
+        return n_a * k / max(n_a + n_b, 1)
+    return float((-b + np.sqrt(b * b + 4 * a * odds_ratio * n_a * k)) / (2 * a))
+
+
+def _questions(data: Bundle, rng: np.random.Generator, seed: int) -> Iterator[dict[str, object]]:
+    test = permutation.run(data, count=PERMUTATIONS, seed=seed, by_language=False)
+    assert test is not None  # `without_link` has permuted them
+    share, accuracy = np.nanmean(data.at_best, axis=0), rng.permutation(np.nanmean(data.right, axis=0))
+    p = effect = np.nan
+    if len(share) >= analysis.MIN_LANGUAGES and np.ptp(share) > 0 and np.ptp(accuracy) > 0:
+        p = float(languages.permuted(share[None], accuracy, rng)[0])
+        effect = float(np.corrcoef(share, accuracy)[0, 1])
+    yield {"question": "languages", "p": p, "effect": effect}
+    k = int(np.nanargmax(np.where(data.inner, np.abs(np.nan_to_num(test.pooled_z, nan=-1)), -1)))
+    yield {"question": "items_somewhere", "p": test.pooled_p_somewhere, "effect": test.pooled_z[k]}
+    yield {"question": "items_pooled", "p": test.best_p, "effect": test.best_z}
+    same = same_item.linear(data)
+    yield {"question": "same_item", "p": same.p, "effect": same.value}
+
+
+def rates(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """How often each question was `supported`, and how often its own p was below .05, with 95% Wilson intervals."""
+    every = pd.concat(tables, ignore_index=True)
+    rows = []
+    for (question, metric, pooling), part in every.groupby(["question", "metric", "pooling"], sort=False):
+        asked = part[part["p"].notna()]
+        supported = int(((asked["p_adjusted"] < LEVEL) & (asked["effect"] > 0)).sum())
+        below, n = int((asked["p"] < LEVEL).sum()), len(asked)
+        low, high = proportion_confint(below, n, method="wilson") if n else (np.nan, np.nan)
+        row = {"question": question, "metric": metric, "pooling": pooling, "asked": n}
+        rows.append(row | {"supported": supported / n if n else np.nan, "p_below_05": below / n if n else np.nan,
+                           "low": low, "high": high})  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.iloc[np.argsort([QUESTIONS.index(q) for q in table["question"]], kind="stable")]
+
+
+def run(runs: Sequence[Path], repeats: int = REPEATS, seed: int = 0, console: Console | None = None) -> pd.DataFrame:
+    """Audit all models and tasks below the folders; a row per model, task, question, metric and planted odds ratio.
+
+    Raises:
+        InputError: there are no tables with both alignments and answers, or too few items.
+    """
+    tables = read(runs)
+    study = analysis.join(tables.alignment, tables.predictions, last_layers(tables.summaries))
+    found = families(study, analysis.tally(study))
+    if not found:
+        raise InputError(
+            "No model and task in these folders has both alignments and answers: there is no verdict to audit."
+        )
+    parts = []
+    steps = [(family, planted) for family in found for planted in PLANTED]
+    for family, planted in steps:
+        what = f"{family.task}, {family.model}: " + ("nothing planted" if planted == 1 else f"odds ratio {planted}")
+        made = audit(family, repeats, seed, planted)
+        copies = list(track(made, what, total=repeats, console=console or Console(stderr=True)))
+        parts.append(rates(copies).assign(model=family.model, task=family.task, planted=planted))
+    return pd.concat(parts, ignore_index=True)
+
+
+def printed(table: pd.DataFrame, repeats: int) -> Iterator[Table]:
+    """The result as a person reads it, a table per model and task."""
+    for (model, task), own in table.groupby(["model", "task"], sort=False):
+        made = Table(title=f"{task}, {model}: {repeats} copies of your tables", title_justify="left")
+        for head in ("question", "metric", "p < .05\nby chance", "supported\nby chance"):
+            made.add_column(head)
+        for planted in PLANTED[1:]:
+            made.add_column(f"found,\nOR {planted}", justify="right")
+        for (question, metric), part in own.groupby(["question", "metric"], sort=False):
+            by: Mapping[float, pd.Series] = {float(row["planted"]): row for _, row in part.iterrows()}
+            none = by[1.0]
+            if not none["asked"]:
+                made.add_row(str(question), str(metric), "not asked", "")
+                continue
+            more = ["" if question == "languages" else f"{by[odds]['supported']:.0%}" for odds in PLANTED[1:]]
+            chance = f"{none['p_below_05']:.0%} [{100 * none['low']:.0f}, {100 * none['high']:.0f}]"
+            made.add_row(str(question), str(metric), chance, f"{none['supported']:.0%}", *more)
+        yield made
+
+
+CAPTION = (
+    "By chance: nothing links alignment with answers in the copies. 5% is right for each test by itself, and at most "
+    "5% of the copies should have anything that is called supported. Found: how often an effect of that odds ratio (OR) "
+    "is supported."
+)
+
+
+def arguments(given: Sequence[str]) -> tuple[list[Path], int, int, Path | None]:
+    """Folders, repeats, seed and file from ``key=value`` arguments.
+
+    Raises:
+        InputError: a key that does not exist, or a value that cannot be used.
+    """
+    values: dict[str, list[str]] = {}
+    for argument in given:
+        key, _, value = argument.partition("=")
+        if key not in ("runs", "repeats", "seed", "out"):
+            raise unknown("argument", key, ("runs", "repeats", "seed", "out"))
+        if not value:
+            raise InputError(f"{key} needs a value; --help shows how it is used.")
+        values.setdefault(key, []).append(value)
+    if "runs" not in values:
+        raise InputError("runs=<folder> is missing; --help shows how it is used.")
+    numbers = {"repeats": REPEATS, "seed": 0}
+    for key, least in (("repeats", 1), ("seed", 0)):
+        text = values.get(key, [str(numbers[key])])[-1]
+        if not text.isdigit() or int(text) < least:
+            raise InputError(f"{key} is '{text}', but must be a whole number, {least} or greater.")
+        numbers[key] = int(text)
+    out = Path(values["out"][-1]) if "out" in values else None
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"out={out} is in a folder that does not exist.")
+    return [p for text in values["runs"] for p in matching(text)], numbers["repeats"], numbers["seed"], out
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """The command line: every mistake of the user's ends in one sentence and an exit code of 1."""
+    given = sys.argv[1:] if given is None else given
+    if any(argument in ("-h", "--help") for argument in given):
+        print(USAGE)
+        return
+    machine.let_print()
+    try:
+        runs, repeats, seed, out = arguments(given)
+        table = run(runs, repeats, seed)
+        console = Console()
+        for one in printed(table, repeats):
+            console.print(one)
+        console.print(CAPTION)
+        if out is not None:
+            table.to_csv(out, index=False)
+    except InputError as error:
+        sys.exit(f"Error: {error}")
+    except OSError as error:
+        sys.exit(f"Error: {error.filename} cannot be written: {error.strerror}.")
+    except KeyboardInterrupt:
+        sys.exit("Stopped.")
+
+
+if __name__ == "__main__":
+    main()
