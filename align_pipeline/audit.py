@@ -33,12 +33,12 @@ from align_pipeline.report.results import last_layers
 USAGE = """Usage: python -m align_pipeline.audit runs=<folder or glob> [repeats=100] [out=<file.csv>] [seed=0]
 
   runs      a run's folder, a folder of runs, or a glob; may be given several times
-  repeats   how often the link is destroyed (default 100)
+  repeats   how often the link is destroyed (default 100); half as often an effect is planted
   out       a CSV file for the table that is printed
   seed      of everything that is drawn"""
 PLANTED = (1.0, 1.44, 2.0)
 """Odds ratios of being aligned, items that transfer against items that fail; 1 is nothing."""
-PERMUTATIONS = 999
+PERMUTATIONS = 499
 """Few enough to be fast, enough for a p that survives the adjustment over a dozen tests."""
 REPEATS = 100
 
@@ -179,8 +179,9 @@ def run(runs: Sequence[Path], repeats: int = REPEATS, seed: int = 0, console: Co
     steps = [(family, planted) for family in found for planted in PLANTED]
     for family, planted in steps:
         what = f"{family.task}, {family.model}: " + ("nothing planted" if planted == 1 else f"odds ratio {planted}")
-        made = audit(family, repeats, seed, planted)
-        copies = list(track(made, what, total=repeats, console=console or Console(stderr=True)))
+        total = repeats if planted == 1 else -(-repeats // 2)  # power needs no more than a rough answer
+        made = audit(family, total, seed, planted)
+        copies = list(track(made, what, total=total, console=console or Console(stderr=True)))
         parts.append(rates(copies).assign(model=family.model, task=family.task, planted=planted))
     return pd.concat(parts, ignore_index=True)
 
@@ -207,8 +208,8 @@ def printed(table: pd.DataFrame, repeats: int) -> Iterator[Table]:
 
 CAPTION = (
     "By chance: nothing links alignment with answers in the copies. 5% is right for each test by itself, and at most "
-    "5% of the copies should have anything that is called supported. Found: how often an effect of that odds ratio (OR) "
-    "is supported."
+    "5% of the copies should have anything that is called supported. Found: how often an effect of that odds ratio "
+    "(OR) is supported."
 )
 
 

@@ -21,6 +21,7 @@ from align_pipeline import distributed, summary
 from align_pipeline.config import Config
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import ParallelTask
+from align_pipeline.data.tasks.weak import weak_sides
 from align_pipeline.engine.checks import check, num_layers
 from align_pipeline.errors import writing
 from align_pipeline.measurements import registered
@@ -127,6 +128,7 @@ def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Foun
     stages = console.Stages()
     with stages.stage("data", f"Read {task.name} in {len(languages)} languages and English"):
         pairs = task.pairs(languages, source)
+    weak = weak_sides(pairs)
     job = Job(config, task, source, languages, pairs, stages, folder)
     passes = Passes(job, Cache(Path(config.cache) if config.cache else None))
     measurements = [kind(job) for kind in asked]
@@ -148,7 +150,7 @@ def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Foun
         "task": task.name,
         "model": config.model.name,
         "languages": rows,
-        "data": summary.provenance(task, source, pairs),
+        "data": summary.provenance(task, source, pairs, weak),
         "num_layers": job.num_layers or None,
         "truncated_texts": passes.truncated,
         "tokens": {stage: count for stage, (count, _) in tokens.items()},

@@ -52,8 +52,10 @@ def numbers(rows: Sequence[Mapping[str, Any]], measurements: Sequence[Measuremen
     return found
 
 
-def provenance(task: ParallelTask, source: Source, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Which data the numbers are of, down to a digest of the items."""
+def provenance(
+    task: ParallelTask, source: Source, pairs: Sequence[Pair], weak: Mapping[tuple[str, str], Mapping[str, int]]
+) -> dict[str, Any]:
+    """Which data the numbers are of, down to a digest of the items, and how many are weak (`data.tasks.weak`)."""
     sides = {(side.language, side.pivot): side for pair in pairs for side in (pair.english, pair.language)}
     return {
         "source": source.name,
@@ -61,7 +63,13 @@ def provenance(task: ParallelTask, source: Source, pairs: Sequence[Pair]) -> dic
         "revision": None if source.folder else task.revision,
         "split": task.split,
         "sides": [
-            {"language": language, "pivot": pivot, "items": len(side.items), "sha256": digest(side)}
+            {
+                "language": language,
+                "pivot": pivot,
+                "items": len(side.items),
+                "sha256": digest(side),
+                "weak": weak.get((language, pivot), {}),
+            }
             for (language, pivot), side in sides.items()
         ],
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from align_pipeline.inference.resampling import MIN_CLUSTERS, RESAMPLES, weights
 from align_pipeline.inference.study import BLOCK, SERIES, UNIT, Array, Study, unique_predictions
 
 BINS = 10
@@ -31,20 +33,31 @@ def _bin(sure: Array) -> Array:
     return index
 
 
-def calibration(predictions: pd.DataFrame) -> pd.DataFrame:
+def calibration(predictions: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """How far the model's confidence can be trusted, per language, English too.
 
     Returns:
         a row per (task, language, model, pivot): n, accuracy, confidence (mean), overconfidence (confidence minus
         accuracy), ece (expected calibration error, Guo et al. 2017: mean absolute gap over ten equal bins, weighted by
-        their items), brier (mean squared gap between confidence and correctness, 0 to 1), brier_options (Brier's
-        original score: summed over the options, 0 to 2; needs ``loglikelihoods``), note.
+        their items), ece_low and ece_high (its 95% interval: basic cluster bootstrap, which takes back that a resampled
+        error is too large), ece_equal_mass (the same error over ten bins of as many items each), ece_if_calibrated (what a model that is as
+        sure as it is right would show with these confidences; no error is 0 in a sample) and p_calibrated (how often
+        such a model shows as much), brier (mean squared
+        gap between confidence and correctness, 0 to 1), brier_options (Brier's original score: summed over the
+        options, 0 to 2; needs ``loglikelihoods``), note.
     """
     table, _ = unique_predictions(predictions)
     table["squared"] = (table["confidence"] - table["correct"]) ** 2
     table["options"] = _brier_options(table)
     grouped = table.groupby(UNIT)
     found = grouped.agg(n=("correct", "size"), accuracy=("correct", "mean"), confidence=("confidence", "mean"))
+    found["ece_equal_mass"] = [
+        equal_mass_error(unit["confidence"].to_numpy(float), unit["correct"].to_numpy(float)) for _, unit in grouped
+    ]
+    ends = [_error_interval(unit, seed) for _, unit in grouped]
+    found["ece_low"], found["ece_high"] = zip(*ends, strict=True) if ends else ((), ())
+    honest = [_if_calibrated(unit, seed) for _, unit in grouped]
+    found["ece_if_calibrated"], found["p_calibrated"] = zip(*honest, strict=True) if honest else ((), ())
     found["overconfidence"] = found["confidence"] - found["accuracy"]
     found["ece"] = [
         expected_calibration_error(unit["confidence"].to_numpy(float), unit["correct"].to_numpy(float))
@@ -75,6 +88,7 @@ def _brier_options(table: pd.DataFrame) -> Array:
 CONFIDENCE = [
     *("task", "language", "metric", "pooling", "layer", "n_aligned", "n_other", "confidence_aligned"),
     *("confidence_other", "difference", "low", "high", "p_welch", "p_mannwhitney", "ece_aligned", "ece_other"),
+    "p_clustered",
     *("model", "pivot", "note"),
 ]
 
@@ -83,8 +97,9 @@ def confidence(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
     """Is the model surer of aligned items, each language at its best layer?
 
     Returns:
-        columns `CONFIDENCE`: mean confidence of aligned and other items, their difference with Welch's 95% interval,
-        two-sided p of Welch's t-test and of the Mann-Whitney test, and either side's expected calibration error.
+        columns `CONFIDENCE`: mean confidence of aligned and other items, their difference with its 95% interval and
+        ``p_clustered`` from clustered errors, two-sided p of Welch's t-test and of the Mann-Whitney test, and either
+        side's expected calibration error.
     """
     rows = []
     for key, block in study.blocks.items():
@@ -118,13 +133,60 @@ def _confidence(items: pd.DataFrame, value: Array) -> dict[str, Any]:
     row["difference"] = a.mean() - b.mean()
     if np.ptp(a) == 0 and np.ptp(b) == 0:
         return row | {"note": "tests not defined, because confidence does not vary"}
-    welch = stats.ttest_ind(a, b, equal_var=False)
-    interval = welch.confidence_interval()
-    row |= {"low": interval.low, "high": interval.high, "p_welch": welch.pvalue}
+    row["p_welch"] = stats.ttest_ind(a, b, equal_var=False).pvalue
+    row |= dict(zip(("low", "high", "p_clustered"), _clustered(sure, sides, items["cluster"]), strict=True))
     return row | {"p_mannwhitney": stats.mannwhitneyu(a, b, method="asymptotic").pvalue, "note": ""}
+
+
+def equal_mass_error(sure: Array, right: Array) -> float:
+    """As `expected_calibration_error`, over ten bins of equally many items (Nixon et al. 2019)."""
+    bins = np.array_split(np.argsort(sure, kind="stable"), min(BINS, len(sure)))
+    return float(sum(abs((sure[own] - right[own]).sum()) for own in bins) / len(sure))
+
+
+def _if_calibrated(unit: pd.DataFrame, seed: int) -> tuple[float, float]:
+    """Mean error, and p of the observed one, if each answer is right with the probability of its confidence."""
+    sure, right = unit["confidence"].to_numpy(float), unit["correct"].to_numpy(float)
+    drawn = np.random.default_rng([seed, 2]).random((RESAMPLES, len(sure))) < sure
+    gaps = (drawn - sure) @ np.eye(BINS)[_bin(sure)]
+    errors = np.abs(gaps).sum(axis=1) / len(sure)
+    own = expected_calibration_error(sure, right)
+    return float(errors.mean()), float((1 + (errors >= own - 1e-12).sum()) / (1 + RESAMPLES))
+
+
+def _error_interval(unit: pd.DataFrame, seed: int) -> tuple[float, float]:
+    cluster = unit["cluster"] if "cluster" in unit and unit["cluster"].notna().all() else unit["item_id"]
+    codes = pd.factorize(cluster)[0]
+    if codes.max() + 1 < MIN_CLUSTERS:
+        return np.nan, np.nan
+    sure, right = unit["confidence"].to_numpy(float), unit["correct"].to_numpy(float)
+    drawn = weights(codes, RESAMPLES, np.random.default_rng(seed))
+    gaps = drawn @ (np.eye(BINS)[_bin(sure)] * (sure - right)[:, None])
+    errors = np.abs(gaps).sum(axis=1) / drawn.sum(axis=1)
+    low, high = 2 * errors[0] - np.percentile(errors[1:], [97.5, 2.5])
+    return max(0.0, float(low)), max(0.0, float(high))
 
 
 def expected_calibration_error(sure: Array, right: Array) -> float:
     """Mean absolute gap between confidence and accuracy over ten equal bins of (0, 1], weighted by their items."""
     gaps = np.bincount(_bin(sure), weights=sure - right)
     return float(np.abs(gaps).sum() / len(sure))
+
+
+def _clustered(values: Array, sides: Mapping[str, Array], cluster: pd.Series[Any]) -> tuple[float, float, float]:
+    """95% interval and two-sided p of the difference of two means; errors clustered, t with clusters - 1."""
+    codes = pd.factorize(cluster)[0]
+    a, b = sides["aligned"], sides["other"]
+    known = a | b
+    difference = values[a].mean() - values[b].mean()
+    influence = np.zeros(len(values))
+    influence[a], influence[b] = (values[a] - values[a].mean()) / a.sum(), -(values[b] - values[b].mean()) / b.sum()
+    sums = np.bincount(codes[known], influence[known])
+    count = len(np.unique(codes[known]))
+    if count < 2:
+        return np.nan, np.nan, np.nan
+    error = np.sqrt((sums**2).sum() * count / (count - 1))
+    t = stats.t(count - 1)
+    reach = t.ppf(0.975) * error
+    p = float(2 * t.sf(abs(difference) / error)) if error > 0 else np.nan
+    return float(difference - reach), float(difference + reach), p

@@ -205,8 +205,8 @@ def _pooled(values: Floats, answers: Floats, drawn: NDArray[np.int64], starts: N
     """
     products = values @ answers.T
     looked = np.take(products.ravel(), drawn + np.arange(len(values)) * len(values))
-    sums = np.add.reduceat(looked, starts, axis=1)
-    return _ratio(sums.sum(axis=1), (sums * sums).sum(axis=1))
+    sums = looked if len(starts) == len(values) else np.add.reduceat(looked, starts, axis=1)
+    return _ratio(sums.sum(axis=1), np.einsum("bc,bc->b", sums, sums))
 
 
 def _ratio(total: Floats, squares: Floats) -> Floats:

@@ -46,16 +46,18 @@ def read(runs: Sequence[Path]) -> Tables:
     Raises:
         InputError: no tables, or a file that is not such a table.
     """
-    known = {name: one for section in sections() for name, one in section.tables().items()}
-    found = sorted({folder for run in runs for folder in _folders(run, known)})
+    every = sections()
+    known = {name: one for section in every for name, one in section.tables().items()}
+    own = sorted(section.table for section in every)
+    found = sorted({folder for run in runs for folder in _folders(run, own)})
     if not found:
         shown = ", ".join(str(run) for run in runs) or "nothing"
-        raise InputError(f"There is no {' or '.join(f'{name}.parquet' for name in sorted(known))} in {shown} or below.")
+        raise InputError(f"There is no {' or '.join(f'{name}.parquet' for name in own)} in {shown} or below.")
     _refuse_mixtures(found)
     tables = {name: _table([folder / f"{name}.parquet" for folder in found], one) for name, one in known.items()}
     summaries = tuple(s for s in map(folders.summary_of, found) if s)
-    own = {field.name: tables.pop(field.name) for field in fields(Tables) if field.name in tables}
-    return Tables(**own, folders=tuple(found), summaries=summaries, added=tables)
+    built_in = {field.name: tables.pop(field.name) for field in fields(Tables) if field.name in tables}
+    return Tables(**built_in, folders=tuple(found), summaries=summaries, added=tables)
 
 
 def _folders(run: Path, tables: Iterable[str]) -> Iterator[Path]:

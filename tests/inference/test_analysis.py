@@ -335,6 +335,37 @@ def test_expected_calibration_error_agrees_with_brute_force() -> None:
     assert answers.expected_calibration_error(sure, right) == pytest.approx(gaps)
 
 
+def test_calibration_intervals_and_equal_masses() -> None:
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.3, 1, 400)
+    right = rng.random(400) < sure - 0.1  # overconfident by .1, so that the error is .1
+    table = predictions("aaa_Latn", right.astype(int).tolist(), confidence=sure)
+    table["cluster"] = [str(i // 2) for i in range(400)]
+    row = answers.calibration(table).iloc[0]
+    assert row["ece_low"] < 0.1 < row["ece_high"]
+    order = np.argsort(sure)
+    tenths = [order[i : i + 40] for i in range(0, 400, 40)]
+    literal = sum(abs(sure[t].mean() - right[t].mean()) for t in tenths) / 10
+    assert row["ece_equal_mass"] == pytest.approx(literal)
+
+
+def test_a_calibrated_model_is_called_so_and_intervals_cover() -> None:
+    p, covers = [], []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        sure = rng.uniform(0.3, 1, 200)
+        for offset in (0.0, 0.1):
+            right = (rng.random(200) < sure - offset).astype(int).tolist()
+            row = answers.calibration(predictions("aaa_Latn", right, confidence=sure), seed).iloc[0]
+            if offset:
+                covers.append(row["ece_low"] <= offset <= row["ece_high"])
+            else:
+                p.append(row["p_calibrated"])
+                assert row["ece_if_calibrated"] == pytest.approx(0.08, abs=0.02)
+    assert (np.array(p) < 0.05).sum() <= 12  # of 100 at 5%: probability of more .1%
+    assert np.mean(covers) > 0.85
+
+
 def test_confidence_agrees_with_scipy(study: analysis.Study, cells: pd.DataFrame) -> None:
     row = answers.confidence(study, cells).iloc[0]
     block = study.blocks["tiny", "belebele", "dali", "last"]
@@ -345,7 +376,14 @@ def test_confidence_agrees_with_scipy(study: analysis.Study, cells: pd.DataFrame
     assert (row["p_welch"], row["difference"]) == pytest.approx(
         (welch.pvalue, sure[value == 1].mean() - sure[value == 0].mean())
     )
-    assert row["low"] == pytest.approx(welch.confidence_interval().low)
+    table = pd.DataFrame({"sure": sure, "aligned": value, "item": np.arange(len(sure))})
+    fit = smf.ols("sure ~ aligned", table).fit(
+        cov_type="cluster", cov_kwds={"groups": table["item"], "use_correction": False}
+    )
+    count = len(sure)
+    error = fit.bse["aligned"] * math.sqrt(count / (count - 1))
+    assert row["high"] - row["difference"] == pytest.approx(stats.t.ppf(0.975, count - 1) * error)
+    assert row["p_clustered"] == pytest.approx(2 * stats.t.sf(abs(row["difference"]) / error, count - 1))
 
 
 # --------------------------------------------------------------------------------------------------------- properties

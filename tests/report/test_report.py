@@ -336,7 +336,7 @@ def test_the_studys_figures_are_reproduced(task: str, metrics: str) -> None:
     alignment, predictions = as_published(task, {m: names[m] for m in metrics.split()})
     study = analysis.join(alignment, predictions)
     points = analysis.points(study, analysis.tally(study))
-    level = languages.language_level(points[points["reduce"] != "layer"], resamples=20)
+    level = languages.language_level(points[points["reduce"] != "layer"])
     level = level[level["grouping"] == "all"].set_index(["metric", "reduce"])
     accuracy = pd.read_csv(SHARED / "published" / "accuracy.csv").query("task == @task and flores_code != @ENGLISH")
     scores = pd.read_csv(SHARED / "published" / "alignment.csv").query("task == @task and flores_code != @ENGLISH")

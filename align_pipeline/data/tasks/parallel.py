@@ -6,10 +6,11 @@ A task says how one row becomes one `Item` (`ParallelTask.item`) and what its da
 from __future__ import annotations
 
 import logging
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, cast
 
 from align_pipeline.config.lang import Language, known_languages
 from align_pipeline.data.items import ENGLISH, Item
@@ -17,6 +18,7 @@ from align_pipeline.data.source import Row, Source
 from align_pipeline.errors import InputError
 
 log = logging.getLogger(__name__)
+FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class ParallelTask(ABC):
     num_fewshot: int = 5
     limit: int | None = None
     """Only the first N English items and their counterparts."""
+    unicode: str | None = None
+    """``NFC``, or another of Unicode's normal forms, converts all texts, English ones too; None leaves them alone."""
 
     columns: ClassVar[tuple[str, ...]] = ()
     texts: ClassVar[tuple[str, ...]] = ()
@@ -84,6 +88,9 @@ class ParallelTask(ABC):
             raise InputError(f"task.num_fewshot={self.num_fewshot} is not a number of examples; use 0 or more.")
         if self.limit is not None and (not isinstance(self.limit, int) or self.limit < 1):
             raise InputError(f"task.limit={self.limit} leaves no items; use 1 or more, or null for all.")
+
+        if self.unicode not in (None, *FORMS):
+            raise InputError(f"task.unicode={self.unicode} is not a normal form; there is {', '.join(FORMS)}.")
 
     @abstractmethod
     def item(self, row: Row, config: str) -> Item:
@@ -217,6 +224,8 @@ class ParallelTask(ABC):
             empty = next((column for column in self.columns if row[column] is None), None)
             if empty is not None:
                 raise InputError(f"{source.place(self.dataset, config, split, number)}: {empty} has no value.")
+            if self.unicode is not None:
+                row = {name: _in_form(self.unicode, value) for name, value in row.items()}
             try:
                 item = self.item(row, config)
             except ValueError as error:
@@ -262,6 +271,10 @@ def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
     ):  # XCOPA's Quechua, paired with Swahili's English, asks 37 effects as causes; the study keeps them
         log.warning("%s: %d items ask something else than in English; kept.", language.language, asked_otherwise)
     return Pair(language, english, tuple(alike), left_out)
+
+
+def _in_form(form: str, value: Any) -> Any:
+    return unicodedata.normalize(cast(Literal["NFC"], form), value) if isinstance(value, str) else value
 
 
 def texts_of(row: Row, columns: Iterable[str]) -> list[str]:
