@@ -128,7 +128,7 @@ def main() -> None:
             design = Design(count, items, 6, passage, 2 + 2 * (passage > 1), spread, float(passage > 1), shared, n)
             studies = asked.studies if count * items < 20000 else max(asked.studies // 4, 20)
             found = rates(design, studies)
-            about = {"languages": count, "items": items, "spread": spread, "per passage": passage, "shared": shared}
+            about = {"n languages": count, "items": items, "spread": spread, "per passage": passage, "shared": shared}
             rows.append({"planted": n, **about, "studies": studies, **found.round(3)})
             print(" | ".join(str(v) for v in rows[-1].values()), flush=True)
     print(pd.DataFrame(rows).to_markdown(index=False))

@@ -40,11 +40,11 @@ def calibration(predictions: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         a row per (task, language, model, pivot): n, accuracy, confidence (mean), overconfidence (confidence minus
         accuracy), ece (expected calibration error, Guo et al. 2017: mean absolute gap over ten equal bins, weighted by
         their items), ece_low and ece_high (its 95% interval: basic cluster bootstrap, which takes back that a resampled
-        error is too large), ece_equal_mass (the same error over ten bins of as many items each), ece_if_calibrated (what a model that is as
-        sure as it is right would show with these confidences; no error is 0 in a sample) and p_calibrated (how often
-        such a model shows as much), brier (mean squared
-        gap between confidence and correctness, 0 to 1), brier_options (Brier's original score: summed over the
-        options, 0 to 2; needs ``loglikelihoods``), note.
+        error is too large), ece_equal_mass (the same error over ten bins of as many items each), ece_if_calibrated
+        (what a model that is as sure as it is right would show with these confidences; no error is 0 in a sample) and
+        p_calibrated (how often such a model shows as much), brier (mean squared gap between confidence and
+        correctness, 0 to 1), brier_options (Brier's original score: summed over the options, 0 to 2; needs
+        ``loglikelihoods``), note.
     """
     table, _ = unique_predictions(predictions)
     table["squared"] = (table["confidence"] - table["correct"]) ** 2
