@@ -35,6 +35,8 @@ def main(given: Sequence[str]) -> None:
     for key in options:
         if key not in keys:
             raise unknown("argument", key, keys if pruning else ["prune", *keys])
+    if options.get("folder") == "":
+        raise InputError("folder= names no folder; folder=<folder> does.")
     folder = Path(options.get("folder", "outputs/cache"))
     if not folder.is_dir():
         raise InputError(f"The cache folder '{folder}' does not exist; folder=<folder> names another.")
@@ -48,10 +50,15 @@ def main(given: Sequence[str]) -> None:
 
 
 def _days(given: str | None) -> float | None:
+    if given is None:
+        return None
     try:
-        return None if given is None else float(given)
+        days = float(given)
     except ValueError:
-        raise InputError(f"older_than_days={given} is not a number of days.") from None
+        days = -1
+    if not 0 <= days < float("inf"):
+        raise InputError(f"older_than_days={given} is not a number of days, 0 or more.")
+    return days
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from align_pipeline.data.tasks.parallel import ItemSet
 from align_pipeline.engine.forward import STEP_TOKENS
 from align_pipeline.engine.tree import Tokens, steps, trees, trie
 from align_pipeline.measurements.accuracy.scoring import encode_options
-from align_pipeline.measurements.alignment.similarity import text_tokens
+from align_pipeline.measurements.alignment.similarity import MISMATCHES, text_tokens
 
 STUDY = {"belebele": "set/belebele_paper", "xcopa": "set/xcopa", "xstorycloze": "set/xstorycloze"}
 """Languages by task; FLORES has Belebele's."""
@@ -79,8 +79,9 @@ class Model:
         return 2 * self.block_weights * work.tokens + cells + 2 * self.vocabulary * self.hidden * work.predicted
 
     def cache_bytes(self, items: int, options: int) -> int:
-        """float32 cosines of a language: three n x n blocks and three numbers of the premise, two poolings."""
-        return 4 * 2 * (self.layers + 1) * items * (3 * options**2 + 3)
+        """float32 cosines of a language, two poolings: n x n blocks, three of the item and one for each of the items it
+        is compared with to know chance, and five numbers of the premise."""
+        return 4 * 2 * (self.layers + 1) * items * ((3 + min(MISMATCHES, items - 1)) * options**2 + 5)
 
     def english_bytes(self, items: int, options: int) -> int:
         """Pooled English states, two poolings in the model's dtype: on the device, or in the host's memory."""

@@ -115,7 +115,12 @@ def test_a_named_folder_belongs_to_one_job(tmp_path: Path) -> None:
     done = job(tmp_path, "lang=[ind]", here, "batch_tokens=100", "cache=null")  # the same question
     assert done.code == 0, done.err
     assert (folder / "alignment.parquet").stat().st_mtime_ns > 0
-    assert set(folders.owners_of(folder)) == {"alignment.parquet", "predictions.parquet", "summary.json"}
+    assert set(folders.owners_of(folder)) == {
+        "alignment.parquet",
+        "baselines.parquet",
+        "predictions.parquet",
+        "summary.json",
+    }
     assert not list(folder.glob(".making*"))
     assert not (folder / ".lock").exists()
 

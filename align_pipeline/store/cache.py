@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -184,6 +185,8 @@ def entries(folder: Path) -> list[Entry]:
     """All entries of a store, damaged and half-written ones too, oldest first."""
     found = []
     for path in {path.with_suffix(".safetensors") for path in folder.glob("??/*") if path.suffix in _SUFFIXES}:
+        if not _is_own(path):
+            continue
         note: Mapping[str, str] = {}
         damage = None
         try:
@@ -195,6 +198,11 @@ def entries(folder: Path) -> list[Entry]:
             size, used = sum(part.st_size for part in status), max(part.st_mtime for part in status)
             found.append(Entry(path, note, size, used, damage))
     return sorted(found, key=lambda entry: (entry.used, entry.path))
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file has the name of an entry: 64 hexadecimal digits, in a folder of the first two. Others' files stay."""
+    return re.fullmatch("[0-9a-f]{64}", path.stem) is not None and path.parent.name == path.stem[:2]
 
 
 def prune(folder: Path, older_than_days: float | None = None, model: str | None = None) -> list[Entry]:
@@ -226,6 +234,8 @@ def prune(folder: Path, older_than_days: float | None = None, model: str | None 
                 gone.append(entry)
     for left in [*folder.glob("??/.*.partial"), *folder.glob("??/*.lock")]:
         path = left.parent / f"{left.name.strip('.').split('.')[0]}.safetensors"
+        if not _is_own(path):
+            continue
         with writing(folder, "run it as the user who may"), _if_free(path) as free:
             if free:
                 left.unlink(missing_ok=True)
