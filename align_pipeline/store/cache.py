@@ -201,7 +201,7 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether a file has the name of an entry: 64 hexadecimal digits, in a folder of the first two. Others' files stay."""
+    """Whether a file has an entry's name, 64 hexadecimal digits, in a folder of the first two: others' files stay."""
     return re.fullmatch("[0-9a-f]{64}", path.stem) is not None and path.parent.name == path.stem[:2]
 
 
