@@ -75,7 +75,7 @@ class Alignment:
             what, compute = f"Embedded {pair.language.language}", functools.partial(self._compute, pair)
             rows = functools.partial(self._rows, pair)
             others = {"baselines": functools.partial(self._baselines, pair)}
-            yield Unit("similarities", _texts(pair), what, compute, rows, is_prompted=False, others=others)
+            yield Unit("similarities, chance", _texts(pair), what, compute, rows, is_prompted=False, others=others)
 
     def _compute(self, pair: Pair) -> dict[str, Tensor]:
         lm, budget, pivot = self.job.lm, self.job.config.batch_tokens, pair.english.pivot
