@@ -158,3 +158,9 @@ def test_nearest_names_come_first() -> None:
 def test_nothing_to_do_is_an_error() -> None:
     with pytest.raises(InputError, match="nothing to do"):
         Config(languages=compose().languages, metrics={}, evaluate=False)
+
+
+@pytest.mark.parametrize("task", ["belebele", "flores", "xcopa", "xstorycloze"])
+def test_every_task_converts_its_texts_by_the_key_that_the_warning_names(task: str) -> None:
+    composed = compose(f"task={task}", "lang=swh", "task.unicode=NFC")
+    assert instantiate(composed.task).unicode == "NFC"
