@@ -51,8 +51,8 @@ def verdicts(level: pd.DataFrame, found: Findings, chances: pd.DataFrame) -> pd.
     table["chance"] = best.reindex(keys).to_numpy() if len(best) else np.nan
     table["note"] = table["note"].fillna("")
     table["p_adjusted"] = table["p"].astype(float)
-    for _, family in table[table["p"].notna()].groupby(["model", "task"]):
-        table.loc[family.index, "p_adjusted"] = holm(family["p"].to_numpy(float))
+    for _, family in table.groupby(["model", "task"]):
+        table.loc[family.index, "p_adjusted"] = adjusted(family["p"])
     table["verdict"] = [verdict(row) for row in table.itertuples()]
     order = table.assign(question=table["question"].map(list(QUESTIONS).index)).sort_values(
         ["model", "task", "question", "metric", "pooling"], kind="stable"
@@ -60,12 +60,23 @@ def verdicts(level: pd.DataFrame, found: Findings, chances: pd.DataFrame) -> pd.
     return table.loc[order.index].reset_index(drop=True).astype({"n_items": "Int64", "n_clusters": "Int64"})
 
 
+def adjusted(p: pd.Series[float]) -> pd.Series[float]:
+    """Holm's adjustment over the tests of a family; a question without an answer is none of them."""
+    known = p.astype(float).dropna()
+    return pd.Series(holm(known.to_numpy()), known.index).reindex(p.index)
+
+
+def is_supported(p_adjusted: Any, effect: Any, none: float = 0.0) -> Any:
+    """Whether an effect, against that of nothing, is `supported`; of numbers or columns."""
+    return (p_adjusted < LEVEL) & (effect > none)
+
+
 def verdict(row: Any) -> str:
     """One row's, by the rules above; "" where its question has no answer."""
     if pd.isna(row.p) or pd.isna(row.effect):
         return ""
     none = 1.0 if row.unit == "odds ratio" else 0.0
-    if row.p_adjusted < LEVEL and row.effect > none:
+    if is_supported(row.p_adjusted, row.effect, none):
         return "supported"
     if not pd.isna(row.high) and row.high < BOUNDS[row.unit]:
         return "ruled_out"
@@ -92,7 +103,9 @@ def _items(pooled: pd.DataFrame) -> list[dict[str, Any]]:
         about |= {"question": "items_somewhere" if somewhere else "items_pooled", "unit": "odds ratio"}
         about |= {"effect": row.odds_ratio, "low": row.low, "high": row.high, "p": row.p, "n_items": row.n_items}
         about |= {"n_clusters": row.n_clusters, "n_languages": row.n_languages}
-        rows.append(about | {"note": f"layer {row.layer}" if somewhere else row.note})
+        rows.append(
+            about | {"note": "; ".join(filter(None, [f"layer {row.layer}" if somewhere else "", str(row.note)]))}
+        )
     return rows
 
 

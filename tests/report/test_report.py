@@ -471,3 +471,21 @@ def test_the_page_in_a_browser(written: Path, tmp_path: Path) -> None:
     picture = tmp_path / "page.png"
     chromium(tmp_path / "profile2", written / "report.html", f"--screenshot={picture}")
     assert picture.stat().st_size > 50_000
+
+
+def test_a_question_without_an_odds_ratio_says_why_and_its_test_is_counted(tmp_path: Path) -> None:
+    """At the strongest layer only items that transfer are aligned: the ratio is infinite, the p exists."""
+    alignment, predictions = simulate(3, 60, 2)
+    right = predictions[predictions["correct"] == 1][["language", "item_id"]].assign(right=1)
+    merged = alignment.astype({"language": str, "item_id": str}).merge(right, "left", ["language", "item_id"])
+    ones = (merged["right"] == 1) & (merged["item_id"].str[-1].astype(int) < 4)
+    save(tmp_path / "run", alignment.assign(value=ones.to_numpy().astype(np.int8)), predictions)
+    page = report.write([tmp_path / "run"], tmp_path / "out").read_text(encoding="utf-8")
+    found = pd.read_csv(tmp_path / "out" / "verdicts.csv")
+    row = found[found["question"] == "items_somewhere"].iloc[0]
+    assert row["p"] < 0.05
+    assert row["verdict"] is np.nan or pd.isna(row["verdict"])
+    assert row["note"].startswith("layer 0; not defined, because the pooled odds ratio is zero, infinite")
+    text = " ".join(page.split())
+    assert "the pooled odds ratio is zero, infinite or of no items." in text
+    assert f"counts all {found['p'].notna().sum()} tests that could be made" in text

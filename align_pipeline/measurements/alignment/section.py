@@ -44,6 +44,7 @@ def _findings(part: Part) -> dict[str, Any]:
     return {
         "verdicts": verdicts[verdicts["verdict"] != ""],
         "unanswered": verdicts[verdicts["verdict"] == ""],
+        "tests": verdicts["p"].notna().sum(),
         "bounds": BOUNDS,
         "by_language": list(_by_language(part)),
         "calibration": calibration[~english],
