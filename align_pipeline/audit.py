@@ -7,7 +7,6 @@ there is nothing? Then an effect is planted by exchanging alignments between ite
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,15 +18,13 @@ from rich.progress import track
 from rich.table import Table
 from statsmodels.stats.proportion import proportion_confint
 
-from align_pipeline import machine
-from align_pipeline.errors import InputError, unknown
+from align_pipeline.errors import InputError, writing
 from align_pipeline.inference import languages, permutation, same_item
 from align_pipeline.inference import study as analysis
 from align_pipeline.inference.arrays import Bundle, bundle
-from align_pipeline.inference.items import holm
-from align_pipeline.inference.verdicts import LEVEL, QUESTIONS
+from align_pipeline.inference.verdicts import LEVEL, QUESTIONS, adjusted, is_supported
+from align_pipeline.report.arguments import Arguments, command
 from align_pipeline.report.read import read
-from align_pipeline.report.report import matching
 from align_pipeline.report.results import last_layers
 
 USAGE = """Usage: python -m align_pipeline.audit runs=<folder or glob> [repeats=100] [out=<file.csv>] [seed=0]
@@ -85,10 +82,7 @@ def audit(family: Family, repeats: int, seed: int, planted: float = 1.0) -> Iter
             copy = plant(copy, planted, rng) if planted != 1 else copy
             rows += [{"metric": data.key[2], "pooling": data.key[3], **row} for row in _questions(copy, rng, repeat)]
         table = pd.DataFrame(rows)
-        table["p_adjusted"] = np.nan
-        known = table["p"].notna()
-        table.loc[known, "p_adjusted"] = holm(table.loc[known, "p"].to_numpy(float))
-        yield table
+        yield table.assign(p_adjusted=adjusted(table["p"]))
 
 
 def without_link(data: Bundle, rng: np.random.Generator) -> Bundle:
@@ -139,8 +133,8 @@ def _questions(data: Bundle, rng: np.random.Generator, seed: int) -> Iterator[di
         p = float(languages.permuted(share[None], accuracy, rng)[0])
         effect = float(np.corrcoef(share, accuracy)[0, 1])
     yield {"question": "languages", "p": p, "effect": effect}
-    k = int(np.nanargmax(np.where(data.inner, np.abs(np.nan_to_num(test.pooled_z, nan=-1)), -1)))
-    yield {"question": "items_somewhere", "p": test.pooled_p_somewhere, "effect": test.pooled_z[k]}
+    largest = test.pooled_z[test.strongest] if test.strongest >= 0 else np.nan
+    yield {"question": "items_somewhere", "p": test.pooled_p_somewhere, "effect": largest}
     yield {"question": "items_pooled", "p": test.best_p, "effect": test.best_z}
     same = same_item.linear(data)
     yield {"question": "same_item", "p": same.p, "effect": same.value}
@@ -152,12 +146,12 @@ def rates(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for (question, metric, pooling), part in every.groupby(["question", "metric", "pooling"], sort=False):
         asked = part[part["p"].notna()]
-        supported = int(((asked["p_adjusted"] < LEVEL) & (asked["effect"] > 0)).sum())
+        supported = int(is_supported(asked["p_adjusted"], asked["effect"]).sum())
         below, n = int((asked["p"] < LEVEL).sum()), len(asked)
         low, high = proportion_confint(below, n, method="wilson") if n else (np.nan, np.nan)
-        row = {"question": question, "metric": metric, "pooling": pooling, "asked": n}
-        rows.append(row | {"supported": supported / n if n else np.nan, "p_below_05": below / n if n else np.nan,
-                           "low": low, "high": high})  # fmt: skip
+        row = {"question": question, "metric": metric, "pooling": pooling, "asked": n, "low": low, "high": high}
+        shares = (supported / n, below / n) if n else (np.nan, np.nan)
+        rows.append(row | dict(zip(("supported", "p_below_05"), shares, strict=True)))
     table = pd.DataFrame(rows)
     return table.iloc[np.argsort([QUESTIONS.index(q) for q in table["question"]], kind="stable")]
 
@@ -219,50 +213,28 @@ def arguments(given: Sequence[str]) -> tuple[list[Path], int, int, Path | None]:
     Raises:
         InputError: a key that does not exist, or a value that cannot be used.
     """
-    values: dict[str, list[str]] = {}
-    for argument in given:
-        key, _, value = argument.partition("=")
-        if key not in ("runs", "repeats", "seed", "out"):
-            raise unknown("argument", key, ("runs", "repeats", "seed", "out"))
-        if not value:
-            raise InputError(f"{key} needs a value; --help shows how it is used.")
-        values.setdefault(key, []).append(value)
-    if "runs" not in values:
-        raise InputError("runs=<folder> is missing; --help shows how it is used.")
-    numbers = {"repeats": REPEATS, "seed": 0}
-    for key, least in (("repeats", 1), ("seed", 0)):
-        text = values.get(key, [str(numbers[key])])[-1]
-        if not text.isdigit() or int(text) < least:
-            raise InputError(f"{key} is '{text}', but must be a whole number, {least} or greater.")
-        numbers[key] = int(text)
-    out = Path(values["out"][-1]) if "out" in values else None
+    found = Arguments(given, ("runs", "repeats", "seed", "out"), required=("runs",))
+    repeats, seed, out = found.whole("repeats", REPEATS, least=1), found.whole("seed", 0), found.path("out")
     if out is not None and not out.parent.is_dir():
         raise InputError(f"out={out} is in a folder that does not exist.")
-    return [p for text in values["runs"] for p in matching(text)], numbers["repeats"], numbers["seed"], out
+    return found.folders("runs"), repeats, seed, out
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """The command line: every mistake of the user's ends in one sentence and an exit code of 1."""
-    given = sys.argv[1:] if given is None else given
-    if any(argument in ("-h", "--help") for argument in given):
-        print(USAGE)
-        return
-    machine.let_print()
-    try:
-        runs, repeats, seed, out = arguments(given)
-        table = run(runs, repeats, seed)
-        console = Console()
-        for one in printed(table, repeats):
-            console.print(one)
-        console.print(CAPTION)
-        if out is not None:
+    """The command line."""
+    command(given, USAGE, _run)
+
+
+def _run(given: Sequence[str]) -> None:
+    runs, repeats, seed, out = arguments(given)
+    table = run(runs, repeats, seed)
+    console = Console()
+    for one in printed(table, repeats):
+        console.print(one)
+    console.print(CAPTION)
+    if out is not None:
+        with writing(out.parent):
             table.to_csv(out, index=False)
-    except InputError as error:
-        sys.exit(f"Error: {error}")
-    except OSError as error:
-        sys.exit(f"Error: {error.filename} cannot be written: {error.strerror}.")
-    except KeyboardInterrupt:
-        sys.exit("Stopped.")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from align_pipeline.inference.resampling import MIN_CLUSTERS, RESAMPLES, weights
-from align_pipeline.inference.study import BLOCK, SERIES, UNIT, Array, Study, unique_predictions
+from align_pipeline.inference.resampling import MIN_CLUSTERS, RESAMPLES, clustered, weights
+from align_pipeline.inference.study import BLOCK, SERIES, UNIT, Array, Study, clusters, of_block, unique_predictions
 
 BINS = 10
 
@@ -105,7 +105,7 @@ def confidence(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
     for key, block in study.blocks.items():
         items = study.items.iloc[block.rows]
         about = dict(zip(BLOCK, key, strict=True))
-        best = cells[(cells[BLOCK] == pd.Series(about)).all(axis="columns") & cells["best_layer"]]
+        best = of_block(cells[cells["best_layer"]], key)
         positions = items.reset_index(drop=True).groupby(["language", "pivot"]).indices
         for language, pivot, layer in best[["language", "pivot", "layer"]].itertuples(index=False, name=None):
             position = positions[language, pivot]
@@ -155,8 +155,7 @@ def _if_calibrated(unit: pd.DataFrame, seed: int) -> tuple[float, float]:
 
 
 def _error_interval(unit: pd.DataFrame, seed: int) -> tuple[float, float]:
-    cluster = unit["cluster"] if "cluster" in unit and unit["cluster"].notna().all() else unit["item_id"]
-    codes = pd.factorize(cluster)[0]
+    codes = pd.factorize(clusters(unit))[0]
     if codes.max() + 1 < MIN_CLUSTERS:
         return np.nan, np.nan
     sure, right = unit["confidence"].to_numpy(float), unit["correct"].to_numpy(float)
@@ -174,19 +173,11 @@ def expected_calibration_error(sure: Array, right: Array) -> float:
 
 
 def _clustered(values: Array, sides: Mapping[str, Array], cluster: pd.Series[Any]) -> tuple[float, float, float]:
-    """95% interval and two-sided p of the difference of two means; errors clustered, t with clusters - 1."""
-    codes = pd.factorize(cluster)[0]
+    """95% interval and two-sided p of the difference of two means; errors clustered."""
     a, b = sides["aligned"], sides["other"]
-    known = a | b
-    difference = values[a].mean() - values[b].mean()
     influence = np.zeros(len(values))
     influence[a], influence[b] = (values[a] - values[a].mean()) / a.sum(), -(values[b] - values[b].mean()) / b.sum()
-    sums = np.bincount(codes[known], influence[known])
-    count = len(np.unique(codes[known]))
-    if count < 2:
-        return np.nan, np.nan, np.nan
-    error = np.sqrt((sums**2).sum() * count / (count - 1))
-    t = stats.t(count - 1)
-    reach = t.ppf(0.975) * error
-    p = float(2 * t.sf(abs(difference) / error)) if error > 0 else np.nan
-    return float(difference - reach), float(difference + reach), p
+    known = a | b
+    difference = values[a].mean() - values[b].mean()
+    low, high, p = clustered(np.array([difference]), influence[known, None], pd.factorize(cluster[known])[0])
+    return float(low[0]), float(high[0]), float(p[0])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from align_pipeline.inference.study import BLOCK, Array, Block, Study
+from align_pipeline.inference.study import Array, Block, Study, of_block
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ def bundle(study: Study, key: tuple[str, str, str, str], block: Block, cells: pd
     english[i, u] = rows["english_correct"].to_numpy(float)
     cluster = np.empty(len(items), object)
     cluster[i] = rows["cluster"].to_numpy(object)
-    of_block = (cells[BLOCK] == pd.Series(dict(zip(BLOCK, key, strict=True)))).all(axis="columns")
-    best = cells[of_block & cells["best_layer"]].set_index(["language", "pivot"])["layer"]
+    best = of_block(cells[cells["best_layer"]], key).set_index(["language", "pivot"])["layer"]
     at = np.searchsorted(block.layers, [int(best[unit]) for unit in units])
     codes = np.unique(cluster.astype(str), return_inverse=True)[1]
     return Bundle(key, items, codes, tuple(units), block.layers, block.inner, at, aligned, right, english)

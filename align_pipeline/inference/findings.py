@@ -8,15 +8,25 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from align_pipeline.inference import permutation, resampling, same_item
 from align_pipeline.inference.arrays import Bundle, bundle
-from align_pipeline.inference.study import BLOCK, SERIES, Array, Study
+from align_pipeline.inference.study import BLOCK, SERIES, Array, Block, Study, of_block
 
 ITEMS_BY_LANGUAGE = [
     *("model", "task", "language", "pivot", "metric", "pooling", "layer", "n_ts", "n_tf", "n_clusters"),
-    *("difference", "low", "high", "cross_fitted", "z", "p", "p_languages", "p_somewhere", "note"),
+    *(
+        "difference",
+        "low",
+        "high",
+        "cross_fitted",
+        "z",
+        "p",
+        "p_languages",
+        "p_somewhere",
+        "cross_fitted_share",
+        "note",
+    ),
 ]
 ITEMS_POOLED = [
     *("model", "task", "metric", "pooling", "at", "layer", "n_items", "n_clusters", "n_languages"),
@@ -30,6 +40,8 @@ CHANCE = [
     *("model", "task", "language", "pivot", "metric", "pooling", "layer", "best_layer", "n", "share", "cross_fitted"),
     *("chance", "deranged", "above", "low", "high", "common_n", "at_common_n"),
 ]
+_OF_BASELINES = ["chance", "deranged", "above", "low", "high", "common_n", "at_common_n"]
+_NO_RATIO = "not defined, because the pooled odds ratio is zero, infinite or of no items"
 _FEW = f"fewer than {permutation.MIN_CLUSTERS} clusters of items can change places"
 
 
@@ -39,7 +51,8 @@ class Findings:
 
     Attributes:
         items_by_language: TS against TF at each language's best layer: ``difference`` in shares with its 95% cluster
-            bootstrap interval, ``cross_fitted`` the same at a layer that other items chose; ``p`` from permutations,
+            bootstrap interval, ``cross_fitted`` the same at a layer that other items chose, ``cross_fitted_share`` the
+            share of all items there; ``p`` from permutations,
             ``p_languages`` adjusted over languages (max-T), ``p_somewhere`` of the largest of all layers (max-T).
         items_pooled: TS against TF over all languages at once, ``at`` each `layer`, at every language's `best_layer`,
             and `somewhere`: the layer with the largest |z|, ``low`` and ``high`` holding for all layers at once.
@@ -87,12 +100,13 @@ def _by_language(
     counts = resampling.counts(sides, arrays.at_best, drawn)
     values = resampling.difference(*counts)
     low, high = resampling.interval(values, arrays.clusters)
-    _, fitted = resampling.cross_fitted(arrays, seed=seed)
+    share, fitted = resampling.cross_fitted(arrays, seed=seed)
     for u, (language, pivot) in enumerate(arrays.units):
         n_ts, n_tf = int(counts[1][0, u]), int(counts[3][0, u])
         row = {"language": language, "pivot": pivot, "layer": int(arrays.layers[arrays.best[u]])}
         row |= {"n_ts": n_ts, "n_tf": n_tf, "n_clusters": arrays.clusters, "difference": values[0, u]}
         row |= {"low": low[u], "high": high[u], "cross_fitted": fitted[u]}
+        row["cross_fitted_share"] = share[u]
         if not n_ts or not n_tf:
             reason = f"no item is right in English and {'right' if not n_ts else 'wrong'} in {language}"
         elif test is None:
@@ -119,26 +133,22 @@ def _pooled(
     best = resampling.odds_ratio(*resampling.counts(sides, arrays.at_best, drawn))
     low, high = resampling.interval(best, arrays.clusters)
     effect = {"odds_ratio": np.exp(best[0]), "low": np.exp(low), "high": np.exp(high)}
-    note = (
-        "" if not np.isnan(best[0]) else "not defined, because the pooled odds ratio is zero, infinite or of no items"
-    )
+    note = _NO_RATIO if np.isnan(best[0]) else ""
     yield size | effect | {"at": "best_layer", "z": test.best_z, "p": test.best_p, "note": note}
-    layers = []
-    for k in range(len(arrays.layers)):
-        layers.append(resampling.odds_ratio(*resampling.counts(sides, arrays.aligned[:, :, k], drawn)))
-    every = np.stack(layers, axis=1)  # [1 + B, K]
+    by_layer = np.moveaxis(arrays.aligned, 2, 0)
+    every = np.stack(
+        [resampling.odds_ratio(*resampling.counts(sides, aligned, drawn)) for aligned in by_layer], axis=1
+    )  # [1 + B, K]
     low, high = resampling.interval(every, arrays.clusters)
     error = resampling.error(every)
     rows = []
     for k, layer in enumerate(arrays.layers):
         row = size | {"at": "layer", "layer": int(layer), "odds_ratio": np.exp(every[0, k])}
         row |= {"low": np.exp(low[k]), "high": np.exp(high[k]), "z": float(test.pooled_z[k])}
-        missing = np.isnan(every[0, k])
-        reason = "not defined, because the pooled odds ratio is zero, infinite or of no items" if missing else ""
-        rows.append(row | {"p": test.pooled_p_layer[k], "p_layers": test.pooled_p_layers[k], "note": reason})
-    sizes = np.where(arrays.inner & ~np.isnan(test.pooled_z), np.abs(test.pooled_z), -1)
-    k = int(sizes.argmax())
-    if sizes[k] >= 0:
+        row |= {"p": test.pooled_p_layer[k], "p_layers": test.pooled_p_layers[k]}
+        rows.append(row | {"note": _NO_RATIO if np.isnan(every[0, k]) else ""})
+    k = test.strongest
+    if k >= 0:
         reach = test.critical * error[k]
         ends = {"low": np.exp(every[0, k] - reach), "high": np.exp(every[0, k] + reach)}
         yield rows[k] | ends | {"at": "somewhere", "p": test.pooled_p_somewhere, "p_layers": np.nan}
@@ -158,97 +168,75 @@ def _same_item(arrays: Bundle) -> Iterator[dict[str, Any]]:
         yield row | {"note": found.note}
 
 
-def chance(study: Study, cells: pd.DataFrame, baselines: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def chance(study: Study, cells: pd.DataFrame, baselines: pd.DataFrame, by_language: pd.DataFrame) -> pd.DataFrame:
     """What the shares of aligned items are by chance, and how far they are above it.
 
     Args:
         study: from `join`.
         cells: from `tally`.
         baselines: as `BASELINES`; empty where the runs have none.
-        seed: of the halves behind ``cross_fitted``.
+        by_language: `Findings.items_by_language`; has the cross-fitted shares.
 
     Returns:
         columns `CHANCE`, a row per language, metric and layer. ``chance``: the share where items are compared with
         other items; ``deranged``: where X's options are out of order; ``above``: share less chance, over the items
         that have both, with the 95% interval of clustered errors; ``at_common_n``: the share among so many sentences
-        (``common_n``). ``cross_fitted``: the share at a best layer that other items chose, in the best layer's row.
+        (``common_n``). ``cross_fitted``: the share at a best layer that other items chose, in the best layer's row;
+        only of tasks with answers.
     """
-    columns = [*SERIES, "layer", "best_layer", "n", "share"]
-    table = cells[columns].copy()
-    for name in ("chance", "deranged", "above", "low", "high", "at_common_n", "cross_fitted"):
-        table[name] = np.nan
-    table["common_n"] = pd.array([pd.NA] * len(table), dtype="Int64")
-    parts = []
-    for key, block in study.blocks.items():
-        own = table[(table[BLOCK] == pd.Series(dict(zip(BLOCK, key, strict=True)))).all(axis="columns")].copy()
-        _add_cross_fitted(own, study, key, seed, cells)
-        found = baselines[(baselines[BLOCK] == pd.Series(dict(zip(BLOCK, key, strict=True)))).all(axis="columns")]
-        parts.append(_with_baselines(own, study.items.iloc[block.rows], block.layers, block.values, found))
-    return pd.concat(parts, ignore_index=True)[CHANCE] if parts else pd.DataFrame(columns=CHANCE)
+    shares = by_language[[*SERIES, "layer", "cross_fitted_share"]].rename(
+        columns={"cross_fitted_share": "cross_fitted"}
+    )
+    keys = [*SERIES, "layer"]
+    table = cells[[*keys, "best_layer", "n", "share"]].astype(dict.fromkeys(SERIES, object))
+    table = table.merge(shares.astype(dict.fromkeys(SERIES, object) | {"layer": table["layer"].dtype}), "left", keys)
+    parts = [
+        _by_kind(study.items.iloc[block.rows], block, of_block(baselines, key)).assign(
+            **dict(zip(BLOCK, key, strict=True))
+        )
+        for key, block in study.blocks.items()
+    ]
+    found = pd.concat([pd.DataFrame(columns=[*keys, *_OF_BASELINES]), *parts], ignore_index=True)
+    found = found.astype({"layer": table["layer"].dtype, **dict.fromkeys(_OF_BASELINES, float), "common_n": "Int64"})
+    return table.merge(found, "left", keys)[CHANCE]
 
 
-def _add_cross_fitted(
-    own: pd.DataFrame, study: Study, key: tuple[str, str, str, str], seed: int, cells: pd.DataFrame
-) -> None:
-    arrays = bundle(study, key, study.blocks[key], cells)
-    if arrays is None:
-        return
-    shares, _ = resampling.cross_fitted(arrays, seed=seed)
-    found = dict(zip(arrays.units, shares, strict=True))
-    best = own["best_layer"].to_numpy(bool)
-    units = zip(own.loc[best, "language"], own.loc[best, "pivot"], strict=True)
-    own.loc[best, "cross_fitted"] = [found[unit] for unit in units]
-
-
-def _with_baselines(
-    own: pd.DataFrame, items: pd.DataFrame, layers: Array, values: Array, baselines: pd.DataFrame
-) -> pd.DataFrame:
-    if baselines.empty:
-        return own
+def _by_kind(items: pd.DataFrame, block: Block, baselines: pd.DataFrame) -> pd.DataFrame:
+    """The columns `_OF_BASELINES` of one block, a row per language and layer."""
     index = _names(items)
-    place = {(str(r.language), str(r.pivot), int(str(r.layer))): r.Index for r in own.itertuples()}
-    units = items.reset_index(drop=True).groupby(["language", "pivot"]).indices
     baselines = baselines.drop_duplicates([*SERIES, "layer", "item_id", "kind"])
+    tables, sizes = {}, {}
+    cluster = np.full(len(items), None, object)
     for kind, rows in baselines.groupby("kind", observed=True):
         at = index.get_indexer(_names(rows))
         known = at >= 0
-        table = np.full(values.shape, np.nan)
-        table[at[known], np.searchsorted(layers, rows["layer"])[known]] = rows["value"].to_numpy(float)[known]
-        first = rows.drop_duplicates(["language", "pivot", "item_id"])
-        cluster = pd.Series(first["cluster"].to_numpy(object), index=_names(first)).reindex(index).to_numpy(object)
-        differs = np.where(values < 0, np.nan, values) - table
-        for unit, position in units.items():
-            language, pivot = cast(tuple[str, str], unit)
-            for k, layer in enumerate(layers):
-                where = place.get((language, pivot, int(layer)))
-                if where is None or np.isnan(table[position, k]).all():
-                    continue
-                value = np.nanmean(table[position, k])
-                if kind == "mismatched":
-                    own.loc[where, "chance"] = value
-                    above, low, high = _mean_interval(differs[position, k], cluster[position])
-                    own.loc[where, "above"], own.loc[where, "low"], own.loc[where, "high"] = above, low, high
-                elif kind == "deranged":
-                    own.loc[where, "deranged"] = value
-                else:
-                    own.loc[where, "at_common_n"], own.loc[where, "common_n"] = value, int(rows["n"].iloc[0])
-    return own
+        tables[kind] = np.full(block.values.shape, np.nan)
+        column = np.searchsorted(block.layers, rows["layer"])
+        tables[kind][at[known], column[known]] = rows["value"].to_numpy(float)[known]
+        cluster[at[known]] = rows["cluster"].to_numpy(object)[known]
+        sizes[kind] = int(rows["n"].iloc[0])
+    parts = []
+    for unit, position in items.reset_index(drop=True).groupby(["language", "pivot"]).indices.items():
+        language, pivot = cast(tuple[str, str], unit)
+        part: dict[str, Any] = {"language": language, "pivot": pivot, "layer": block.layers}
+        for kind, name in (("mismatched", "chance"), ("deranged", "deranged"), ("common_n", "at_common_n")):
+            if kind in tables:
+                part[name] = resampling.means(tables[kind][position])
+        if "common_n" in tables:
+            part["common_n"] = np.where(np.isnan(part["at_common_n"]), np.nan, sizes["common_n"])
+        if "mismatched" in tables:
+            value = block.values[position]
+            differs = np.where(value < 0, np.nan, value) - tables["mismatched"][position]
+            part["above"] = resampling.means(differs)
+            known = ~np.isnan(differs)
+            influence = np.where(known, differs - part["above"], 0) / np.maximum(known.sum(axis=0), 1)
+            own = known.any(axis=1)
+            if own.any():
+                codes = pd.factorize(cluster[position][own])[0]
+                part["low"], part["high"], _ = resampling.clustered(part["above"], influence[own], codes)
+        parts.append(pd.DataFrame(part))
+    return pd.concat(parts, ignore_index=True).reindex(columns=["language", "pivot", "layer", *_OF_BASELINES])
 
 
 def _names(rows: pd.DataFrame) -> pd.MultiIndex:
     return pd.MultiIndex.from_frame(rows[["language", "pivot", "item_id"]].astype(object))
-
-
-def _mean_interval(values: Array, cluster: Array) -> tuple[float, float, float]:
-    """Mean with its 95% interval, errors clustered."""
-    known = ~np.isnan(values)
-    if not known.any():
-        return np.nan, np.nan, np.nan
-    codes = pd.factorize(cluster[known])[0]
-    mean, count = float(values[known].mean()), int(codes.max()) + 1
-    if count < 2:
-        return mean, np.nan, np.nan
-    sums = np.bincount(codes, values[known] - mean)
-    error = np.sqrt((sums**2).sum() * count / (count - 1)) / known.sum()
-    reach = stats.t.ppf(0.975, count - 1) * error
-    return mean, mean - reach, mean + reach

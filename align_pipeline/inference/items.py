@@ -14,7 +14,7 @@ from statsmodels.stats.contingency_tables import StratifiedTable
 from statsmodels.stats.proportion import confint_proportions_2indep, proportions_ztest
 from statsmodels.tools.sm_exceptions import ConvergenceWarning, PerfectSeparationError, PerfectSeparationWarning
 
-from align_pipeline.inference.study import BLOCK, SERIES, Array, Block, Study, dense
+from align_pipeline.inference.study import BLOCK, SERIES, Array, Block, Study, dense, of_block
 
 CONTRASTS = ("ts_tf", "right_wrong")
 
@@ -206,8 +206,7 @@ def _logit_rows(
     group = language.factorize()[0]
     covariates, units, notes = _design(items)
     dummies = pd.get_dummies(language, drop_first=True, dtype=float)
-    of_block = (cells[BLOCK] == pd.Series(about)).all(axis="columns")
-    best = cells[of_block & cells["best_layer"]]
+    best = of_block(cells[cells["best_layer"]], [about[name] for name in BLOCK])
     column = dict(
         zip(best["language"] + "|" + best["pivot"], np.searchsorted(block.layers, best["layer"]), strict=True)
     )

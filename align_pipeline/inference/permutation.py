@@ -66,6 +66,7 @@ class Test:
         pooled_p_layers: [K], adjusted over the layers (max-T).
         pooled_p_somewhere: of the largest |pooled_z|.
         best_z, best_p: over all languages, each at its best layer.
+        strongest: place of the layer before the final norm with the largest |pooled_z|; -1 if none has one.
         critical: the 95% quantile of the largest permuted |pooled_z| over layers: makes simultaneous intervals.
     """
 
@@ -80,18 +81,19 @@ class Test:
     pooled_p_somewhere: float
     best_z: float
     best_p: float
+    strongest: int
     critical: float
 
 
-def residuals(bundle: Bundle, transfer: bool) -> Floats:
-    """[N, U]: answers less their language's mean, 0 where they do not count.
+def counted(bundle: Bundle, transfer: bool) -> NDArray[np.bool_]:
+    """[N, U]: the items that have an answer and an alignment; with `transfer`, of those that are right in English."""
+    counts: NDArray[np.bool_] = ~np.isnan(bundle.right) & (bundle.english == 1 if transfer else True)
+    return counts & ~np.isnan(bundle.aligned).all(axis=2)
 
-    Args:
-        bundle: the arrays.
-        transfer: only items that are right in English count (TS against TF); else all (right against wrong).
-    """
-    counts = ~np.isnan(bundle.right) & (bundle.english == 1 if transfer else True)
-    counts &= ~np.isnan(bundle.aligned).all(axis=2)
+
+def residuals(bundle: Bundle, transfer: bool) -> Floats:
+    """[N, U]: answers less their language's mean, 0 where they do not count; see `counted`."""
+    counts = counted(bundle, transfer)
     n = np.maximum(counts.sum(axis=0), 1)
     mean = np.where(counts, bundle.right, 0).sum(axis=0) / n
     found: Floats = np.where(counts, bundle.right - mean, 0).astype(np.float32)
@@ -132,7 +134,7 @@ def run(
     drawn = np.argsort(order)[drawn[:, order]]
     drawn = np.concatenate([np.arange(len(order))[None], drawn])  # the data themselves first: one of the permutations
     answers = residuals(bundle, transfer)[order]
-    values = centred(bundle.aligned, residuals(bundle, transfer) != 0)[order]
+    values = centred(bundle.aligned, counted(bundle, transfer))[order]
     starts = np.flatnonzero(np.diff(bundle.cluster[order], prepend=-1))
     z = np.full((len(drawn), len(bundle.units), len(bundle.layers)), np.nan, np.float32)
     for u in range(len(bundle.units) if by_language else 0):
@@ -142,6 +144,7 @@ def run(
     best = _pooled(at_best, answers, drawn, starts)
     own = np.take_along_axis(z, bundle.best[None, :, None], axis=2)[:, :, 0]  # [1 + B, U]
     inner = bundle.inner
+    sizes = np.where(inner & ~np.isnan(pooled[0]), np.abs(pooled[0]), -1)
     with np.errstate(invalid="ignore"):
         of_all = np.nanmax(np.nan_to_num(np.abs(pooled[:, inner]), nan=0), axis=1)
         widest = np.nanmax(np.nan_to_num(np.abs(z[:, :, inner]), nan=0), axis=2)
@@ -158,6 +161,7 @@ def run(
         pooled_p_somewhere=float(p_values(of_all)) if not np.isnan(pooled[0][inner]).all() else np.nan,
         best_z=float(best[0]),
         best_p=float(p_values(best)),
+        strongest=int(sizes.argmax()) if sizes.max() >= 0 else -1,
         critical=float(np.quantile(of_all, 0.95)),
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from align_pipeline.inference.arrays import Bundle
 
@@ -94,6 +95,30 @@ def error(drawn: Floats) -> Floats:
     return found
 
 
+def clustered(values: Floats, influence: Floats, cluster: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+    """95% intervals and two-sided p of estimates with clustered errors (Liang and Zeger 1986), t with clusters - 1.
+
+    Args:
+        values: [K], the estimates.
+        influence: [N, K], what each item adds to each estimate's error, such as (x - mean) / n.
+        cluster: [N], whole numbers from 0, each used.
+
+    Returns:
+        [K] each; NaN of fewer than two clusters, p also where nothing varies.
+    """
+    count = int(cluster.max()) + 1
+    if count < 2:
+        none = np.full(len(values), np.nan)
+        return none, none, none
+    sums = np.zeros((count, influence.shape[1]))
+    np.add.at(sums, cluster, influence)
+    error = np.sqrt((sums**2).sum(axis=0) * count / (count - 1))
+    t = stats.t(count - 1)
+    reach = t.ppf(0.975) * error
+    size = np.divide(np.abs(values), error, out=np.full(len(values), np.nan), where=error > 0)
+    return values - reach, values + reach, 2 * t.sf(size)
+
+
 def halves(cluster: NDArray[np.int64], splits: int, rng: np.random.Generator) -> Iterator[NDArray[np.bool_]]:
     """Random halves of the clusters, as items [N]; each is followed by its complement."""
     clusters = int(cluster.max()) + 1
@@ -139,10 +164,10 @@ def cross_fitted(bundle: Bundle, splits: int = SPLITS, seed: int = 0) -> tuple[F
         return found
 
     differs = read(share(sides.a)) - read(share(sides.b))
-    return _mean(read(every)), _mean(differs)
+    return means(read(every)), means(differs)
 
 
-def _mean(values: Floats) -> Floats:
+def means(values: Floats) -> Floats:
     """Means over the first axis of what exists."""
     known = ~np.isnan(values)
     n = known.sum(axis=0)

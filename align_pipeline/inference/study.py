@@ -97,8 +97,7 @@ def join(alignment: pd.DataFrame, predictions: pd.DataFrame, last_layers: Mappin
     items = pd.concat(
         [items, own.drop(columns=keys).set_index(own_key).reindex(every).reset_index(drop=True)], axis="columns"
     )
-    cluster = items["cluster"].astype(object)
-    items["cluster"] = cluster.where(cluster.notna(), items["item_id"])
+    items["cluster"] = clusters(items)
     blocks, more = _blocks(aligned, np.searchsorted(every, key), items, last_layers or {})
     return Study(items, blocks, answered, (*notes, *more))
 
@@ -250,6 +249,20 @@ def groups(predictions: pd.DataFrame) -> pd.DataFrame:
         rows.append(row)
     columns = [*UNIT, "n", "accuracy", "stderr", "english_accuracy", "ts", "tf", "note"]
     return pd.DataFrame(rows, columns=columns).astype({"ts": "Int64", "tf": "Int64"})
+
+
+def of_block(table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    """A table's rows of one model, task, metric and pooling."""
+    return table[(table[BLOCK] == pd.Series(dict(zip(BLOCK, key, strict=True)))).all(axis="columns")]
+
+
+def clusters(table: pd.DataFrame) -> pd.Series[Any]:
+    """What each row's item shares with others that are not independent of it; an item of which nothing is known is
+    its own."""
+    if "cluster" not in table:
+        return table["item_id"]
+    cluster = table["cluster"].astype(object)
+    return cluster.where(cluster.notna(), table["item_id"])
 
 
 def _no_english(pivot: str) -> str:

@@ -6,18 +6,16 @@ one self-contained ``report.html``. Needs no model, no torch and no network.
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from align_pipeline import machine
-from align_pipeline.errors import InputError, unknown
+from align_pipeline.errors import InputError
 from align_pipeline.measurements import sections
 from align_pipeline.measurements.translation import statistics as translation_analysis
+from align_pipeline.report.arguments import Arguments, command
 from align_pipeline.report.page import render
 from align_pipeline.report.read import read
 from align_pipeline.report.results import FILES, Results, analyse
@@ -87,50 +85,17 @@ def arguments(given: Sequence[str]) -> tuple[list[Path], Path, int]:
     Raises:
         InputError: a key that does not exist, or a value that cannot be used.
     """
-    values: dict[str, list[str]] = {}
-    for argument in given:
-        key, equals, value = argument.partition("=")
-        if key not in ("runs", "out", "seed"):
-            raise unknown("argument", key, ("runs", "out", "seed"))
-        if not equals or not value:
-            raise InputError(f"{key} needs a value, as in {key}=<{'number' if key == 'seed' else 'folder'}>.")
-        values.setdefault(key, []).append(value)
-    for key in ("runs", "out"):
-        if key not in values:
-            raise InputError(f"{key}=<folder> is missing; --help shows how it is used.")
-    seed = values.get("seed", ["0"])[-1]
-    if not seed.isdigit():
-        raise InputError(f"seed is '{seed}', but must be a whole number, 0 or greater.")
-    runs = [path for pattern in values["runs"] for path in matching(pattern)]
-    return runs, Path(values["out"][-1]), int(seed)
-
-
-def matching(pattern: str) -> list[Path]:
-    """The folders that ``runs=`` names.
-
-    Raises:
-        InputError: there is none.
-    """
-    if Path(pattern).is_dir():
-        return [Path(pattern)]
-    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-    folders = [path if path.is_dir() else path.parent for path in found if path.is_dir() or path.suffix == ".parquet"]
-    if not folders:
-        raise InputError(f"runs={pattern} matches no folder.")
-    return folders
+    found = Arguments(given, ("runs", "out", "seed"), required=("runs", "out"))
+    seed, out = found.whole("seed", 0), found.path("out")
+    assert out is not None  # required
+    return found.folders("runs"), out, seed
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """The command line: every mistake of the user's ends in one sentence and an exit code of 1."""
-    given = sys.argv[1:] if given is None else given
-    if any(argument in ("-h", "--help") for argument in given):
-        print(USAGE)
-        return
-    machine.let_print()
-    try:
-        runs, out, seed = arguments(given)
-        print(f"Report: {write(runs, out, seed=seed)}")
-    except InputError as error:
-        sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("Stopped.")
+    """The command line."""
+    command(given, USAGE, _run)
+
+
+def _run(given: Sequence[str]) -> None:
+    runs, out, seed = arguments(given)
+    print(f"Report: {write(runs, out, seed=seed)}")

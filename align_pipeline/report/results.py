@@ -104,7 +104,7 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
     groups = analysis.groups(study.predictions)
     points = analysis.points(study, cells)
     found = findings(study, cells, seed)
-    chances = chance(study, cells, tables.baselines, seed)
+    chances = chance(study, cells, tables.baselines, found.items_by_language)
     level = languages.language_level(points, known, seed=seed)
     patched = patching_analysis.join(tables.patching, tables.predictions, last_layers(tables.summaries))
     again = translation_patching_analysis.analyse(tables.translation_patching, last_layers(tables.summaries), seed=seed)

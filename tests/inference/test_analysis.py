@@ -75,7 +75,7 @@ def everything(alignment: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, 
     cells = analysis.tally(study)
     points = analysis.points(study, cells)
     level, found = languages.language_level(points), findings.findings(study, cells, count=99)
-    chances = findings.chance(study, cells, pd.DataFrame(columns=[f.name for f in BASELINES]))
+    chances = findings.chance(study, cells, pd.DataFrame(columns=[f.name for f in BASELINES]), found.items_by_language)
     return {
         **vars(found),
         "chance": chances,

@@ -278,7 +278,8 @@ def test_chance_is_the_mean_of_the_baselines_and_its_error_is_clustered() -> Non
     fewer = base.assign(kind="common_n", n=100, value=0.5)
     study = analysis.join(alignment, predictions)
     cells = analysis.tally(study)
-    found = findings.chance(study, cells, pd.concat([base, other, fewer]).sample(frac=1, random_state=1))
+    tested = findings.findings(study, cells, count=19).items_by_language
+    found = findings.chance(study, cells, pd.concat([base, other, fewer]).sample(frac=1, random_state=1), tested)
     assert found["deranged"].eq(0.25).all()
     assert found["common_n"].eq(100).all()
     assert found["at_common_n"].eq(0.5).all()
@@ -328,7 +329,9 @@ def test_every_test_of_a_task_is_in_one_family() -> None:
     found = findings.findings(study, cells, count=200)
     level = findings_level(study, cells)
     table = verdicts.verdicts(
-        level, found, findings.chance(study, cells, pd.DataFrame(columns=[f.name for f in BASELINES]))
+        level,
+        found,
+        findings.chance(study, cells, pd.DataFrame(columns=[f.name for f in BASELINES]), found.items_by_language),
     )
     assert list(table.columns) == verdicts.VERDICTS
     assert len(table) == 8

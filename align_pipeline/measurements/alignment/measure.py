@@ -93,43 +93,38 @@ class Alignment:
     def _rows(self, pair: Pair, tensors: dict[str, Tensor]) -> Iterator[Columns]:
         every = Similarities.from_tensors(tensors)
         self.job.num_layers = len(next(iter(every.premises.values())).own) - 1
-        asked = layers(self.job.config, self.job.num_layers)
-        chosen = every.at(asked)
+        chosen = every.at(layers(self.job.config, self.job.num_layers))
         for name, metric in self.metrics.items():
             margin = metric.margin(chosen).cpu().numpy()
-            yield {
-                "model": self.job.config.model.name,
-                "task": self.job.task.name,
-                "language": pair.language.language,
-                "pivot": pair.english.pivot,
-                "metric": name,
-                "pooling": metric.pooling,
-                "layer": np.repeat(np.array(asked, dtype=np.int32), len(pair.ids)),
-                "item_id": np.tile(np.array(pair.ids, dtype=object), len(asked)),
-                "value": (margin > 0).astype(np.int8).ravel(),
-                "margin": margin.ravel(),
-            }
+            values = {"value": (margin > 0).astype(np.int8).ravel(), "margin": margin.ravel()}
+            yield self._columns(pair, name, metric.pooling) | values
+
+    def _columns(self, pair: Pair, metric: str, pooling: str) -> Columns:
+        """What a row of either table is of, layer by layer and item by item."""
+        asked = layers(self.job.config, self.job.num_layers)
+        return {
+            "model": self.job.config.model.name,
+            "task": self.job.task.name,
+            "language": pair.language.language,
+            "pivot": pair.english.pivot,
+            "metric": metric,
+            "pooling": pooling,
+            "layer": np.repeat(np.array(asked, dtype=np.int32), len(pair.ids)),
+            "item_id": np.tile(np.array(pair.ids, dtype=object), len(asked)),
+        }
 
     def _baselines(self, pair: Pair, tensors: dict[str, Tensor]) -> Iterator[Columns]:
         """What the metrics give where nothing corresponds, and MEXA at a size that data sets have in common."""
         every = Similarities.from_tensors(tensors).at(layers(self.job.config, self.job.num_layers))
         by_id = pair.language.by_id()
+        clusters = np.array([by_id[i].cluster or i for i in pair.ids], dtype=object)
         for name, metric in self.metrics.items():
             for kind, value, n in baselines(metric, every):
-                asked = layers(self.job.config, self.job.num_layers)
-                yield {
-                    "model": self.job.config.model.name,
-                    "task": self.job.task.name,
-                    "language": pair.language.language,
-                    "pivot": pair.english.pivot,
-                    "metric": name,
-                    "pooling": metric.pooling,
-                    "layer": np.repeat(np.array(asked, dtype=np.int32), len(pair.ids)),
-                    "item_id": np.tile(np.array(pair.ids, dtype=object), len(asked)),
-                    "cluster": np.tile(np.array([by_id[i].cluster or i for i in pair.ids], dtype=object), len(asked)),
+                yield self._columns(pair, name, metric.pooling) | {
+                    "cluster": np.tile(clusters, len(value)),
                     "kind": kind,
                     "value": value.cpu().numpy().astype(np.float32).ravel(),
-                    "n": np.full(len(asked) * len(pair.ids), n, dtype=np.int32),
+                    "n": np.full(value.numel(), n, dtype=np.int32),
                 }
 
     def tell(self) -> Told:

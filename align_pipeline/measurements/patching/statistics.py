@@ -21,7 +21,7 @@ from scipy.special import logsumexp
 from align_pipeline.config.patch import TREATMENT
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.inference.items import holm
-from align_pipeline.inference.study import UNIT, unique_predictions
+from align_pipeline.inference.study import UNIT, clusters, unique_predictions
 
 SERIES = [*UNIT, "component", "site", "window", "head"]
 LACK_CONCEPT = ("random_item", "same_answer", "mean_english", "noise")
@@ -111,8 +111,7 @@ def join(patching: pd.DataFrame, predictions: pd.DataFrame, last_layers: dict[st
     if "category" not in before:
         before["category"] = ""
     english = before[before["language"] == ENGLISH].set_index(["model", "task", "pivot", "item_id"])["correct"]
-    cluster = before["cluster"].astype(object) if "cluster" in before else before["item_id"]
-    before["cluster"] = cluster.where(cluster.notna(), before["item_id"])
+    before["cluster"] = clusters(before)
     own = before.set_index([*UNIT, "item_id"])[["correct", "log_odds", "category", "cluster"]]
     highest = dict(rows.groupby("model")["layer"].max()) | (last_layers or {})
     units = []

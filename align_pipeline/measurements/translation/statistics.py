@@ -18,7 +18,7 @@ from scipy import stats
 
 from align_pipeline.errors import InputError
 from align_pipeline.inference.items import holm
-from align_pipeline.inference.study import BLOCK, MIN_FOR_INTERVAL, MIN_LANGUAGES, NOISE, Study
+from align_pipeline.inference.study import BLOCK, MIN_FOR_INTERVAL, MIN_LANGUAGES, NOISE, Study, of_block
 from align_pipeline.measurements.translation.table import TRANSLATIONS
 
 KEYS = ["model", "task", "direction", "language", "item_id"]
@@ -349,7 +349,7 @@ def sentences(translations: pd.DataFrame, study: Study, cells: pd.DataFrame) -> 
         own = translations[(translations["model"] == about["model"]) & (translations["task"] == about["task"])]
         if own.empty:
             continue
-        best = cells[(cells[BLOCK] == pd.Series(about)).all(axis="columns") & cells["best_layer"]]
+        best = of_block(cells[cells["best_layer"]], key)
         at = dict(zip(best["language"], best["layer"], strict=True))
         items = study.items.iloc[block.rows].reset_index(drop=True)
         aligned = {

@@ -1,0 +1,91 @@
+"""``key=value`` arguments of the commands that read runs."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from align_pipeline import machine
+from align_pipeline.errors import InputError, unknown
+
+
+class Arguments:
+    """What was given, by key; a key may be given several times.
+
+    Args:
+        given: the command line.
+        keys: those that exist.
+        required: those of `keys` that name a folder and must be given.
+
+    Raises:
+        InputError: a key that does not exist, has no value or is missing.
+    """
+
+    def __init__(self, given: Sequence[str], keys: Sequence[str], required: Sequence[str]) -> None:
+        self.values: dict[str, list[str]] = {}
+        for argument in given:
+            key, equals, value = argument.partition("=")
+            if key not in keys:
+                raise unknown("argument", key, keys)
+            if not equals or not value:
+                raise InputError(f"{key} needs a value, as in {key}=<{'folder' if key in required else 'value'}>.")
+            self.values.setdefault(key, []).append(value)
+        for key in required:
+            if key not in self.values:
+                raise InputError(f"{key}=<folder> is missing; --help shows how it is used.")
+
+    def path(self, key: str) -> Path | None:
+        """The last that was given; None if none was."""
+        return Path(self.values[key][-1]) if key in self.values else None
+
+    def whole(self, key: str, default: int, least: int = 0) -> int:
+        """A whole number.
+
+        Raises:
+            InputError: it is none, or too small.
+        """
+        text = self.values.get(key, [str(default)])[-1]
+        if not text.isdigit() or int(text) < least:
+            raise InputError(f"{key} is '{text}', but must be a whole number, {least} or greater.")
+        return int(text)
+
+    def folders(self, key: str) -> list[Path]:
+        """All folders that folders and globs name.
+
+        Raises:
+            InputError: one of them names none.
+        """
+        return [path for pattern in self.values[key] for path in _matching(key, pattern)]
+
+
+def _matching(key: str, pattern: str) -> list[Path]:
+    if Path(pattern).is_dir():
+        return [Path(pattern)]
+    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+    folders = [path if path.is_dir() else path.parent for path in found if path.is_dir() or path.suffix == ".parquet"]
+    if not folders:
+        raise InputError(f"{key}={pattern} matches no folder.")
+    return folders
+
+
+def command(given: Sequence[str] | None, usage: str, run: Callable[[Sequence[str]], None]) -> None:
+    """A command line: every mistake of the user's ends in one sentence and an exit code of 1.
+
+    Args:
+        given: the arguments; None for the process's own.
+        usage: what ``--help`` prints.
+        run: does it; may raise `InputError`.
+    """
+    given = sys.argv[1:] if given is None else given
+    if any(argument in ("-h", "--help") for argument in given):
+        print(usage)
+        return
+    machine.let_print()
+    try:
+        run(given)
+    except InputError as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Stopped.")
