@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -170,6 +170,7 @@ class Reader:
     tokenizer: Any
     characters: float = 1.0
     known: dict[str, int] = field(default_factory=dict)
+    chat: ClassVar[bool] = False
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         if self.tokenizer is not None:
@@ -276,7 +277,7 @@ def whole(languages: Sequence[Language], found: dict[str, Work]) -> Work:
 def choice_task(name: str, data: str, tokenizer: Any) -> Counted:
     config = config_of(f"task={name}", f"lang={STUDY[name]}", f"data={data}")
     task, source = instantiate(config.task), Source(data)
-    languages = [language for language in config.languages.values() if task.config_of(language)]
+    languages = [language for language in config.languages.values() if task.config_of(language, None)]
     pairs = task.pairs(task.supported(languages, source, set()), source)
     scripts = {language.flores: language.script for language in languages}
     stages: dict[str, Work] = {}
