@@ -137,8 +137,9 @@ def run(
     values = centred(bundle.aligned, counted(bundle, transfer))[order]
     starts = np.flatnonzero(np.diff(bundle.cluster[order], prepend=-1))
     z = np.full((len(drawn), len(bundle.units), len(bundle.layers)), np.nan, np.float32)
+    pairs = _pairs(starts, len(order))
     for u in range(len(bundle.units) if by_language else 0):
-        z[:, u] = _one(values[:, u], answers[:, u], drawn, starts)
+        z[:, u] = _one(values[:, u], answers[:, u], drawn, *pairs)
     pooled = np.stack([_pooled(values[:, :, k], answers, drawn, starts) for k in range(len(bundle.layers))], axis=1)
     at_best = np.take_along_axis(values, bundle.best[None, :, None], axis=2)[:, :, 0]
     best = _pooled(at_best, answers, drawn, starts)
@@ -181,12 +182,11 @@ def against(size: NDArray[np.floating], largest: NDArray[np.floating]) -> NDArra
     return found
 
 
-def _one(values: Floats, answers: Floats, drawn: NDArray[np.int64], starts: NDArray[np.int64]) -> Floats:
-    """[1 + B, K]: one language's statistics. values [N, K], answers [N]."""
+def _one(
+    values: Floats, answers: Floats, drawn: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64]
+) -> Floats:
+    """[1 + B, K]: one language's statistics. values [N, K], answers [N], first and second from `_pairs`."""
     moved = answers[drawn]  # [1 + B, N]
-    if len(starts) == len(answers):
-        return _ratio(moved @ values, (moved * moved) @ (values * values))
-    first, second = _pairs(starts, len(answers))
     weight = np.where(first == second, 1, 2).astype(np.float32)[:, None]
     return _ratio(moved @ values, (moved[:, first] * moved[:, second]) @ (values[first] * values[second] * weight))
 
