@@ -25,6 +25,8 @@ COVARIATES = {
     "length": "tokens of the prompt",
     "fertility": "tokens of the item per token of its English version",
     "option_similarity": "likeness of the two most alike options",
+    "english_overlap": "character trigrams that the options have in common with English",
+    "label_prior": "mean probability that the model gives the answer's position in this language",
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.errors import InputError
@@ -208,10 +209,11 @@ def _with_english(predictions: pd.DataFrame) -> pd.DataFrame:
         "prompt_tokens",
         "item_tokens",
         "option_similarity",
+        "english_overlap",
         "category",
         "cluster",
     ]
-    table = predictions.reindex(columns=wanted)
+    table = predictions.reindex(columns=wanted).assign(label_prior=_label_prior(predictions))
     english = table.loc[table["language"] == ENGLISH, [*keys, "correct", "confidence", "item_tokens"]]
     english = english.drop(columns="language").rename(
         columns={"correct": "english_correct", "confidence": "english_confidence", "item_tokens": "english_tokens"}
@@ -220,6 +222,22 @@ def _with_english(predictions: pd.DataFrame) -> pd.DataFrame:
     joined = own.merge(english, how="left", on=["model", "task", "pivot", "item_id"], validate="many_to_one")
     joined["fertility"] = joined["item_tokens"] / joined["english_tokens"].where(joined["english_tokens"] > 0)
     return joined
+
+
+def _label_prior(predictions: pd.DataFrame) -> pd.Series[float]:
+    """How readily the model gives each answer's label (A, B, ...; first, second), whatever is asked: the mean
+    probability of that option over the language's items; missing where there are no log-likelihoods."""
+    prior = pd.Series(np.nan, predictions.index, dtype=float)
+    if "loglikelihoods" not in predictions:
+        return prior
+    for _, unit in predictions.groupby(UNIT, observed=True):
+        values = unit["loglikelihoods"]
+        sizes = values.map(len, na_action="ignore")
+        if sizes.nunique(dropna=False) != 1 or sizes.isna().any():
+            continue
+        mean = softmax(np.stack(values.to_list()), axis=1).mean(axis=0)
+        prior.loc[unit.index] = mean[unit["gold"].to_numpy(int)]
+    return prior
 
 
 def groups(predictions: pd.DataFrame) -> pd.DataFrame:

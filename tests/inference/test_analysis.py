@@ -312,7 +312,7 @@ def test_regression_agrees_with_a_formula(study: analysis.Study, cells: pd.DataF
     table["aligned"] = block.values[np.arange(len(table)), best.loc[table["language"]].to_numpy()]
     for name in items.COVARIATES:
         table[name] = stats.zscore(table[name].to_numpy(float), ddof=1)
-    terms = "aligned + english_correct + english_confidence + length + fertility + option_similarity + C(category)"
+    terms = f"aligned + {' + '.join(items.COVARIATES)} + C(category)"
     formulas = {"language": "aligned + C(language)", "covariates and language": terms + " + C(language)"}
     for adjusted, formula in formulas.items():
         model = smf.logit(f"correct ~ {formula}", table.astype({"correct": float}))
@@ -323,6 +323,25 @@ def test_regression_agrees_with_a_formula(study: analysis.Study, cells: pd.DataF
         expected = (fit.params["aligned"], fit.pvalues["aligned"], low, high)
         assert (row["log_odds"], row["p"], row["low"], row["high"]) == pytest.approx(expected, rel=1e-5)
         assert row["n_items"] == 80
+
+
+def test_label_prior_is_the_mean_probability_of_the_answers_option(
+    tables: tuple[pd.DataFrame, pd.DataFrame], study: analysis.Study
+) -> None:
+    answered = tables[1]
+    for language in study.items["language"].unique()[:3]:
+        own = answered[answered["language"] == language]
+        for gold in own["gold"].unique():
+            shares = [math.exp(row[gold]) / sum(map(math.exp, row)) for row in own["loglikelihoods"]]
+            found = study.items[(study.items["language"] == language)].set_index("item_id")["label_prior"]
+            chosen = found.loc[own.loc[own["gold"] == gold, "item_id"]]
+            assert chosen.to_numpy() == pytest.approx(np.full(len(chosen), np.mean(shares)))
+
+
+def test_label_prior_is_missing_where_items_differ_in_options() -> None:
+    two = predictions("aaa_Latn", [1, 0]).assign(loglikelihoods=[[-1.0, -2.0], [-1.0, -2.0, -3.0]])
+    both = join(alignment("aaa_Latn", [[1, 0]]), two, predictions(ENGLISH, [1, 1]))
+    assert both.items["label_prior"].isna().all()
 
 
 def test_expected_calibration_error_agrees_with_brute_force() -> None:
@@ -471,7 +490,8 @@ def edge_cases() -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
     no_tf["correct"] = no_tf["correct"].where(~right, 1)
     no_tf["prediction"] = no_tf["prediction"].where(~right, no_tf["gold"])
     two = [one, values["language"].iloc[-1], ENGLISH]
-    optional = ["loglikelihoods", "prompt_tokens", "item_tokens", "option_similarity", "category", "correct_norm"]
+    optional = ["loglikelihoods", "prompt_tokens", "item_tokens", "option_similarity", "english_overlap", "category"]
+    optional += ["correct_norm"]
     return {
         "plain": (values, answers),
         "no English": (values, answers[answers["language"] != ENGLISH]),

@@ -76,13 +76,15 @@ def simulate(
     ids = np.array([f"item-{i:04d}" for i in range(items)])
     length = rng.integers(80, 300, items)
     similar, categories = rng.uniform(0, 0.9, items), rng.choice(["cause", "effect"], items)
+    overlaps = np.random.default_rng([seed, 1]).uniform(0, 0.5, items)
     frames = []
     fertility = np.concatenate([[1.0], rng.uniform(1.2, 4, languages)])
     for name, answers, factor in zip([ENGLISH, *names], [english, *own], fertility, strict=True):
         item_tokens = np.maximum(1, (length * factor * rng.uniform(0.9, 1.1, items))).astype(int)
         about = {"model": model, "task": task, "language": name, "pivot": ENGLISH, "item_id": ids}
         more = {"prompt_tokens": 5 * item_tokens, "item_tokens": item_tokens}
-        frames.append(pd.DataFrame({**about, **answers, **more, "option_similarity": similar, "category": categories}))
+        more |= {"option_similarity": similar, "english_overlap": overlaps * (name != ENGLISH) + (name == ENGLISH)}
+        frames.append(pd.DataFrame({**about, **answers, **more, "category": categories}))
     correct = np.stack([a["correct"] for a in own])
     height = level_effect * (ability - ability.mean()) + rng.normal(0, 0.5, languages)
     leaning = rng.normal(0, item_spread, items)

@@ -12,13 +12,18 @@ from hydra.utils import instantiate
 from align_pipeline.config.paths import EMBEDDED
 from align_pipeline.data.items import Item
 from align_pipeline.data.source import Source
-from align_pipeline.measurements.accuracy.measure import option_similarity
+from align_pipeline.data.tasks import Pair
+from align_pipeline.measurements.accuracy.measure import english_overlap, option_similarity
+
+
+def pair_of(folder: Path, task: str, language: str) -> Pair:
+    config = compose(f"task={task}", f"lang={language}", f"data={folder}", "task.num_fewshot=0")
+    (pair,) = instantiate(config.task).pairs(list(config.languages.values()), Source(config.source))
+    return pair
 
 
 def items(folder: Path, task: str, language: str) -> tuple[Item, ...]:
-    config = compose(f"task={task}", f"lang={language}", f"data={folder}", "task.num_fewshot=0")
-    (pair,) = instantiate(config.task).pairs(list(config.languages.values()), Source(config.source))
-    return tuple(pair.language.items)
+    return tuple(pair_of(folder, task, language).language.items)
 
 
 def jaccard(a: str, b: str) -> float:
@@ -46,3 +51,19 @@ def test_an_item_without_answers_has_options_behind_its_premise() -> None:
 def test_on_real_xcopa_the_premise_is_left_out(shared_data: Path) -> None:
     found = [option_similarity(item) for item in items(shared_data, "xcopa", "ind")]
     assert sum(found) / len(found) < 0.25  # 0.57 with the premise
+
+
+def test_overlap_with_english_counts_each_options_own_trigrams() -> None:
+    own = Item("1", ("x a", "x b"), "x", "", (" a", " b"), 0, answers=("banana", "Ohio 1994"))
+    english = Item("1", ("y a", "y b"), "y", "", (" a", " b"), 0, answers=("banana", "the year 1994"))
+    assert english_overlap(own, own) == 1
+    assert english_overlap(own, english) == (1 + jaccard("Ohio 1994", "the year 1994")) / 2
+
+
+def test_on_real_data_a_latin_script_has_more_in_common_with_english(shared_data: Path) -> None:
+    def mean(language: str) -> float:
+        pair = pair_of(shared_data, "xcopa", language)
+        found = [english_overlap(*both) for both in zip(pair.language.items, pair.english.items, strict=True)]
+        return sum(found) / len(found)
+
+    assert mean("tha") < 0.01 < mean("ita") < 0.3

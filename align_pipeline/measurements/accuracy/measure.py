@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -47,20 +47,23 @@ class Accuracy:
     def units(self) -> Iterator[Unit]:
         """A side of a pair each; an English side once, however many languages share it."""
         scored: set[tuple[str, str]] = set()
-        for side in (side for pair in self.job.pairs for side in (pair.english, pair.language)):
+        for side, english in (
+            (side, pair.english) for pair in self.job.pairs for side in (pair.english, pair.language)
+        ):
             if (side.language, side.pivot) not in scored:
                 scored.add((side.language, side.pivot))
                 what = f"Scored {side.language} ({side.pivot})"
                 compute = functools.partial(self._compute, side, what)
-                yield Unit("predictions", _prompts(side), what, compute, functools.partial(self._rows, side))
+                yield Unit("predictions", _prompts(side), what, compute, functools.partial(self._rows, side, english))
 
     def _compute(self, side: ItemSet, what: str) -> dict[str, Tensor]:
         lm, total = self.job.lm, sum(len(item.continuations) for item in side.items)
         with self.job.stages.stage("scoring", what, total) as advance:
             return to_tensors(predict(lm, side.items, self.job.config.batch_tokens, advance))
 
-    def _rows(self, side: ItemSet, tensors: dict[str, Tensor]) -> Iterator[Columns]:
+    def _rows(self, side: ItemSet, english: ItemSet, tensors: dict[str, Tensor]) -> Iterator[Columns]:
         predictions = from_tensors(side.items, tensors)
+        originals = {item.id: item for item in english.items}
         chosen = [prediction(p.loglikelihoods) for p in predictions]
         yield {
             "model": self.job.config.model.name,
@@ -77,6 +80,9 @@ class Accuracy:
             "prompt_tokens": [p.prompt_tokens for p in predictions],
             "item_tokens": [p.item_tokens for p in predictions],
             "option_similarity": [option_similarity(item) for item in side.items],
+            "english_overlap": [
+                english_overlap(item, originals[item.id]) if item.id in originals else None for item in side.items
+            ],
             "category": [item.category for item in side.items],
             "cluster": [item.cluster or item.id for item in side.items],
         }
@@ -136,7 +142,25 @@ def _normalized(p: Prediction) -> int:
 
 def option_similarity(item: Item) -> float:
     """How alike the item's two most alike options are: Jaccard index of their character trigrams, premise left out."""
-    answers = item.answers or tuple(option.removeprefix(item.premise).strip() for option in item.options)
-    sets: Sequence[set[str]] = [{own[i : i + 3] for i in range(max(len(own) - 2, 1))} for own in answers]
-    pairs = [(a, b) for i, a in enumerate(sets) for b in sets[:i]]
-    return max((len(a & b) / len(a | b) for a, b in pairs), default=0.0)
+    sets = [_trigrams(answer) for answer in _answers(item)]
+    return max((_jaccard(a, b) for i, a in enumerate(sets) for b in sets[:i]), default=0.0)
+
+
+def english_overlap(item: Item, english: Item) -> float:
+    """How much of its options' text an item has in common with English (names, numbers, loans): the mean over options
+    of the Jaccard index of character trigrams with the same option in English, premises left out."""
+    both = zip(_answers(item), _answers(english), strict=True)
+    overlaps = [_jaccard(_trigrams(own), _trigrams(other)) for own, other in both]
+    return sum(overlaps) / len(overlaps)
+
+
+def _answers(item: Item) -> tuple[str, ...]:
+    return item.answers or tuple(option.removeprefix(item.premise).strip() for option in item.options)
+
+
+def _trigrams(text: str) -> set[str]:
+    return {text[i : i + 3] for i in range(max(len(text) - 2, 1))}
+
+
+def _jaccard(a: set[str], b: set[str]) -> float:
+    return len(a & b) / len(a | b)

@@ -35,6 +35,9 @@ SECTION = Section(
     PREDICTIONS,
     _show,
     optional=frozenset(
-        ("correct_norm", "loglikelihoods", "prompt_tokens", "item_tokens", "option_similarity", "category", "cluster")
+        (
+            *("correct_norm", "loglikelihoods", "prompt_tokens", "item_tokens", "option_similarity"),
+            *("english_overlap", "category", "cluster"),
+        )
     ),
 )

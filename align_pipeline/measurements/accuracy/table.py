@@ -22,6 +22,7 @@ PREDICTIONS = pa.schema(
         ("prompt_tokens", INT),
         ("item_tokens", INT),  # tokens of the alignment text's premise: for fertility, X against English
         ("option_similarity", FLOAT),  # the most alike pair of options: Jaccard index of their character trigrams
+        ("english_overlap", FLOAT),  # the same index of each option with itself in English, mean over options
         ("category", TEXT),  # the item's semantic category where its data set has one, else ""
         ("cluster", TEXT),  # what dependent items share (Belebele's passage); an item by itself has its own id
     ]
