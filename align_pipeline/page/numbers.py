@@ -48,9 +48,9 @@ def task_name(task: str) -> str:
 
 
 def metric_name(metric: str, pooling: str) -> Markup:
-    """A metric with its pooling."""
-    name = _METRICS.get(metric, style.METRICS.get(metric, metric))
-    return escape(name) + f" ({style.POOLINGS.get(pooling, pooling)})"
+    """A metric with its pooling; "" leaves that out."""
+    name = escape(_METRICS.get(metric, style.METRICS.get(metric, metric)))
+    return name + f" ({style.POOLINGS.get(pooling, pooling)})" if pooling else name
 
 
 def metric_of(row: Any) -> Markup:

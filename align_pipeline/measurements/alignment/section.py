@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -42,7 +43,8 @@ def _findings(part: Part) -> dict[str, Any]:
     calibration, verdicts = part.of("calibration"), part.of("verdicts")
     english = calibration["language"] == ENGLISH
     return {
-        "verdicts": verdicts[verdicts["verdict"] != ""],
+        "names": _names(part),
+        "questions": list(_questions(verdicts[verdicts["verdict"] != ""])),
         "unanswered": verdicts[verdicts["verdict"] == ""],
         "tests": verdicts["p"].notna().sum(),
         "bounds": BOUNDS,
@@ -52,6 +54,32 @@ def _findings(part: Part) -> dict[str, Any]:
     }
 
 
+def _names(part: Part) -> dict[tuple[str, str], Markup]:
+    """The metrics, without their pooling where it tells nothing apart."""
+    count = Counter(metric for metric, _ in part.metrics)
+    return {
+        (metric, pooling): metric_name(metric, pooling if count[metric] > 1 else "") for metric, pooling in part.metrics
+    }
+
+
+def _questions(verdicts: pd.DataFrame) -> Iterator[SimpleNamespace]:
+    """Each question with the verdicts that its metrics give, the same ones together."""
+    for question in ("languages", "items_pooled", "items_somewhere", "same_item"):
+        rows = verdicts[verdicts["question"] == question]
+        if len(rows):
+            yield SimpleNamespace(
+                question=question,
+                unit=rows["unit"].iloc[0],
+                items=rows["n_items"].max(),
+                languages=rows["n_languages"].max(),
+                answers=[
+                    (verdict, list(alike.itertuples()))
+                    for verdict in ("supported", "undecided", "ruled_out")
+                    if len(alike := rows[rows["verdict"] == verdict])
+                ],
+            )
+
+
 def _by_language(part: Part) -> Iterator[SimpleNamespace]:
     """In how many languages TS and TF differ, and how far the best aligned language is above chance."""
     items, chances = part.of("items_by_language"), part.of("chance")
@@ -59,14 +87,16 @@ def _by_language(part: Part) -> Iterator[SimpleNamespace]:
         rows, best = _of(items, metric, pooling), _of(chances, metric, pooling)
         best = best[best["best_layer"].astype(bool) & best["above"].notna()]
         tested = rows[rows["p"].notna()]
-        yield SimpleNamespace(
-            name=metric_name(metric, pooling),
-            tested=len(tested),
-            more=int(((tested["p_languages"] < LEVEL) & (tested["difference"] > 0)).sum()),
-            fewer=int(((tested["p_languages"] < LEVEL) & (tested["difference"] < 0)).sum()),
-            chances=len(best),
-            above=int((best["low"] > 0).sum()),
-        )
+        if len(tested) or len(best):
+            yield SimpleNamespace(
+                metric=metric,
+                pooling=pooling,
+                tested=len(tested),
+                more=int(((tested["p_languages"] < LEVEL) & (tested["difference"] > 0)).sum()),
+                fewer=int(((tested["p_languages"] < LEVEL) & (tested["difference"] < 0)).sum()),
+                chances=len(best),
+                above=int((best["low"] > 0).sum()),
+            )
 
 
 def _overview(part: Part) -> dict[str, Any]:
