@@ -50,8 +50,10 @@ class Bundle:
         return np.take_along_axis(self.aligned, self.best[None, :, None], axis=2)[:, :, 0]
 
 
-def bundle(study: Study, key: tuple[str, str, str, str], block: Block, cells: pd.DataFrame) -> Bundle | None:
-    """The arrays of one block of a study; None if none of its items has an answer.
+def bundle(
+    study: Study, key: tuple[str, str, str, str], block: Block, cells: pd.DataFrame, answered: bool = True
+) -> Bundle | None:
+    """The arrays of one block of a study; None if none of its items has an answer but `answered` asks for it.
 
     Args:
         study: from `join`.
@@ -60,7 +62,7 @@ def bundle(study: Study, key: tuple[str, str, str, str], block: Block, cells: pd
         cells: from `tally`; says which layer is each language's best.
     """
     rows = study.items.iloc[block.rows]
-    if not rows["correct"].notna().any():
+    if answered and not rows["correct"].notna().any():
         return None
     items, i = np.unique(rows["item_id"].to_numpy(object).astype(str), return_inverse=True)
     units, u = _units(rows)

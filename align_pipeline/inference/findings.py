@@ -181,12 +181,13 @@ def chance(study: Study, cells: pd.DataFrame, baselines: pd.DataFrame, by_langua
         columns `CHANCE`, a row per language, metric and layer. ``chance``: the share where items are compared with
         other items; ``deranged``: where X's options are out of order; ``above``: share less chance, over the items
         that have both, with the 95% interval of clustered errors; ``at_common_n``: the share among so many sentences
-        (``common_n``). ``cross_fitted``: the share at a best layer that other items chose, in the best layer's row;
-        only of tasks with answers.
+        (``common_n``). ``cross_fitted``: the share at a best layer that other items chose, in the best layer's row.
     """
     shares = by_language[[*SERIES, "layer", "cross_fitted_share"]].rename(
         columns={"cross_fitted_share": "cross_fitted"}
     )
+    unanswered = set(study.blocks) - set(by_language[BLOCK].itertuples(index=False, name=None))
+    shares = pd.concat([shares, *(_cross_fitted(study, key, cells) for key in sorted(unanswered))], ignore_index=True)
     keys = [*SERIES, "layer"]
     table = cells[[*keys, "best_layer", "n", "share"]].astype(dict.fromkeys(SERIES, object))
     table = table.merge(shares.astype(dict.fromkeys(SERIES, object) | {"layer": table["layer"].dtype}), "left", keys)
@@ -199,6 +200,14 @@ def chance(study: Study, cells: pd.DataFrame, baselines: pd.DataFrame, by_langua
     found = pd.concat([pd.DataFrame(columns=[*keys, *_OF_BASELINES]), *parts], ignore_index=True)
     found = found.astype({"layer": table["layer"].dtype, **dict.fromkeys(_OF_BASELINES, float), "common_n": "Int64"})
     return table.merge(found, "left", keys)[CHANCE]
+
+
+def _cross_fitted(study: Study, key: tuple[str, str, str, str], cells: pd.DataFrame) -> pd.DataFrame:
+    """Of a task without answers: the columns of `SERIES`, layer and cross_fitted."""
+    arrays = bundle(study, key, study.blocks[key], cells, answered=False)
+    assert arrays is not None
+    table = pd.DataFrame(arrays.units, columns=["language", "pivot"]).assign(**dict(zip(BLOCK, key, strict=True)))
+    return table.assign(layer=arrays.layers[arrays.best], cross_fitted=resampling.cross_fitted(arrays)[0])
 
 
 def _by_kind(items: pd.DataFrame, block: Block, baselines: pd.DataFrame) -> pd.DataFrame:

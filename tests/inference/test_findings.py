@@ -302,6 +302,20 @@ def test_chance_is_the_mean_of_the_baselines_and_its_error_is_clustered() -> Non
     assert found.loc[~found["best_layer"].astype(bool), "cross_fitted"].isna().all()
 
 
+def test_shares_are_cross_fitted_without_answers_too() -> None:
+    """Of a task such as FLORES: the same numbers as with answers, since these play no part."""
+    alignment, predictions = simulate(3, 60, 4, seed=2)
+    found = []
+    for answered in (predictions, predictions.iloc[:0]):
+        study = analysis.join(alignment, answered)
+        cells = analysis.tally(study)
+        tested = findings.findings(study, cells, count=19).items_by_language
+        chances = findings.chance(study, cells, pd.DataFrame(columns=[f.name for f in BASELINES]), tested)
+        found.append(chances["cross_fitted"])
+    assert found[0].notna().sum() == 3
+    assert found[1].tolist() == pytest.approx(found[0].tolist(), nan_ok=True)
+
+
 @pytest.mark.parametrize(
     ("effect", "low", "high", "p", "unit", "says"),
     [
