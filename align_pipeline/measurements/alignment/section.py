@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -43,7 +43,7 @@ def _findings(part: Part) -> dict[str, Any]:
     calibration, verdicts = part.of("calibration"), part.of("verdicts")
     english = calibration["language"] == ENGLISH
     return {
-        "names": _names(part),
+        "names": _names({*part.metrics, *zip(verdicts["metric"], verdicts["pooling"], strict=True)}),
         "questions": list(_questions(verdicts[verdicts["verdict"] != ""])),
         "unanswered": verdicts[verdicts["verdict"] == ""],
         "tests": verdicts["p"].notna().sum(),
@@ -54,12 +54,10 @@ def _findings(part: Part) -> dict[str, Any]:
     }
 
 
-def _names(part: Part) -> dict[tuple[str, str], Markup]:
+def _names(metrics: Collection[tuple[str, str]]) -> dict[tuple[str, str], Markup]:
     """The metrics, without their pooling where it tells nothing apart."""
-    count = Counter(metric for metric, _ in part.metrics)
-    return {
-        (metric, pooling): metric_name(metric, pooling if count[metric] > 1 else "") for metric, pooling in part.metrics
-    }
+    count = Counter(metric for metric, _ in metrics)
+    return {(metric, pooling): metric_name(metric, pooling if count[metric] > 1 else "") for metric, pooling in metrics}
 
 
 def _questions(verdicts: pd.DataFrame) -> Iterator[SimpleNamespace]:

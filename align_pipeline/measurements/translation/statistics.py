@@ -18,6 +18,7 @@ from scipy import stats
 
 from align_pipeline.errors import InputError
 from align_pipeline.inference.items import holm
+from align_pipeline.inference.languages import fisher_interval
 from align_pipeline.inference.study import BLOCK, MIN_FOR_INTERVAL, MIN_LANGUAGES, NOISE, Study, of_block
 from align_pipeline.measurements.translation.table import TRANSLATIONS
 
@@ -83,11 +84,11 @@ def analyse(
     compared = points(found, cells)
     return Findings(
         scores=found,
-        level=level(compared, seed),
+        level=level(compared),
         directions=directions(compared, seed),
         asymmetry=asymmetry(table, found),
         sentences=sentences(table, study, cells),
-        accuracy=against_accuracy(found, accuracies, seed),
+        accuracy=against_accuracy(found, accuracies),
         points=compared,
     )
 
@@ -159,20 +160,19 @@ def _long(found: pd.DataFrame) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------- language level
 
 
-def level(compared: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def level(compared: pd.DataFrame) -> pd.DataFrame:
     """Does a language's alignment go with how well it is translated?
 
     Args:
         compared: from `points`.
-        seed: of the bootstrap.
 
     Returns:
         a row per (model, direction, score, alignment_task, metric, pooling, reduce) with the columns of `correlation`.
     """
-    return _correlated(compared, ["model", "direction", "score", *SERIES], "alignment", "quality", seed)
+    return _correlated(compared, ["model", "direction", "score", *SERIES], "alignment", "quality")
 
 
-def against_accuracy(found: pd.DataFrame, accuracies: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def against_accuracy(found: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
     """Are languages that are translated better answered better?
 
     Returns:
@@ -180,16 +180,14 @@ def against_accuracy(found: pd.DataFrame, accuracies: pd.DataFrame, seed: int = 
     """
     answered = accuracies[["model", "task", "language", "accuracy"]].astype({"accuracy": float})
     both = _long(found).merge(answered, on=["model", "language"])
-    return _correlated(both, ["model", "task", "direction", "score"], "quality", "accuracy", seed)
+    return _correlated(both, ["model", "task", "direction", "score"], "quality", "accuracy")
 
 
-def _correlated(both: pd.DataFrame, keys: list[str], x: str, y: str, seed: int) -> pd.DataFrame:
-    rows = []
-    for key, part in both.groupby(keys):
-        stream = zlib.crc32("|".join(map(str, key)).encode())
-        rng = np.random.default_rng([seed, stream])
-        numbers = correlation(part[x].to_numpy(float), part[y].to_numpy(float), rng)
-        rows.append(dict(zip(keys, key, strict=True)) | numbers)
+def _correlated(both: pd.DataFrame, keys: list[str], x: str, y: str) -> pd.DataFrame:
+    rows = [
+        dict(zip(keys, key, strict=True)) | correlation(part[x].to_numpy(float), part[y].to_numpy(float))
+        for key, part in both.groupby(keys)
+    ]
     return pd.DataFrame(rows, columns=[*keys, *CORRELATION]).astype(dict.fromkeys(CORRELATION[1:-1], float))
 
 
@@ -199,8 +197,8 @@ CORRELATION = [
 ]
 
 
-def correlation(x: Array, y: Array, rng: np.random.Generator, resamples: int = 1000) -> dict[str, Any]:
-    """Pearson's and Spearman's correlation, two-sided p and 95% percentile bootstrap interval over the pairs."""
+def correlation(x: Array, y: Array) -> dict[str, Any]:
+    """Pearson's and Spearman's correlation over languages, two-sided p and 95% interval (`fisher_interval`)."""
     n = len(x)
     row: dict[str, Any] = {"n": n, "note": ""}
     if n < MIN_LANGUAGES:
@@ -209,16 +207,13 @@ def correlation(x: Array, y: Array, rng: np.random.Generator, resamples: int = 1
         }
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return row | {"note": f"not defined, because one of the two is the same in all {n} languages"}
-    drawn = rng.integers(n, size=(resamples, n))
     for name, test in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
         result = test(x, y)
         row |= {name: float(result.statistic), f"{name}_p": float(result.pvalue)}
         if n >= MIN_FOR_INTERVAL:
-            r = _rowwise(x[drawn], y[drawn], ranked=name == "spearman")
-            if np.isfinite(r).mean() >= 0.95:
-                row[f"{name}_low"], row[f"{name}_high"] = np.nanpercentile(r, [2.5, 97.5])
-    if "pearson_low" not in row or "spearman_low" not in row:
-        row["note"] = "interval not defined, because too few languages differ to resample them"
+            row[f"{name}_low"], row[f"{name}_high"] = fisher_interval(result.statistic, n, name == "spearman")
+    if n < MIN_FOR_INTERVAL:
+        row["note"] = f"interval not defined, because there are fewer than {MIN_FOR_INTERVAL} languages"
     return row
 
 
