@@ -370,6 +370,14 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
         (["model.parallel=tensor"], "model.parallel=tensor splits the model over processes"),
         (["model.attention=flash_attention_2"], "model.attention=flash_attention_2 needs the package flash-attn"),
         (["data=/nowhere"], "The data folder '/nowhere' does not exist"),
+        (["+task_limit=5"], "There is no key 'task_limit'; there is task.limit, "),
+        (["+limit=5"], "There is no key 'limit'; there is task.limit."),
+        (["+model.devise=cpu"], "There is no key 'model.devise'; there is model.device, "),
+        (["+languages.swh.pivot=x"], "There is no key 'languages.swh.pivot'; there is task.pivot."),
+        (["=3"], "The argument '=3' names no key; key=value does"),
+        (["task=3"], "There is no task '3'; there is belebele, "),
+        (["patch=null"], "There is no patch 'null'; there is ablation, english, none."),
+        (["-m", "lang=swh,3"], "There is no language '3'; there is "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -382,6 +390,12 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path, arguments: li
     assert "Error in call to target" not in done.err
     assert words in done.err
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_keys_that_something_reads_may_be_added(tmp_path: Path) -> None:
+    added = ("+hydra.job.env_set.ADDED=1", "+languages.ind.codes.quiz=id", "+task.unicode=NFC", "task=flores")
+    done = job(tmp_path, "lang=[ind]", *added, "task.limit=2", "metric=[mexa]", "evaluate=false")
+    assert done.code == 0, done.err
 
 
 def test_a_mode_that_wandb_does_not_have(tmp_path: Path) -> None:
