@@ -60,6 +60,8 @@ class Config:
             raise InputError("No language is selected; lang=swh or lang=set/xcopa selects some.")
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise InputError(f"batch_tokens={self.batch_tokens} leaves no room for a token; use 1 or more.")
+        if self.seed < 0:
+            raise InputError(f"seed={self.seed} is no seed that numpy takes; use 0 or more.")
         self.layers = layer_list("layers", self.layers)
         if not self.metrics and not self.evaluate:
             raise InputError("There is nothing to do with metric=[] and evaluate=false; select a metric or evaluate.")

@@ -268,7 +268,7 @@ def test_languages_the_task_lacks(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     [
         ({"fewshot": "random"}, "task.fewshot=random is not a sampler; there is fixed, lm_eval"),
         ({"num_fewshot": -1}, "task.num_fewshot=-1 is not a number of examples"),
-        ({"limit": 0}, "task.limit=0 leaves no items"),
+        ({"limit": 0}, "task.limit=0 is no number of items"),
     ],
 )
 def test_bad_task_keys(change: dict[str, Any], message: str) -> None:
