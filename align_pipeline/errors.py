@@ -46,10 +46,11 @@ _UNWRITABLE = {
     errno.EEXIST: "a file is in the place of the folder",
     errno.ENOTDIR: "a file is in the place of a folder",
     errno.ENAMETOOLONG: "its name is too long",
+    errno.ENOENT: "it does not exist and cannot be made",
 }
 
 
-ELSEWHERE = "hydra.run.dir=<folder> names another place"
+ELSEWHERE = "hydra.run.dir=<folder> (a sweep: hydra.sweep.dir=<folder>) names another place"
 
 
 def unwritable(error: OSError, folder: Path | str, elsewhere: str = ELSEWHERE) -> InputError | None:

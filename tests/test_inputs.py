@@ -375,6 +375,8 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
         (["+limit=5"], "There is no key 'limit'; there is task.limit."),
         (["+model.devise=cpu"], "There is no key 'model.devise'; there is model.device, "),
         (["+languages.swh.pivot=x"], "There is no key 'languages.swh.pivot'; there is task.pivot."),
+        (["cache=/proc/x"], "/proc/x: it does not exist and cannot be made; cache=<folder>"),
+        (["-m", "hydra.sweep.dir=/proc/x"], "(a sweep: hydra.sweep.dir=<folder>) names another place"),
         (["=3"], "The argument '=3' names no key; key=value does"),
         (["task=3"], "There is no task '3'; there is belebele, "),
         (["patch=null"], "There is no patch 'null'; there is ablation, english, none."),

@@ -25,7 +25,7 @@ def one_sentence(error: Exception) -> str | None:
         if isinstance(cause, InputError):
             return str(cause)
         cause = cause.__cause__ or (cause.__context__ if isinstance(cause, OmegaConfBaseException) else None)
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and error.filename is not None and not isinstance(error, FileNotFoundError):
         found = unwritable(error, error.filename)
         return None if found is None else str(found)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file == "hydra/launcher/submitit_slurm":
