@@ -381,6 +381,7 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
         (["task=3"], "There is no task '3'; there is belebele, "),
         (["patch=null"], "There is no patch 'null'; there is ablation, english, none."),
         (["-m", "lang=swh,3"], "There is no language '3'; there is "),
+        (["-m", "lang=glob(zzz*)"], "lang=glob(zzz*) stands for no value: no job would run; --help lists"),
         (["task.limit=true"], "task.limit=True is no number of items; use 1 or more"),
         (["task.num_fewshot=true"], "task.num_fewshot=True is not a number of examples"),
         (["model.name="], "model.name is empty; say model.name=<name in the tables>."),
