@@ -382,6 +382,8 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
         (["patch=null"], "There is no patch 'null'; there is ablation, english, none."),
         (["-m", "lang=swh,3"], "There is no language '3'; there is "),
         (["-m", "lang=glob(zzz*)"], "lang=glob(zzz*) stands for no value: no job would run; --help lists"),
+        (["patch=english", "patch.window=99", "data=/nowhere"], "patch.window=99 is more layers than there are: "),
+        (["patch=english", "patch.window=9", "patch.component=mlp", "data=/nowhere"], "of tiny has 8, 1 to 8."),
         (["task.limit=true"], "task.limit=True is no number of items; use 1 or more"),
         (["task.num_fewshot=true"], "task.num_fewshot=True is not a number of examples"),
         (["model.name="], "model.name is empty; say model.name=<name in the tables>."),
