@@ -409,6 +409,28 @@ def test_keys_that_something_reads_may_be_added(tmp_path: Path) -> None:
     assert done.code == 0, done.err
 
 
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ("[8]", "over layer 8 alone, after the final norm."),
+        ("[0,4,8]", "over layers 0, 4 alone."),
+        ("[1,2,3]", "over layers 1 to 3 alone."),
+        ("[0,1,2,3,4,5,6,7]", "over the layers before the final norm."),
+    ],
+)
+def test_the_table_says_of_which_layers_it_is(tmp_path: Path, layers: str, words: str) -> None:
+    done = job(tmp_path, "lang=[ind]", f"layers={layers}")
+    assert done.code == 0, done.err
+    assert words in " ".join(done.out.split())
+
+
+def test_the_table_of_patching_says_which_layers_it_is_of(tmp_path: Path) -> None:
+    few = ("task=belebele", "task.num_fewshot=0", "patch=english", "patch.items=all", "patch.layers=[2,4]")
+    done = run(tmp_path, *few, "task.limit=2", "lang=[ind]", "metric=[]")
+    assert done.code == 0, done.err
+    assert "Activation patching, layers 2, 4" in done.out
+
+
 def test_a_mode_that_wandb_does_not_have(tmp_path: Path) -> None:
     done = run(tmp_path, WANDB_MODE="sometimes")
     assert done.code == 1

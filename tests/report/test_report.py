@@ -196,6 +196,9 @@ def test_layers_that_are_not_all_there_are_said(tmp_path: Path) -> None:
     save(tmp_path, alignment[alignment["layer"].isin([0, 2, 4])], predictions)
     (note,) = results.analyse(read.read([tmp_path])).notes
     assert "layer 4, the highest, is taken for the one after the final norm" in note
+    (tmp_path / "summary.json").write_text('{"model": "tiny", "num_layers": 8}')
+    (note,) = results.analyse(read.read([tmp_path])).notes
+    assert note.startswith("Tables of tiny hold only some of its layers 0 to 8: 0, 2, 4; maxima, means and best layers")
 
 
 def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
