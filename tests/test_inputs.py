@@ -214,6 +214,19 @@ def test_the_report_refuses_a_folder_with_files_of_two_jobs(small: list[str], tm
     assert len(read([tmp_path / "a", tmp_path / "b"]).folders) == 2
 
 
+def test_a_damaged_table_is_no_other_jobs(small: list[str], tmp_path: Path) -> None:
+    run_job(tmp_path / "a", *small)
+    path = tmp_path / "a/predictions.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    words = r"predictions\.parquet cannot be read as a table, it is damaged \(.*\): remove it and run its job again\.$"
+    for use in (lambda: read([tmp_path]), lambda: run_job(tmp_path / "a", *small)):
+        with pytest.raises(InputError, match=words):
+            use()
+    path.unlink()
+    run_job(tmp_path / "a", *small)
+    assert len(read([tmp_path]).folders) == 1
+
+
 def test_the_report_refuses_two_models_of_one_name(small: list[str], tmp_path: Path) -> None:
     for name, dtype in (("a", "float32"), ("b", "bfloat16")):
         run_job(tmp_path / name, *small, f"lang=[{'swh' if name == 'a' else 'spa'}]", f"model.dtype={dtype}")
