@@ -383,11 +383,14 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
         (["model.parallel=tensor"], "model.parallel=tensor splits the model over processes"),
         (["model.attention=flash_attention_2"], "model.attention=flash_attention_2 needs the package flash-attn"),
         (["data=/nowhere"], "The data folder '/nowhere' does not exist"),
-        (["task.limit=0"], "task.limit=0 is no number of items"),
         (["+task_limit=5"], "There is no key 'task_limit'; there is task.limit, "),
         (["+limit=5"], "There is no key 'limit'; there is task.limit."),
         (["+model.devise=cpu"], "There is no key 'model.devise'; there is model.device, "),
         (["+languages.swh.pivot=x"], "There is no key 'languages.swh.pivot'; there is task.pivot."),
+        (
+            ["hydra.run.dir=/proc/x"],
+            "Nothing can be written to /proc/x: it does not exist and cannot be made; hydra.run.dir",
+        ),
         (["cache=/proc/x"], "/proc/x: it does not exist and cannot be made; cache=<folder>"),
         (["-m", "hydra.sweep.dir=/proc/x"], "(a sweep: hydra.sweep.dir=<folder>) names another place"),
         (["=3"], "The argument '=3' names no key; key=value does"),
@@ -628,6 +631,44 @@ def test_a_bad_row_is_named_as_an_editor_counts(
     rows[row] |= change
     with pytest.raises(InputError, match=words):
         run_job(tmp_path / "run", *data_job(tmp_path, model_folder, rows))
+
+
+def swahili(folder: Path) -> Path:
+    return folder / "data/facebook/belebele/swh_Latn/test.jsonl"
+
+
+def test_json_lines_end_with_line_feeds_alone_and_may_begin_with_a_bom(model_folder: Path, tmp_path: Path) -> None:
+    rows = belebele_rows("swh_Latn")
+    odd = "one\u2028two\u2029three\x85four"
+    rows[1] |= {"flores_passage": odd, "mc_answer1": "2023-05-03"}
+    arguments = data_job(tmp_path, model_folder, rows)
+    path = swahili(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    config = compose(*arguments)
+    task = pipeline.instantiate(config.task)
+    (pair,) = task.pairs(list(config.languages.values()), pipeline.Source(config.source))
+    assert len(pair.ids) == len(rows)
+    assert odd in pair.language.items[1].premise
+    assert pair.language.items[1].options[0].endswith(" 2023-05-03")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"link": "x",', r"test\.jsonl, line 4 is no JSON: Expecting property name"),
+        (b"[1, 2]", r"test\.jsonl, line 4 is a list, not a JSON object with a key for each column"),
+        (b'{"link": "\xff"}', r"test\.jsonl, line 4 is no JSON: 'utf-8' codec can't decode"),
+    ],
+    ids=["cut off", "list", "latin-1"],
+)
+def test_a_broken_line_is_named(model_folder: Path, tmp_path: Path, line: bytes, words: str) -> None:
+    arguments = data_job(tmp_path, model_folder, belebele_rows("swh_Latn"))
+    path = swahili(tmp_path)
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([*lines[:2], b"", line, *lines[3:]]))
+    with pytest.raises(InputError, match=words) as found:
+        run_job(tmp_path / "run", *arguments)
+    assert "\n" not in str(found.value)
 
 
 def test_a_pointer_among_the_data(model_folder: Path, tmp_path: Path) -> None:
