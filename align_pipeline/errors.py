@@ -31,6 +31,11 @@ def unknown(kind: str, given: str, known: Iterable[str], shown: int = 12) -> Inp
     return InputError(f"There is no {kind} '{given}'; there is {', '.join(ordered[:shown]) or 'none'}{rest}.")
 
 
+def is_whole(value: object, least: int) -> bool:
+    """Whether a value is a whole number, `least` or greater; true and false, 1 and 0 to Python, are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 _UNWRITABLE = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -41,10 +46,11 @@ _UNWRITABLE = {
     errno.EEXIST: "a file is in the place of the folder",
     errno.ENOTDIR: "a file is in the place of a folder",
     errno.ENAMETOOLONG: "its name is too long",
+    errno.ENOENT: "it does not exist and cannot be made",
 }
 
 
-ELSEWHERE = "hydra.run.dir=<folder> names another place"
+ELSEWHERE = "hydra.run.dir=<folder> (a sweep: hydra.sweep.dir=<folder>) names another place"
 
 
 def unwritable(error: OSError, folder: Path | str, elsewhere: str = ELSEWHERE) -> InputError | None:

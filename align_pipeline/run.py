@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from align_pipeline import distributed, machine
 from align_pipeline.config import from_hydra, register
-from align_pipeline.config.messages import one_sentence
+from align_pipeline.config.messages import one_sentence, refuse_no_names
 from align_pipeline.config.paths import CONF
 from align_pipeline.store import folders
 from align_pipeline.sweep import jobs as sweep
@@ -101,6 +101,7 @@ def _jobs() -> list[str]:
         A line for each failed job of a sweep.
     """
     try:
+        refuse_no_names(sys.argv[1:])
         job()
         if _failed:
             raise _failed.pop()

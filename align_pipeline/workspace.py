@@ -82,14 +82,27 @@ def workspace(entity: str, project: str, metrics: Sequence[str] = METRICS) -> An
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Save the workspace that ``entity=`` and ``project=`` name, and print where it is."""
+    """Save the workspace that ``entity=`` and ``project=`` name, and print where it is.
+
+    Raises:
+        InputError: an argument is of no use, or W&B does not take the workspace.
+    """
     given = dict(argument.partition("=")[::2] for argument in arguments)
     for key in given:
         if key not in ("entity", "project"):
             raise unknown("argument", key, ["entity", "project"])
     if "entity" not in given:
         raise InputError("Say whose workspace it is: entity=<W&B user or team> project=<project>.")
-    print(workspace(given["entity"], given.get("project", "align_pipeline")).save().url)
+    made = workspace(given["entity"], given.get("project", "align_pipeline"))
+    try:
+        saved = made.save()
+    except Exception as error:  # whatever W&B raises, of its server too
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise InputError(
+            f"W&B did not save the workspace of entity={made.entity} project={made.project} ({reason}); it "
+            "takes a login (`wandb login`) and an entity that you may write to."
+        ) from error
+    print(saved.url)
 
 
 if __name__ == "__main__":

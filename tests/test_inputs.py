@@ -214,6 +214,19 @@ def test_the_report_refuses_a_folder_with_files_of_two_jobs(small: list[str], tm
     assert len(read([tmp_path / "a", tmp_path / "b"]).folders) == 2
 
 
+def test_a_damaged_table_is_no_other_jobs(small: list[str], tmp_path: Path) -> None:
+    run_job(tmp_path / "a", *small)
+    path = tmp_path / "a/predictions.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    words = r"predictions\.parquet cannot be read as a table, it is damaged \(.*\): remove it and run its job again\.$"
+    for use in (lambda: read([tmp_path]), lambda: run_job(tmp_path / "a", *small)):
+        with pytest.raises(InputError, match=words):
+            use()
+    path.unlink()
+    run_job(tmp_path / "a", *small)
+    assert len(read([tmp_path]).folders) == 1
+
+
 def test_the_report_refuses_two_models_of_one_name(small: list[str], tmp_path: Path) -> None:
     for name, dtype in (("a", "float32"), ("b", "bfloat16")):
         run_job(tmp_path / name, *small, f"lang=[{'swh' if name == 'a' else 'spa'}]", f"model.dtype={dtype}")
@@ -355,7 +368,7 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
         (["model=custom", "model.path=/tmp/a=b"], "quote a value with special characters: 'model.path=\"/tmp/a=b\"'"),
         (["model=custom", "model.path=/nope"], "The model folder '/nope' does not exist"),
         (["model=custom", "model.path=nobody/nothing"], "nobody/nothing is not in the local hub cache"),
-        (["task.limit=0"], "task.limit=0 leaves no items"),
+        (["task.limit=0"], "task.limit=0 is no number of items"),
         (["task.fewshot=often"], "task.fewshot=often is not a sampler; there is fixed, lm_eval."),
         (["layers=[99]", "data=/nowhere"], "layers has 99, but tiny has layers 0 to 8."),
         (["patch=english", "patch.layers=[99]", "data=/nowhere"], "patch.layers has 99, but patch.component=resid"),
@@ -370,6 +383,28 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
         (["model.parallel=tensor"], "model.parallel=tensor splits the model over processes"),
         (["model.attention=flash_attention_2"], "model.attention=flash_attention_2 needs the package flash-attn"),
         (["data=/nowhere"], "The data folder '/nowhere' does not exist"),
+        (["+task_limit=5"], "There is no key 'task_limit'; there is task.limit, "),
+        (["+limit=5"], "There is no key 'limit'; there is task.limit."),
+        (["+model.devise=cpu"], "There is no key 'model.devise'; there is model.device, "),
+        (["+languages.swh.pivot=x"], "There is no key 'languages.swh.pivot'; there is task.pivot."),
+        (
+            ["hydra.run.dir=/proc/x"],
+            "Nothing can be written to /proc/x: it does not exist and cannot be made; hydra.run.dir",
+        ),
+        (["cache=/proc/x"], "/proc/x: it does not exist and cannot be made; cache=<folder>"),
+        (["-m", "hydra.sweep.dir=/proc/x"], "(a sweep: hydra.sweep.dir=<folder>) names another place"),
+        (["=3"], "The argument '=3' names no key; key=value does"),
+        (["task=3"], "There is no task '3'; there is belebele, "),
+        (["patch=null"], "There is no patch 'null'; there is ablation, english, none."),
+        (["-m", "lang=swh,3"], "There is no language '3'; there is "),
+        (["-m", "lang=glob(zzz*)"], "lang=glob(zzz*) stands for no value: no job would run; --help lists"),
+        (["patch=english", "patch.window=99", "data=/nowhere"], "patch.window=99 is more layers than there are: "),
+        (["patch=english", "patch.window=9", "patch.component=mlp", "data=/nowhere"], "of tiny has 8, 1 to 8."),
+        (["task.limit=true"], "task.limit=True is no number of items; use 1 or more"),
+        (["task.num_fewshot=true"], "task.num_fewshot=True is not a number of examples"),
+        (["model.name="], "model.name is empty; say model.name=<name in the tables>."),
+        (["model.path="], "model.path is empty; say model.path=<hub id or folder>."),
+        (["seed=-1"], "seed=-1 is no seed that numpy takes; use 0 or more."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -382,6 +417,34 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path, arguments: li
     assert "Error in call to target" not in done.err
     assert words in done.err
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_keys_that_something_reads_may_be_added(tmp_path: Path) -> None:
+    added = ("+hydra.job.env_set.ADDED=1", "+languages.ind.codes.quiz=id", "+task.unicode=NFC", "task=flores")
+    done = job(tmp_path, "lang=[ind]", *added, "task.limit=2", "metric=[mexa]", "evaluate=false")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ("[8]", "over layer 8 alone, after the final norm."),
+        ("[0,4,8]", "over layers 0, 4 alone."),
+        ("[1,2,3]", "over layers 1 to 3 alone."),
+        ("[0,1,2,3,4,5,6,7]", "over the layers before the final norm."),
+    ],
+)
+def test_the_table_says_of_which_layers_it_is(tmp_path: Path, layers: str, words: str) -> None:
+    done = job(tmp_path, "lang=[ind]", f"layers={layers}")
+    assert done.code == 0, done.err
+    assert words in " ".join(done.out.split())
+
+
+def test_the_table_of_patching_says_which_layers_it_is_of(tmp_path: Path) -> None:
+    few = ("task=belebele", "task.num_fewshot=0", "patch=english", "patch.items=all", "patch.layers=[2,4]")
+    done = run(tmp_path, *few, "task.limit=2", "lang=[ind]", "metric=[]")
+    assert done.code == 0, done.err
+    assert "Activation patching, layers 2, 4" in done.out
 
 
 def test_a_mode_that_wandb_does_not_have(tmp_path: Path) -> None:
@@ -568,6 +631,44 @@ def test_a_bad_row_is_named_as_an_editor_counts(
     rows[row] |= change
     with pytest.raises(InputError, match=words):
         run_job(tmp_path / "run", *data_job(tmp_path, model_folder, rows))
+
+
+def swahili(folder: Path) -> Path:
+    return folder / "data/facebook/belebele/swh_Latn/test.jsonl"
+
+
+def test_json_lines_end_with_line_feeds_alone_and_may_begin_with_a_bom(model_folder: Path, tmp_path: Path) -> None:
+    rows = belebele_rows("swh_Latn")
+    odd = "one\u2028two\u2029three\x85four"
+    rows[1] |= {"flores_passage": odd, "mc_answer1": "2023-05-03"}
+    arguments = data_job(tmp_path, model_folder, rows)
+    path = swahili(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    config = compose(*arguments)
+    task = pipeline.instantiate(config.task)
+    (pair,) = task.pairs(list(config.languages.values()), pipeline.Source(config.source))
+    assert len(pair.ids) == len(rows)
+    assert odd in pair.language.items[1].premise
+    assert pair.language.items[1].options[0].endswith(" 2023-05-03")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"link": "x",', r"test\.jsonl, line 4 is no JSON: Expecting property name"),
+        (b"[1, 2]", r"test\.jsonl, line 4 is a list, not a JSON object with a key for each column"),
+        (b'{"link": "\xff"}', r"test\.jsonl, line 4 is no JSON: 'utf-8' codec can't decode"),
+    ],
+    ids=["cut off", "list", "latin-1"],
+)
+def test_a_broken_line_is_named(model_folder: Path, tmp_path: Path, line: bytes, words: str) -> None:
+    arguments = data_job(tmp_path, model_folder, belebele_rows("swh_Latn"))
+    path = swahili(tmp_path)
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([*lines[:2], b"", line, *lines[3:]]))
+    with pytest.raises(InputError, match=words) as found:
+        run_job(tmp_path / "run", *arguments)
+    assert "\n" not in str(found.value)
 
 
 def test_a_pointer_among_the_data(model_folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from align_pipeline.config.lang import Language
+from align_pipeline.config.messages import refuse_added
 from align_pipeline.config.model import ModelConfig
 from align_pipeline.config.patch import PatchConfig, layer_list
 from align_pipeline.config.resolvers import codes, file_name, last_part, wandb_mode
@@ -59,6 +60,8 @@ class Config:
             raise InputError("No language is selected; lang=swh or lang=set/xcopa selects some.")
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise InputError(f"batch_tokens={self.batch_tokens} leaves no room for a token; use 1 or more.")
+        if self.seed < 0:
+            raise InputError(f"seed={self.seed} is no seed that numpy takes; use 0 or more.")
         self.layers = layer_list("layers", self.layers)
         if not self.metrics and not self.evaluate:
             raise InputError("There is nothing to do with metric=[] and evaluate=false; select a metric or evaluate.")
@@ -87,10 +90,11 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str], multirun: bool) -
         multirun: whether the job is one of a sweep, where a (task, language) pair that does not exist is left out.
 
     Raises:
-        InputError: a value has the wrong type, or values contradict each other.
+        InputError: a key does not exist, a value has the wrong type, or values contradict each other.
     """
     # Hydra's own record, runtime.choices, holds no group of which several options are selected.
     chosen = [name for o in overrides if o.startswith("lang=") for name in re.findall(r"[\w/]+", o[len("lang=") :])]
+    refuse_added(composed)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     config.named = [] if multirun else [code for code in chosen if not code.startswith("set/")]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from align_pipeline.config.paths import CONF
 from align_pipeline.errors import InputError, unknown, unwritable
@@ -22,15 +25,14 @@ def one_sentence(error: Exception) -> str | None:
         if isinstance(cause, InputError):
             return str(cause)
         cause = cause.__cause__ or (cause.__context__ if isinstance(cause, OmegaConfBaseException) else None)
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and error.filename is not None and not isinstance(error, FileNotFoundError):
         found = unwritable(error, error.filename)
         return None if found is None else str(found)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file == "hydra/launcher/submitit_slurm":
         return "hydra/launcher=slurm needs the extra 'slurm': pip install 'align_pipeline[slurm]'."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).partition("/")
-        options = [str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml")]
-        return str(unknown({"lang": "language"}.get(group, group), name, [*options, *(error.options or ())]))
+        return str(_no_option(group, name, error.options or ()))
     if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
         return one_sentence(error.__cause__)
     text = re.split(r"\n\s*(?:full_key|object_type|reference_type)", str(error))[0].strip().replace("\n", " ")
@@ -64,19 +66,71 @@ def one_sentence(error: Exception) -> str | None:
     return None
 
 
+def _no_option(group: str, name: str, more: Collection[str] = ()) -> InputError:
+    """An `InputError` for an option that a config group does not have; `more` are options of other folders."""
+    options = [str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml")]
+    return unknown({"lang": "language"}.get(group, group), name, [*options, *more])
+
+
+def refuse_no_names(arguments: Sequence[str]) -> None:
+    """Refuse what Hydra ends in a traceback: a group's option that is no name (task=3, patch=null), or no key (=3).
+
+    Raises:
+        InputError: there is one.
+        OverrideParseException: what stands behind a group's name cannot be parsed.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep
+
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        group = key.lstrip("+~").partition("@")[0]
+        if not equals or not (CONF / group).is_dir():
+            continue
+        if not group:
+            raise InputError(f"The argument '{argument}' names no key; key=value does, such as task=xcopa.")
+        value = OverridesParser.create().parse_overrides([argument])[0].value()
+        options = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
+        for option in options:
+            if option is None or isinstance(option, (bool, int, float)):
+                raise _no_option(group, json.dumps(option))
+
+
+def refuse_added(composed: DictConfig) -> None:
+    """Refuse keys that ``+key=value`` added where nothing reads them; tasks and metrics refuse theirs themselves.
+
+    Raises:
+        InputError: there is one; names what exists.
+    """
+    for prefix, block in _blocks(composed):
+        kind = OmegaConf.get_type(block)
+        known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else list(block)
+        added = next((str(key) for key in block if key not in known), None)
+        if added is not None:
+            raise InputError(_no_key(added, prefix + added, block))
+
+
 def _no_key(name: str, key: str, parent: Any) -> str:
-    """That a key does not exist, and which do: the same name elsewhere first."""
+    """That a key does not exist, and which do: the same name elsewhere first, then names alike."""
     prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
-    elsewhere = sorted(full for full in _keys(parent._get_root()) if full.rpartition(".")[2] == name)
+    others = sorted(full for full in _keys(parent._get_root()) if full != prefix + name)
+    elsewhere = [full for full in others if full.rpartition(".")[2] == name]
     if elsewhere:
         return f"There is no key '{prefix}{name}'; there is {' and '.join(elsewhere)}."
-    return str(unknown("key", prefix + name, [prefix + str(k) for k in parent if k != "named"]))
+    own = [prefix + str(k) for k in parent if k not in ("named", name)]
+    return str(unknown("key", prefix + name, [*own, *difflib.get_close_matches(prefix + name, others)]))
 
 
-def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    for key in node if OmegaConf.is_dict(node) and not node._is_none() and not node._is_missing() else ():
-        full = f"{prefix}{key}"
-        yield full
-        child = node._get_node(key)
-        if OmegaConf.is_dict(child) and full != "hydra":
-            yield from _keys(child, f"{full}.")
+def _keys(config: Any) -> Iterator[str]:
+    for prefix, block in _blocks(config):
+        yield from (f"{prefix}{key}" for key in block)
+
+
+def _blocks(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What stands before the names of its keys, and the block, for every block of keys but Hydra's own."""
+    if not OmegaConf.is_dict(node) or node._is_none() or node._is_missing() or node._is_interpolation():
+        return
+    yield prefix, node
+    for key in node:
+        if prefix or key != "hydra":
+            yield from _blocks(node._get_node(key), f"{prefix}{key}.")

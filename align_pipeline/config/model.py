@@ -9,6 +9,8 @@ from omegaconf import MISSING
 
 from align_pipeline.errors import InputError
 
+_MEANT = {"path": "hub id or folder", "name": "name in the tables"}
+
 
 class TooLong(Enum):
     """What happens to a text that has more tokens than the model's context."""
@@ -78,5 +80,8 @@ class ModelConfig:
     """``error`` names the item; ``truncate_left`` drops tokens from the beginning (never BOS) and counts texts."""
 
     def __post_init__(self) -> None:
+        for key in ("path", "name"):
+            if not str(getattr(self, key)).strip():
+                raise InputError(f"model.{key} is empty; say model.{key}=<{_MEANT[key]}>.")
         if isinstance(self.max_length, int) and self.max_length < 1:
             raise InputError(f"model.max_length={self.max_length} leaves no room for a token; use 1 or more.")

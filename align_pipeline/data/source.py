@@ -1,10 +1,12 @@
 """Rows of a benchmark from the hub, a folder laid out like it, or the data that ships with the package.
 
-`datasets.load_dataset` reads all three the same way: ``<folder>/facebook/belebele`` as ``facebook/belebele``.
+`datasets.load_dataset` reads all three the same way: ``<folder>/facebook/belebele`` as ``facebook/belebele``. Only JSON
+lines on this machine are read here, as they stand.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import itertools
 import json
@@ -97,9 +99,8 @@ class Source:
             return f"{where}, row {row + 1}"
         (file,) = files
         if file.suffix == ".jsonl":
-            with file.open(encoding="utf-8") as lines:
-                filled = (number for number, line in enumerate(lines, 1) if line.strip())
-                return f"{file}, line {next(itertools.islice(filled, row, None), row + 1)}"
+            number, _ = next(itertools.islice(_numbered(file), row, None))
+            return f"{file}, line {number}"
         if file.suffix in (".csv", ".tsv"):
             return f"{file}, row {row + 1} below the header"
         return f"{file}, row {row + 1}"
@@ -115,7 +116,7 @@ class Source:
         for pattern in patterns:
             paths = pattern.get("path") or []
             for path in paths if isinstance(paths, list) else [paths]:
-                found += sorted(base.glob(str(path)))
+                found += [] if Path(path).is_absolute() else sorted(base.glob(str(path)))  # `datasets` may take it
         return found
 
     def load(
@@ -145,31 +146,39 @@ class Source:
         datasets.disable_progress_bars()
         where = f"{dataset} ({config}, {split})" + (" on the hub" if self.folder is None else f" in {self.name}")
         with self._one_sentence(dataset, where), self._at_hand(dataset) as (path, kept):
-            arguments: tuple[str, ...] = (path, config)
-            if self.folder is None:
-                kept["revision"] = revision
-                if files:
-                    arguments, kept["data_files"] = (path,), {split: files.format(config=config, split=split)}
-            rows = datasets.load_dataset(*arguments, split=split, **kept)
-            read = dict(rows.features or {})
-            wrong = [name for name in texts if name in read and getattr(read[name], "dtype", None) not in _TEXTS]
-            if wrong:
-                said = datasets.Features({**read, **dict.fromkeys(wrong, datasets.Value("string"))})
-                with contextlib.suppress(Exception):  # the row's check says what is wrong
-                    rows = datasets.load_dataset(*arguments, split=split, features=said, **kept)
-            found = self._lines(dataset, config, split) if wrong else None
-            found = found or [dict(row) for row in rows]
+            found = self._lines(dataset, config, split)
+            if found is None:
+                arguments: tuple[str, ...] = (path, config)
+                if self.folder is None:
+                    kept["revision"] = revision
+                    if files:
+                        arguments, kept["data_files"] = (path,), {split: files.format(config=config, split=split)}
+                rows = datasets.load_dataset(*arguments, split=split, **kept)
+                read = dict(rows.features or {})
+                wrong = [name for name in texts if name in read and getattr(read[name], "dtype", None) not in _TEXTS]
+                if wrong:
+                    said = datasets.Features({**read, **dict.fromkeys(wrong, datasets.Value("string"))})
+                    with contextlib.suppress(Exception):  # the row's check says what is wrong
+                        rows = datasets.load_dataset(*arguments, split=split, features=said, **kept)
+                found = [dict(row) for row in rows]
         if not found:
             raise InputError(f"{where} is empty: the split has no rows.")
         return found
 
     def _lines(self, dataset: str, config: str, split: str) -> list[Row] | None:
-        """The rows of local JSON lines as they stand: `datasets` makes times of what looks like dates, for good."""
-        paths = self._files(dataset, config, split) if self.folder is not None else []
+        """The rows of local JSON lines as they stand; None where the split has other files.
+
+        `datasets` makes times of what looks like dates, for good, and does not say which line is broken.
+
+        Raises:
+            InputError: a line is no JSON object; names it.
+        """
+        paths = [] if self.folder is None else self._files(dataset, config, split)
         if not paths or any(path.suffix != ".jsonl" for path in paths):
             return None
-        every = (line for path in paths for line in path.read_text(encoding="utf-8").splitlines())
-        return [json.loads(line) for line in every if line.strip()]
+        rows = [_object(path, number, line) for path in paths for number, line in _numbered(path)]
+        none = dict.fromkeys(column for row in rows for column in row)
+        return [{**none, **row} for row in rows]
 
     @contextlib.contextmanager
     def _at_hand(self, dataset: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -219,6 +228,24 @@ class Source:
                 "`hf auth login` (or set HF_TOKEN)."
             )
         return f"{dataset} cannot be found on the hub, or this machine's token may not see it; task.dataset names it."
+
+
+def _numbered(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Every filled line of JSON lines and its number, from 1: a line feed alone ends one, and a BOM belongs to none."""
+    lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def _object(file: Path, number: int, line: bytes) -> Row:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}, line {number} is no JSON: {error}.") from error
+    if not isinstance(row, dict):
+        raise InputError(
+            f"{file}, line {number} is a {type(row).__name__}, not a JSON object with a key for each column."
+        )
+    return row
 
 
 def _cause(error: BaseException) -> str:

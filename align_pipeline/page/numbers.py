@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -40,6 +41,12 @@ def p_text(value: Any) -> str:
 def as_range(low: Any, high: Any, digits: int = 2) -> str:
     """An interval behind a number, in brackets; nothing if there is none."""
     return "" if pd.isna(low) or pd.isna(high) else f" [{as_number(low, digits)}, {as_number(high, digits)}]"
+
+
+def layer_range(layers: Sequence[int]) -> str:
+    """Ascending layers in words."""
+    whole = len(layers) == layers[-1] - layers[0] + 1
+    return f"{layers[0]} to {layers[-1]}" if whole and len(layers) > 2 else ", ".join(map(str, layers))
 
 
 def task_name(task: str) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from align_pipeline import __version__
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.measurements import sections
-from align_pipeline.page.numbers import task_name
+from align_pipeline.page.numbers import layer_range, task_name
 from align_pipeline.page.part import Part
 from align_pipeline.page.template import render as fill
 from align_pipeline.report.results import Results
@@ -80,7 +80,7 @@ def _provenance(results: Results, models: Sequence[str], tasks: Sequence[str]) -
     yield "Rows", f"{len(tables.alignment):,} of alignment, {len(tables.predictions):,} of predictions{translated}"
     layers = sorted({int(k) for block in results.study.blocks.values() for k in block.layers})
     if layers:
-        yield "Layers", _layer_range(layers)
+        yield "Layers", layer_range(layers)
     sources = sorted({f"{d.get('dataset', '?')} ({d.get('source', '?')})" for s in summaries if (d := s.get("data"))})
     yield "Data", "; ".join(sources) or "not recorded (no summary.json beside the tables)"
     folders = [str(folder) for folder in tables.folders]
@@ -97,9 +97,3 @@ def _provenance(results: Results, models: Sequence[str], tasks: Sequence[str]) -
 def _described(name: str, config: Mapping[str, Any]) -> str:
     more = [str(config[key]) for key in ("path", "revision", "dtype") if config.get(key)]
     return f"{name} ({', '.join(more)})" if more else name
-
-
-def _layer_range(layers: Sequence[int]) -> str:
-    """Layers in words."""
-    whole = len(layers) == layers[-1] - layers[0] + 1
-    return f"{layers[0]} to {layers[-1]}" if whole and len(layers) > 2 else ", ".join(map(str, layers))

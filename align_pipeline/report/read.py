@@ -9,8 +9,10 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from align_pipeline.config.patch import UNPATCHED
 from align_pipeline.errors import InputError
 from align_pipeline.measurements import sections
 from align_pipeline.page.part import Section
@@ -132,9 +134,39 @@ def _read(path: Path, section: Section) -> pa.Table:
         empty = column.null_count and f.name not in section.optional
         if empty or (pa.types.is_int8(f.type) and f.name in ("value", "correct") and not _binary(column)):
             raise InputError(f"{path} has {'empty cells' if empty else 'other values than 0 and 1'} in {f.name}.")
-        if f.name == "confidence" and not pa.compute.all(pa.compute.is_finite(column)).as_py() and len(column):
-            raise InputError(f"{path} has values in {f.name} that are not finite.")
-    return pa.table(dict(zip([f.name for f in wanted], columns, strict=True)))
+    table = pa.table(dict(zip([f.name for f in wanted], columns, strict=True)))
+    for name, is_possible, why in _laws(table):
+        row = pc.index(is_possible, False).as_py()
+        if row >= 0:
+            (cells,) = table.slice(row, 1).to_pylist()
+            raise InputError(f"{path}, row {row + 1}: {name} is {cells[name]}, but {why.format_map(cells)}.")
+    return table
+
+
+def _laws(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray, str]]:
+    """Columns whose values are bound by what they mean, in which rows they are possible, and the law in words."""
+    have = set(table.column_names)
+    if "confidence" in have:
+        sure = table["confidence"]
+        yield "confidence", pc.and_(pc.greater_equal(sure, 0), pc.less_equal(sure, 1)), "it is a probability, 0 to 1"
+    for name in sorted({"gold", "prediction"} & have):
+        is_option = pc.greater_equal(table[name], 0)
+        if "loglikelihoods" in have:
+            count = pc.list_value_length(table["loglikelihoods"])
+            is_option = pc.and_kleene(is_option, pc.less(table[name], count))
+        yield name, is_option, "options are counted from 0, and each has a log-likelihood"
+    if {"gold", "prediction", "correct"} <= have:
+        is_right = pc.equal(table["prediction"], table["gold"])
+        yield (
+            "correct",
+            pc.equal(table["correct"], is_right.cast(pa.int8())),
+            "prediction is {prediction} and gold is {gold}",
+        )
+    if "layer" in have:
+        layer, unpatched = table["layer"], pa.scalar(False)
+        if "condition" in have:
+            unpatched = pc.equal(table["condition"].cast(pa.string()), UNPATCHED)
+        yield "layer", pc.or_(pc.greater_equal(layer, 0), unpatched), "layers are counted from 0"
 
 
 def _column(column: pa.ChunkedArray, f: pa.Field) -> pa.ChunkedArray:
@@ -146,5 +178,5 @@ def _column(column: pa.ChunkedArray, f: pa.Field) -> pa.ChunkedArray:
 
 
 def _binary(column: pa.ChunkedArray) -> bool:
-    ends = pa.compute.min_max(column).as_py()
+    ends = pc.min_max(column).as_py()
     return not len(column) or (ends["min"] >= 0 and ends["max"] <= 1)

@@ -18,6 +18,7 @@ from align_pipeline.inference.verdicts import verdicts
 from align_pipeline.measurements.patching import statistics as patching_analysis
 from align_pipeline.measurements.translation import statistics as translation_analysis
 from align_pipeline.measurements.translation_patching import statistics as translation_patching_analysis
+from align_pipeline.page.numbers import layer_range
 from align_pipeline.report.read import Tables
 
 PACKAGE = Path(__file__).parent
@@ -156,6 +157,12 @@ def _about_layers(study: analysis.Study, tables: Tables) -> Iterator[str]:
             yield (
                 f"The tables of {model} hold only some layers; layer {layer}, the highest, is taken for the one after "
                 "the final norm, which maxima, means and best layers leave out."
+            )
+    for model, layers in sorted({(key[0], tuple(map(int, block.layers))) for key, block in study.blocks.items()}):
+        if model in told and len(layers) <= told[model]:
+            yield (
+                f"Tables of {model} hold only some of its layers 0 to {told[model]}: {layer_range(layers)}; maxima, "
+                "means and best layers look at no other."
             )
 
 

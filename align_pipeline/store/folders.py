@@ -148,7 +148,11 @@ def difference(folder: Path, settings: Mapping[str, Any]) -> str | None:
 
 
 def owners_of(folder: Path) -> dict[str, str | None]:
-    """Which job the result files of a folder say they are of, by file name; None where a file does not say."""
+    """Which job the result files of a folder say they are of, by file name; None where a file does not say.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
     import pyarrow as pa  # not at the top: --help and a mistyped key answer without it
     import pyarrow.parquet as pq
 
@@ -158,8 +162,11 @@ def owners_of(folder: Path) -> dict[str, str | None]:
     for path in sorted(folder.glob("*.parquet")):
         try:
             owner = (pq.read_schema(path).metadata or {}).get(JOB)
-        except (pa.ArrowException, OSError):
-            owner = None
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise InputError(
+                f"{path} cannot be read as a table, it is damaged ({reason}): remove it and run its job again."
+            ) from error
         found[path.name] = None if owner is None else owner.decode()
     if (folder / SUMMARY).is_file():
         found[SUMMARY] = summary_of(folder).get("job")

@@ -150,13 +150,23 @@ def _refuse_other_sweeps(folder: Path, overrides: list[str]) -> None:
 
 
 def _jobs(config: DictConfig) -> list[list[str]] | None:
-    """Each job's overrides; None if they are not all known before."""
+    """Each job's overrides; None if they are not all known before.
+
+    Raises:
+        InputError: ``key=glob(...)`` matches nothing.
+    """
     sweeper = config.hydra.sweeper
     if not str(sweeper.get("_target_", "")).endswith("BasicSweeper"):
         return None
     given = [f"{key}={value}" for key, value in (sweeper.params or {}).items()] + list(config.hydra.overrides.task)
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides(given), None)
+    overrides = parser.parse_overrides(given)
+    for one in overrides:
+        if one.is_sweep_override() and not list(one.sweep_iterator()):  # Hydra would end well
+            raise InputError(
+                f"{one.input_line} stands for no value: no job would run; --help lists each group's options."
+            )
+    (jobs,) = BasicSweeper.split_arguments(overrides, None)
     return jobs
 
 

@@ -236,11 +236,11 @@ def test_an_empty_split(tmp_path: Path) -> None:
         broken(tmp_path, rows=[])
 
 
-def test_invalid_json_names_the_data_set(tmp_path: Path) -> None:
+def test_invalid_json_names_the_line(tmp_path: Path) -> None:
     write_hub(tmp_path, "facebook/belebele", {c: {"test": belebele_rows(c)} for c in ("eng_Latn", "swh_Latn")})
     with (tmp_path / "facebook/belebele/swh_Latn/test.jsonl").open("a") as file:
         file.write('{"link": "passage-9", \n')
-    with pytest.raises(InputError, match=r"facebook/belebele \(swh_Latn, test\) in .* cannot be read"):
+    with pytest.raises(InputError, match=r"facebook/belebele/swh_Latn/test\.jsonl, line 9 is no JSON: "):
         pair_of(tmp_path, "belebele")
 
 
@@ -268,7 +268,7 @@ def test_languages_the_task_lacks(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     [
         ({"fewshot": "random"}, "task.fewshot=random is not a sampler; there is fixed, lm_eval"),
         ({"num_fewshot": -1}, "task.num_fewshot=-1 is not a number of examples"),
-        ({"limit": 0}, "task.limit=0 leaves no items"),
+        ({"limit": 0}, "task.limit=0 is no number of items"),
     ],
 )
 def test_bad_task_keys(change: dict[str, Any], message: str) -> None:

@@ -196,6 +196,9 @@ def test_layers_that_are_not_all_there_are_said(tmp_path: Path) -> None:
     save(tmp_path, alignment[alignment["layer"].isin([0, 2, 4])], predictions)
     (note,) = results.analyse(read.read([tmp_path])).notes
     assert "layer 4, the highest, is taken for the one after the final norm" in note
+    (tmp_path / "summary.json").write_text('{"model": "tiny", "num_layers": 8}')
+    (note,) = results.analyse(read.read([tmp_path])).notes
+    assert note.startswith("Tables of tiny hold only some of its layers 0 to 8: 0, 2, 4; maxima, means and best layers")
 
 
 def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
@@ -284,6 +287,7 @@ def test_mistakes_end_in_one_sentence(
         ({"value": 2}, "has other values than 0 and 1 in value"),
         ({"layer": None}, "has empty cells in layer"),
         ({"drop": "item_id"}, "has no column item_id"),
+        ({"layer": -1}, r"alignment\.parquet, row 1: layer is -1, but layers are counted from 0"),
     ],
 )
 def test_tables_that_are_wrong_are_named(change: dict[str, object], says: str, tmp_path: Path) -> None:
@@ -291,6 +295,25 @@ def test_tables_that_are_wrong_are_named(change: dict[str, object], says: str, t
     wrong = alignment.drop(columns="item_id") if "drop" in change else alignment.assign(**change)
     save(tmp_path, wrong, None)
     with pytest.raises(InputError, match=says):
+        read.read([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("confidence", 1.5, "confidence is 1.5, but it is a probability, 0 to 1"),
+        ("confidence", -0.1, "confidence is -0.1, but"),
+        ("confidence", np.inf, "confidence is inf, but"),
+        ("gold", -1, "gold is -1, but options are counted from 0"),
+        ("gold", 9, "gold is 9, but options are counted from 0, and each has a log-likelihood"),
+        ("correct", None, r"correct is [01], but prediction is \d and gold is \d\.$"),
+    ],
+)
+def test_answers_that_cannot_be_are_named(column: str, value: float | None, says: str, tmp_path: Path) -> None:
+    _, predictions = simulate(1, 5, 2)
+    predictions.loc[predictions.index[3], column] = 1 - predictions[column].iloc[3] if value is None else value
+    save(tmp_path, None, predictions)
+    with pytest.raises(InputError, match=rf"predictions\.parquet, row 4: {says}"):
         read.read([tmp_path])
 
 

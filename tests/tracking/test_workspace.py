@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from wandb.errors import UsageError
 
 from align_pipeline.errors import InputError
 from align_pipeline.workspace import main, workspace
@@ -25,3 +26,12 @@ def test_it_must_be_told_whose() -> None:
         main([])
     with pytest.raises(InputError, match="There is no argument 'projet'; there is project, entity"):
         main(["projet=x"])
+
+
+def test_without_a_login_it_is_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: object) -> None:
+        raise UsageError("No API key configured.\nUse `wandb login` to log in.")
+
+    monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", refused)
+    with pytest.raises(InputError, match=r"entity=me project=align_pipeline \(No API key .*wandb login"):
+        main(["entity=me"])

@@ -12,7 +12,7 @@ from align_pipeline.config.lang import Language
 from align_pipeline.data.items import ENGLISH, SHOT_SEPARATOR, Item
 from align_pipeline.data.source import Row, Source
 from align_pipeline.data.tasks.parallel import ItemSet, Pair, ParallelTask, texts_of
-from align_pipeline.errors import InputError
+from align_pipeline.errors import InputError, is_whole
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +68,9 @@ class Flores(ParallelTask):
         super().__post_init__()
         if self.direction not in (*DIRECTIONS, "both"):
             raise InputError(f"task.direction={self.direction} does not exist; there is {', '.join(DIRECTIONS)}, both.")
-        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
+        if not is_whole(self.max_new_tokens, 1):
             raise InputError(f"task.max_new_tokens={self.max_new_tokens} leaves no room to translate; use 1 or more.")
-        if not isinstance(self.resamples, int) or self.resamples < 0 or self.resamples == 1:
+        if not is_whole(self.resamples, 0) or self.resamples == 1:
             raise InputError(f"task.resamples={self.resamples} gives no interval; use 0 (none) or 2 and more.")
 
     @property

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, cast
 from align_pipeline.config.lang import Language, known_languages
 from align_pipeline.data.items import ENGLISH, Item
 from align_pipeline.data.source import Row, Source
-from align_pipeline.errors import InputError
+from align_pipeline.errors import InputError, is_whole
 
 log = logging.getLogger(__name__)
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
@@ -84,10 +84,10 @@ class ParallelTask(ABC):
     """Which texts its items have for the metrics: ``options``, ``premises``, ``sentences``."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_fewshot, int) or self.num_fewshot < 0:
+        if not is_whole(self.num_fewshot, 0):
             raise InputError(f"task.num_fewshot={self.num_fewshot} is not a number of examples; use 0 or more.")
-        if self.limit is not None and (not isinstance(self.limit, int) or self.limit < 1):
-            raise InputError(f"task.limit={self.limit} leaves no items; use 1 or more, or null for all.")
+        if self.limit is not None and not is_whole(self.limit, 1):
+            raise InputError(f"task.limit={self.limit} is no number of items; use 1 or more, or null for all.")
 
         if self.unicode not in (None, *FORMS):
             raise InputError(f"task.unicode={self.unicode} is not a normal form; there is {', '.join(FORMS)}.")

@@ -30,6 +30,7 @@ from align_pipeline.measurements.alignment.similarity import (
 )
 from align_pipeline.measurements.alignment.table import ALIGNMENT, BASELINES
 from align_pipeline.measurements.base import Column, Columns, Job, Told, Unit
+from align_pipeline.page.numbers import layer_range
 from align_pipeline.tracking.wandb import Curve
 
 COMMON_N = 100
@@ -144,7 +145,8 @@ class Alignment:
         columns = [
             Column(f"{name}\nmax @layer, mean", functools.partial(_cell, name), no_wrap=True) for name in self.metrics
         ]
-        caption = "Metrics: share of aligned items, over the layers before the final norm."
+        last = self.job.num_layers
+        caption = f"Metrics: share of aligned items, {_over(layers(self.job.config, last), last)}."
         return Told(
             rows, found, draw(alignment, self.job.folder, self.job.table("baselines")), columns, caption, place=1
         )
@@ -213,6 +215,16 @@ def reduced(curve: Curve, num_layers: int) -> dict[str, Any]:
         "layers": list(curve.layers),
         "values": list(curve.values),
     }
+
+
+def _over(reported: Sequence[int], last: int) -> str:
+    """Which layers `reduced` looks at, in words."""
+    inner = [k for k in reported if k < last]
+    if len(inner) == last:
+        return "over the layers before the final norm"
+    shown = inner or reported
+    behind = "" if inner else ", after the final norm"
+    return f"over layer{'s' if len(shown) > 1 else ''} {layer_range(shown)} alone{behind}"
 
 
 def _cell(metric: str, row: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from align_pipeline.measurements.base import Columns, Job, Told, Unit
 from align_pipeline.measurements.patching import conditions, figures, statistics
 from align_pipeline.measurements.patching.patch import Activations, Patched, chosen_layers, patch
 from align_pipeline.measurements.patching.table import PATCHING
+from align_pipeline.page.numbers import layer_range
 from align_pipeline.tracking.wandb import Curve
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class Patching:
             key = (pair.language.language, pair.english.pivot)
             own = found[(found["language"] == key[0]) & (found["pivot"] == key[1])]
             rows[key] = {"patching": records(own.drop(columns=["model", "task", "language", "pivot"]))}
-        printed = [_printed(rows)] if any(row["patching"] for row in rows.values()) else []
+        printed = [_printed(rows, effects)] if any(row["patching"] for row in rows.values()) else []
         return Told(rows, _curves(effects), figures.draw(effects, self.job.folder), printed=printed)
 
     @staticmethod
@@ -132,13 +133,14 @@ def _curves(effects: pd.DataFrame) -> list[Curve]:
     ]
 
 
-def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
+def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]], effects: pd.DataFrame) -> Table:
     """What each condition corrected, for a person."""
     caption = (
         "Share of TF items that become right. Middle: mean over the middle third of the layers. Attributable to the "
         "concept: the treatment minus the strongest control that lacks the concept, over the middle third."
     )
-    made = Table(title="Activation patching", caption=caption, title_justify="left", caption_justify="left")
+    title = f"Activation patching, layers {layer_range(sorted(effects['layer'].unique()))}"
+    made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in ("language", "condition"):
         made.add_column(column)
     for column in ("TF", "corrected\nmax @layer", "middle", "attributable to the concept"):

@@ -112,8 +112,13 @@ def chosen_layers(config: PatchConfig, able: Sequence[int], name: str) -> list[i
         name: the model's.
 
     Raises:
-        InputError: one that was asked for is not among them.
+        InputError: one that was asked for is not among them, or the window is wider than all of them.
     """
+    if config.window > len(able):
+        raise InputError(
+            f"patch.window={config.window} is more layers than there are: patch.component={config.component.value} of "
+            f"{name} has {len(able)}, {able[0]} to {able[-1]}."
+        )
     if isinstance(config.layers, str):
         return list(able)
     outside = [k for k in config.layers if k not in able]

@@ -26,6 +26,7 @@ from align_pipeline.measurements.translation.scores import sentence_scores, sent
 from align_pipeline.measurements.translation.translate import Hypotheses
 from align_pipeline.measurements.translation_patching import patch, statistics
 from align_pipeline.measurements.translation_patching.table import TRANSLATION_PATCHING
+from align_pipeline.page.numbers import layer_range
 from align_pipeline.tracking.wandb import Curve
 
 log = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class TranslationPatching:
             rows,
             _curves(found.effects),
             draw_translation(found.effects, self.job.folder),
-            printed=[_printed(rows)],
+            printed=[_printed(rows, found.effects)],
         )
 
     @staticmethod
@@ -166,13 +167,14 @@ def _curves(effects: pd.DataFrame) -> list[Curve]:
     ]
 
 
-def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
+def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]], effects: pd.DataFrame) -> Table:
     """What each condition made of the translations, for a person."""
     caption = (
         "Corpus chrF++. Middle: mean change over the middle third of the layers. Attributable to the concept: the "
         "treatment minus the strongest control that lacks the concept, over the middle third."
     )
-    made = Table(title="Patched translation", caption=caption, title_justify="left", caption_justify="left")
+    title = f"Patched translation, layers {layer_range(sorted(effects['layer'].unique()))}"
+    made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in ("language", "direction", "condition"):
         made.add_column(column)
     for column in ("n", "unpatched", "best\n@layer", "middle", "attributable to the concept"):
