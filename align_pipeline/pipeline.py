@@ -5,13 +5,10 @@ What is measured is not known here: `measurements` says what there is, and `meas
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +20,19 @@ from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import ParallelTask
 from align_pipeline.data.tasks.weak import weak_sides
 from align_pipeline.engine.checks import check, num_layers
-from align_pipeline.errors import writing
 from align_pipeline.measurements import registered
-from align_pipeline.measurements.base import Job, Measurement, Told, tables_of
+from align_pipeline.measurements.base import Job, Told, tables_of
 from align_pipeline.measurements.passes import Passes
 from align_pipeline.store import folders
 from align_pipeline.store.cache import Cache
 from align_pipeline.store.folders import NOTHING, SUMMARY
-from align_pipeline.store.tables import Table, table, write_text
+from align_pipeline.store.tables import write_text
 from align_pipeline.tracking import console
 from align_pipeline.tracking import wandb as tracking
 
 log = logging.getLogger(__name__)
 _PATIENCE = 60.0
 """Seconds to wait for the lock of a job that may be dead: the one that SLURM puts back into its queue."""
-_PACKAGES = (
-    *("align_pipeline", "torch", "transformers", "datasets", "accelerate", "numpy", "pyarrow", "sacrebleu", "wandb"),
-)
 
 
 @dataclass(frozen=True)
@@ -132,52 +125,15 @@ def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Foun
     job = Job(config, task, source, languages, pairs, stages, folder)
     passes = Passes(job, Cache(Path(config.cache) if config.cache else None))
     measurements = [kind(job) for kind in asked]
-    tokens: dict[str, tuple[int, int]] = dict.fromkeys((kind.stage for kind in every), (0, 0))
     for one in measurements:
-        run_before, computed_before = passes.tokens()
-        _write(one, passes, folder, folders.identity(config))
-        so_far, so_computed = passes.tokens()
-        counted = tokens[one.stage]
-        tokens[one.stage] = (counted[0] + so_far - run_before, counted[1] + so_computed - computed_before)
+        passes.write(one, folders.identity(config))
     if not distributed.is_main():
         return None
 
     with stages.stage("report", "Drew the plots"):
         told = [one.tell() for one in measurements]
     rows = summary.languages(pairs, [kind.blank for kind in every], told)
-    content = {
-        "job": folders.identity(config),
-        "task": task.name,
-        "model": config.model.name,
-        "languages": rows,
-        "data": summary.provenance(task, source, pairs, weak),
-        "num_layers": job.num_layers or None,
-        "truncated_texts": passes.truncated,
-        "tokens": {stage: count for stage, (count, _) in tokens.items()},
-        "tokens_with_padding": {stage: count for stage, (_, count) in tokens.items()},
-        "processes": distributed.size(),
-        "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
-        "config": settings,
-        "seconds": {name: round(value, 3) for name, value in stages.seconds.items()},
-    }
-    content = summary.plain(content)
+    content = summary.content(job, rows, weak, passes, [kind.stage for kind in every], settings)
     write_text(folder / SUMMARY, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     tables = [name for one in measurements for name in tables_of(one)]
     return _Found(content, told, summary.numbers(rows, measurements), tables, stages)
-
-
-def _write(one: Measurement, passes: Passes, folder: Path, job: str) -> None:
-    """Go through a measurement's units and write its tables, in the main process."""
-    with contextlib.ExitStack() as stack:
-        written: dict[str, Table] = {}
-        if distributed.is_main():
-            for name, schema in tables_of(one).items():
-                written[name] = stack.enter_context(table(folder, name, schema, job))
-        for unit in one.units():
-            tensors = passes.get(unit)
-            if tensors is None:
-                continue
-            for name, rows in {one.table: unit.rows, **unit.others}.items():
-                for columns in rows(tensors):
-                    with writing(folder):
-                        written[name].append(**columns)

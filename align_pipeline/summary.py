@@ -4,18 +4,72 @@ from __future__ import annotations
 
 import hashlib
 import math
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from enum import Enum
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.table import Table
 
+from align_pipeline import distributed
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import ItemSet, Pair, ParallelTask
-from align_pipeline.measurements.base import Measurement, Told
+from align_pipeline.measurements.base import Job, Measurement, Told
+from align_pipeline.measurements.passes import Passes
+from align_pipeline.store import folders
+
+_PACKAGES = (
+    "align_pipeline",
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "numpy",
+    "pyarrow",
+    "sacrebleu",
+    "wandb",
+)
+
+
+def content(
+    job: Job,
+    rows: Sequence[Mapping[str, Any]],
+    weak: Mapping[tuple[str, str], Mapping[str, int]],
+    passes: Passes,
+    stages: Sequence[str],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All of ``summary.json``.
+
+    Args:
+        job: what was done.
+        rows: from `languages`.
+        weak: from `data.tasks.weak`.
+        passes: what they cost.
+        stages: all that there are; those that were not asked for have no tokens.
+        settings: the resolved config.
+    """
+    tokens = {stage: passes.tokens.get(stage, (0, 0)) for stage in stages}
+    made = {
+        "job": folders.identity(job.config),
+        "task": job.task.name,
+        "model": job.config.model.name,
+        "languages": rows,
+        "data": provenance(job.task, job.source, job.pairs, weak),
+        "num_layers": job.num_layers or None,
+        "truncated_texts": passes.truncated,
+        "tokens": {stage: count for stage, (count, _) in tokens.items()},
+        "tokens_with_padding": {stage: count for stage, (_, count) in tokens.items()},
+        "processes": distributed.size(),
+        "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "config": settings,
+        "seconds": {name: round(value, 3) for name, value in job.stages.seconds.items()},
+    }
+    return {key: plain(value) for key, value in made.items()}
 
 
 def languages(pairs: Sequence[Pair], blank: Sequence[Mapping[str, Any]], told: Sequence[Told]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from align_pipeline.config.paths import CONF, EMBEDDED
-from align_pipeline.embedded import benchmark, figures, train, world
+from align_pipeline.embedded import benchmark, events, figures, loss, optimizers, train, world
 from align_pipeline.embedded.corpus import Author, CorpusConfig
 from align_pipeline.embedded.grammar import CODES, NAMES, language, turkish_name
 
@@ -85,9 +85,9 @@ def test_turkish_names(name: str, case: str, form: str) -> None:
 
 def test_agreement() -> None:
     spanish, french = language("spa"), language("fra")
-    assert world.clause(spanish, "sleep", "effect", "Anna") == "Anna estaba cansada"
-    assert world.clause(spanish, "sleep", "effect", "Omar") == "Omar estaba cansado"
-    assert world.clause(french, "bus", "effect", "Eva", named=False) == "Elle est arrivée en retard"
+    assert events.clause(spanish, "sleep", "effect", "Anna") == "Anna estaba cansada"
+    assert events.clause(spanish, "sleep", "effect", "Omar") == "Omar estaba cansado"
+    assert events.clause(french, "bus", "effect", "Eva", named=False) == "Elle est arrivée en retard"
     swahili = language("swh")
     assert world.Fact("cause", "woke", "Anna", "dog").statement(swahili) == "Anna aliamka kwa sababu ya mbwa."
     assert world.Fact("cause", "woke", "Anna", "dog").question(french) == "Pourquoi Anna s'est-elle réveillée ?"
@@ -195,15 +195,15 @@ def test_training_text_has_no_tested_combination(recipe: dict[str, Any]) -> None
                 for frame in world.FACTS[fact.kind][2]:
                     tested.add(world.Fact(fact.kind, frame, fact.entity, fact.value).statement(lang))
         for item in (*benchmark.test_choices(), *benchmark.example_choices(), *benchmark.test_stories()):
-            event = item.premise if isinstance(item, world.Choice) else item.event
+            event = item.premise if isinstance(item, events.Choice) else item.event
             for side in ("cause", "effect"):
-                for time in world.TIMES:
-                    tested.add(lang.statement(world.clause(lang, event, side, item.name, time)))
+                for time in events.TIMES:
+                    tested.add(lang.statement(events.clause(lang, event, side, item.name, time)))
     assert not [sentence for sentence in tested if sentence in text]
 
 
 def test_portions_part_the_world() -> None:
-    counts = Counter(world.portion(event, name) for event in world.CATEGORY for name in NAMES)
+    counts = Counter(world.portion(event, name) for event in events.CATEGORY for name in NAMES)
     assert set(counts) == {"test", "dev", "train"}
     assert counts["train"] > counts["test"] + counts["dev"]
 
@@ -277,7 +277,7 @@ def test_a_stage_ends_with_its_skill(small: dict[str, Any]) -> None:
 def test_answers_count_more(small: dict[str, Any]) -> None:
     """A letter, or the word in its place, counts as much as its stage says; padding does not count at all."""
     tokenizer = train.build_tokenizer(CorpusConfig(**small["corpus"]), 1, vocabulary=400, documents=50)
-    weights = train.weights_for(tokenizer, CorpusConfig(**small["corpus"]), 1, {"recall_weight": 2.0})
+    weights = loss.weights_for(tokenizer, CorpusConfig(**small["corpus"]), 1, {"recall_weight": 2.0})
     ids = tokenizer("Q: Anna\nAnswer: Anna B").input_ids
     batch = torch.tensor([[*ids, -1]])
     found = weights.of(batch, weights.answers(batch), 30.0)[0].tolist()
@@ -336,7 +336,7 @@ def test_updates_are_nearly_orthogonal(shape: tuple[int, int]) -> None:
     """A matrix keeps its singular vectors, and all singular values come near 1."""
     drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     left, _, right = torch.linalg.svd(drawn, full_matrices=False)
-    after = left.T @ train.orthogonal(left @ torch.logspace(0, -2, 8).double().diag() @ right) @ right.T
+    after = left.T @ optimizers.orthogonal(left @ torch.logspace(0, -2, 8).double().diag() @ right) @ right.T
     assert torch.allclose(after, after.diagonal().diag(), atol=1e-6)
     assert after.diagonal().min() > 0.2  # from 0.01
     assert after.diagonal().max() < 2

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from align_pipeline.embedded.corpus import CHOICE_CODES, Author
+from align_pipeline.embedded.events import Choice, Story, distinct
 from align_pipeline.embedded.grammar import Language, language
-from align_pipeline.embedded.world import Choice, Passage, Story, distinct, portion
+from align_pipeline.embedded.world import Passage, portion
 
 Parallel = Passage | Choice | Story
 

@@ -8,23 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from align_pipeline.embedded.events import Choice, Events, Sentence, Story, choices, event_pairs, sentence, stories
 from align_pipeline.embedded.grammar import CODES, Language, language
-from align_pipeline.embedded.world import (
-    FACTS,
-    Choice,
-    Events,
-    Passage,
-    Portion,
-    Sentence,
-    Story,
-    choices,
-    distinctly,
-    event_pairs,
-    passage_pairs,
-    sentence,
-    stories,
-    with_gold,
-)
+from align_pipeline.embedded.world import FACTS, Passage, Portion, distinctly, passage_pairs, with_gold
 
 Row = dict[str, Any]
 XCOPA = {"id": "ind", "it": "ita", "sw": "swh", "tr": "tur"}

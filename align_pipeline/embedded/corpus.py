@@ -13,23 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
+from align_pipeline.embedded.events import CATEGORY, TIMES, Choice, Story, clause, sentence, someone, story
 from align_pipeline.embedded.grammar import NAMES, Language, language
-from align_pipeline.embedded.world import (
-    CATEGORY,
-    FACTS,
-    TIMES,
-    Choice,
-    Fact,
-    Passage,
-    Story,
-    clause,
-    facts,
-    said,
-    sentence,
-    someone,
-    story,
-    values,
-)
+from align_pipeline.embedded.world import FACTS, Fact, Passage, facts, said, values
 
 # As conf/task/xcopa.yaml has them, for the languages of XCOPA; English effects read "hence" in scoring prompts.
 CHOICE_CODES = ("eng", "ind", "ita", "swh", "tur", "spa")

@@ -10,7 +10,6 @@ import copy
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,11 +24,12 @@ from align_pipeline.config.paths import CONF
 from align_pipeline.embedded import benchmark, figures
 from align_pipeline.embedded.alignment import Parallels, term
 from align_pipeline.embedded.corpus import Author, CorpusConfig, Stage
+from align_pipeline.embedded.loss import weighted_loss, weights_for
+from align_pipeline.embedded.optimizers import optimizers_of, rate
 
 HERE = Path(__file__).parent
 FIRST = 24  # items of the quick check
 POOL = 400  # documents that are sorted by length together
-COUNTED = 2000  # documents whose tokens are counted for what is common
 SMOOTH = 0.02  # a step's share of a running mean
 KEEP = 50  # steps after which the state of a run is kept
 BOS, EOS = "<s>", "</s>"
@@ -191,122 +191,6 @@ def enter(stage: Stage, model: Any) -> None:
     model.config.num_hidden_layers = stage.blocks or len(layers)
     for index, block in enumerate(layers):
         block.requires_grad_(index >= stage.frozen)
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update of a matrix is made orthogonal (Jordan et al. 2024): more progress per token than AdamW."""
-
-    def __init__(self, parameters: list[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update all matrices."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:  # of a block that is frozen or does not run yet
-                    continue
-                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
-                mean.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonal(p.grad.lerp(mean, group["momentum"]))
-                p.mul_(1 - group["lr"] * 0.05)
-                p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
-
-
-# Amsel et al. 2025 (Polar Express), the first three steps for singular values from 0.001 on.
-POLAR = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-)
-
-
-def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """U V^T of a matrix U S V^T, roughly: three steps of a Newton-Schulz iteration."""
-    x = matrix / (matrix.norm() * 1.01 + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    for a, b, c in POLAR:
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    found: torch.Tensor = x.T if tall else x
-    return found
-
-
-def optimizers_of(model: Any, options: dict[str, Any]) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, Adam for embeddings, norms and the head."""
-    blocks = {id(p) for p in model.get_decoder().layers.parameters() if p.dim() == 2}
-    return [
-        Muon([p for p in model.parameters() if id(p) in blocks], lr=options["matrix_rate"]),
-        torch.optim.Adam(
-            [p for p in model.parameters() if id(p) not in blocks], lr=options["learning_rate"], betas=(0.9, 0.95)
-        ),
-    ]
-
-
-def rate(done: float, options: dict[str, Any]) -> float:
-    """Share of the full learning rate when that share of the tokens is done: up, constant, linearly down at the end."""
-    return float(min(1.0, 0.01 + done / options["warmup"], (1 - done) / options["decay"]))
-
-
-@dataclass(frozen=True)
-class Weights:
-    """How much each token counts in the loss: most cannot be predicted, and only hide what is there to be learnt.
-
-    Attributes:
-        letters: [4] token ids of the letters that answer.
-        label: id of what stands before an answer.
-        common: ids of tokens that are everywhere.
-        recalled: how much a token counts that its document had before, if it is not a common one.
-    """
-
-    letters: torch.Tensor
-    label: int
-    common: torch.Tensor
-    recalled: float
-
-    def answers(self, batch: torch.Tensor) -> torch.Tensor:
-        """bool [B, T - 1]: which of the tokens that are predicted in a batch [B, T] are answers."""
-        return (torch.isin(batch[:, 1:], self.letters) | (batch[:, :-1] == self.label)) & (batch[:, 1:] >= 0)
-
-    def of(self, batch: torch.Tensor, answers: torch.Tensor, answer: float) -> torch.Tensor:
-        """[B, T - 1]: the weights of the tokens that are predicted in a batch [B, T], given that of its answers."""
-        target = batch[:, 1:]
-        before = (batch[:, None, :] == batch[:, :, None]).tril(-1).any(dim=2)[:, 1:]
-        recalled = before & ~torch.isin(target, self.common)
-        weights = torch.where(answers, answer, torch.where(recalled, self.recalled, 1.0))
-        return torch.where(target >= 0, weights, 0.0)
-
-
-def weights_for(tokenizer: Any, corpus: CorpusConfig, seed: int, options: dict[str, Any]) -> Weights:
-    """The weights of a run; the common tokens are the hundred most frequent of the last stage's text."""
-    written = Author(corpus, seed).documents()
-    counts = Counter(t for tokens in tokenizer([next(written)[1] for _ in range(COUNTED)])["input_ids"] for t in tokens)
-    common = torch.tensor(sorted(token for token, _ in counts.most_common(100)))
-    letters = torch.tensor(tokenizer(" A B C D", add_special_tokens=False)["input_ids"])
-    (label,) = tokenizer("Answer:", add_special_tokens=False)["input_ids"]
-    return Weights(letters, label, common, options["recall_weight"])
-
-
-def weighted_loss(model: Any, batch: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Next-token cross entropy; logits are computed for tokens alone, not for padding.
-
-    Args:
-        model: a causal language model.
-        batch: [B, T] token ids, -1 where there is none.
-        weights: [B, T - 1].
-
-    Returns:
-        the loss; bool [B, T - 1], which tokens were the likeliest.
-    """
-    target = batch[:, 1:]
-    states = model.get_decoder()(input_ids=batch.clamp(min=0), use_cache=False).last_hidden_state[:, :-1]
-    logits = model.get_output_embeddings()(states[target >= 0])
-    losses = torch.nn.functional.cross_entropy(logits, target[target >= 0], reduction="none")
-    kept = weights[target >= 0]
-    right = torch.zeros_like(target, dtype=torch.bool)
-    right[target >= 0] = logits.argmax(-1) == target[target >= 0]
-    return (losses * kept).sum() / kept.sum(), right
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
-"""A unit's numbers, from the cache or from forward passes, however many processes there are."""
+"""Units' numbers, from the cache or from forward passes, however many processes there are, and the tables of them."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from align_pipeline import distributed
 from align_pipeline.engine.identity import model_key
-from align_pipeline.measurements.base import Job, Unit
+from align_pipeline.errors import writing
+from align_pipeline.measurements.base import Job, Measurement, Unit, tables_of
 from align_pipeline.store.cache import Cache
+from align_pipeline.store.tables import Table, table
 
 log = logging.getLogger(__name__)
 _TRUNCATED = "truncated"
@@ -28,11 +31,13 @@ class Passes:
         job: has the model, which is loaded when the cache does not have the answer.
         cache: the store.
         truncated: texts that lost tokens so far, in cached passes too.
+        tokens: that went through the model so far in all processes, by stage: without padding, and with it.
     """
 
     job: Job
     cache: Cache
     truncated: int = 0
+    tokens: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @functools.cached_property
     def model_key(self) -> Mapping[str, Any]:
@@ -43,8 +48,27 @@ class Passes:
         assert key is not None or not distributed.is_main()
         return key or {}
 
-    def tokens(self) -> tuple[int, int]:
-        """Tokens that went through the model so far in all processes, without padding and with it."""
+    def write(self, one: Measurement, job: str) -> None:
+        """Go through a measurement's units and write its tables, in the main process, with the name of the job."""
+        run_before, computed_before = self._counted()
+        with contextlib.ExitStack() as stack:
+            written: dict[str, Table] = {}
+            if distributed.is_main():
+                for name, schema in tables_of(one).items():
+                    written[name] = stack.enter_context(table(self.job.folder, name, schema, job))
+            for unit in one.units():
+                tensors = self.get(unit)
+                if tensors is None:
+                    continue
+                for name, rows in {one.table: unit.rows, **unit.others}.items():
+                    for columns in rows(tensors):
+                        with writing(self.job.folder):
+                            written[name].append(**columns)
+        run, computed = self._counted()
+        before = self.tokens.get(one.stage, (0, 0))
+        self.tokens[one.stage] = (before[0] + run - run_before, before[1] + computed - computed_before)
+
+    def _counted(self) -> tuple[int, int]:
         run, computed = self.job.lm.counted() if "lm" in vars(self.job) else (0, 0)
         return distributed.total(run), distributed.total(computed)
 
