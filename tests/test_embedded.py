@@ -227,7 +227,7 @@ STAGES: dict[str, Any] = {
 def small(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The recipe for a model of three narrow blocks."""
     monkeypatch.setattr(train, "POOL", 10)
-    monkeypatch.setattr(train, "COUNTED", 50)
+    monkeypatch.setattr(loss, "COUNTED", 50)
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
     start = {**recipe["model"]["start"], "back": {0: [1, 3]}, "fast_pairs": 3}
     model = {**recipe["model"], **shape, "num_key_value_heads": 2, "start": start}

@@ -125,6 +125,24 @@ def hidden_states(
         advance(len(order))
 
 
+def each_state(
+    lm: LanguageModel, texts: Sequence[str], reduce: Callable[[Tensor], Tensor], pooling: str = "last"
+) -> Tensor:
+    """A number of every text's state at every layer, in all processes: [layers, texts] in float32.
+
+    Args:
+        lm: the model.
+        texts: at least one.
+        reduce: makes [layers, texts of a batch] of their pooled states [layers, texts of a batch, D] in float32.
+        pooling: see `hidden_states`, which has the errors.
+    """
+    every = torch.zeros(lm.num_layers + 1, len(texts))
+    groups = [[tokens] for tokens in lm.encode(list(texts))]
+    for chosen, states in hidden_states(lm, groups, texts, range(lm.num_layers + 1), (pooling,), None):
+        every[:, chosen] = reduce(states[pooling][:, :, 0].float()).float().cpu()
+    return distributed.filled(every)
+
+
 def loglikelihoods(
     lm: LanguageModel,
     requests: Sequence[tuple[Tokens, Tokens]],

@@ -155,6 +155,7 @@ class Measurement(Protocol):
         schema: the table's columns.
         others: further tables and their columns, by name.
         blank: what a language's row of ``summary.json`` holds where the measurement was not asked for.
+        job: what it is part of.
     """
 
     name: ClassVar[str]
@@ -163,10 +164,20 @@ class Measurement(Protocol):
     schema: ClassVar[pa.Schema]
     others: ClassVar[Mapping[str, pa.Schema]] = {}
     blank: ClassVar[Mapping[str, Any]] = {}
+    job: Job
+
+    def __init__(self, job: Job) -> None:
+        """Prepare the measurement, before any forward pass.
+
+        Raises:
+            InputError: the config asks for what the data do not have.
+        """
+        self.job = job
 
     @staticmethod
     def asked(config: Config, task: ParallelTask) -> bool:
-        """Whether a job's config asks for it, and the task has it."""
+        """Whether a job's config asks for it, and the task has it; every job's unless a measurement says more."""
+        return True
 
     @staticmethod
     def check(config: Config, task: ParallelTask, last: int | None) -> None:
@@ -181,13 +192,6 @@ class Measurement(Protocol):
             InputError: the config asks for what the task or the model does not have.
         """
 
-    def __init__(self, job: Job) -> None:
-        """Prepare the measurement, before any forward pass.
-
-        Raises:
-            InputError: the config asks for what the data do not have.
-        """
-
     def units(self) -> Iterator[Unit]:
         """What is to be computed, in order; tables of the measurements before it are there by then."""
 
@@ -196,7 +200,8 @@ class Measurement(Protocol):
 
     @staticmethod
     def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-        """A language's row of ``summary.json`` as flat numbers by name, for W&B's summary."""
+        """A language's row of ``summary.json`` as flat numbers by name, for W&B's summary; none by default."""
+        return {}
 
 
 def tables_of(one: Measurement | type[Measurement]) -> dict[str, pa.Schema]:

@@ -18,6 +18,8 @@ import pytest
 from conftest import REPOSITORY, compose, write_hub
 from processes import Command
 
+from align_pipeline import pipeline
+
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 RUN = "python -m align_pipeline.run "
 
@@ -33,25 +35,40 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("page", "command"), commands(), ids=lambda value: value[:60])
-def test_every_command_composes(page: str, command: str) -> None:
+def first_job(command: str) -> list[str]:
+    """The overrides of a command's first job; a glob stands for a language that there is."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     words = [word for word in shlex.split(command, comments=True) if word not in ("-m", "&")]
-    overrides = OverridesParser.create().parse_overrides(words)
     kept = []
-    for override in overrides:
+    for override in OverridesParser.create().parse_overrides(words):
         key = override.get_key_element()
         if key.startswith("hydra"):
             continue
-        if override.is_sweep_override():  # the first of what is swept over; a glob stands for a language that there is
+        if override.is_sweep_override():
             values = [] if "glob(" in str(override.input_line) else list(override.sweep_string_iterator())
             kept.append(f"{key}={values[0] if values else 'swh'}")
         else:
             kept.append(str(override.input_line))
-    config = compose(*kept)
+    return kept
+
+
+@pytest.mark.parametrize(("page", "command"), commands(), ids=lambda value: value[:60])
+def test_every_command_runs(page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, but for the model, the data and how many items: those that ship with the package, and two."""
+    asked = first_job(command)
+    config = compose(*asked)
     assert config.languages
     assert config.task["name"]
+    kept = [
+        one for one in asked if not one.startswith(("model", "data=", "task.limit=", "task.dataset=", "task.pivot="))
+    ]
+    small = ["model=tiny", "data=embedded", "task.limit=2", f"cache={tmp_path / 'cache'}"]
+    if config.task["name"] == "flores":
+        small += ["task.max_new_tokens=2", "task.resamples=10"]
+    done = pipeline.run(compose(*kept, *small), tmp_path / "run", {})
+    assert done is not None
+    assert (tmp_path / "run/summary.json").exists()
 
 
 def test_the_readme_is_a_page() -> None:
@@ -80,6 +97,12 @@ def test_the_site_builds(tmp_path: Path) -> None:
 
 
 # ---- docs/extend.md, as a stranger would follow it
+
+
+def test_no_example_is_longer_than_a_screen() -> None:
+    page = (REPOSITORY / "docs/extend.md").read_text(encoding="utf-8")
+    for path, content in re.findall(r"```\w+\n(?:#|{#) file: (\S+)(?: #})?\n(.*?)```", page, re.DOTALL):
+        assert len(content.splitlines()) <= 30, path
 
 
 @pytest.fixture(scope="module")
