@@ -116,7 +116,7 @@ class Source:
         for pattern in patterns:
             paths = pattern.get("path") or []
             for path in paths if isinstance(paths, list) else [paths]:
-                found += [] if Path(path).is_absolute() else sorted(base.glob(str(path)))  # glob refuses it; `datasets` may not
+                found += [] if Path(path).is_absolute() else sorted(base.glob(str(path)))  # glob cannot take it
         return found
 
     def load(
