@@ -27,7 +27,7 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 Value = TypeVar("Value")
 
-_MEETING = timedelta(minutes=10)  # if a process dies before all have joined, the others must not wait for ever
+_MEETING = timedelta(minutes=10)  # if a process dies before all have joined, the others must not wait forever
 _PATIENCE = timedelta(days=7)  # processes wait while the main one waits for another job's cache entry or for W&B
 
 

@@ -41,7 +41,7 @@ def calibration(predictions: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         accuracy), ece (expected calibration error, Guo et al. 2017: mean absolute gap over ten equal-width bins,
         weighted by their items), ece_low and ece_high (its 95% interval: basic cluster bootstrap, which corrects the
         upward bias of resampled errors), ece_equal_mass (the same error over ten bins of equally many items),
-        ece_if_calibrated (the expected error of a perfectly calibrated model with these confidences, above 0 in a sample),
+        ece_if_calibrated (the expected error of a perfectly calibrated model with these confidences; > 0 in samples),
         p_calibrated (the probability that such a model shows an error at least this large), brier (mean squared gap
         between confidence and correctness, 0 to 1), brier_options (Brier's original score: summed over the options,
         0 to 2; needs ``loglikelihoods``), note.

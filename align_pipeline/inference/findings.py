@@ -52,7 +52,7 @@ class Findings:
     Attributes:
         items_by_language: TS against TF at each language's best layer. ``difference``: difference of shares with its
             95% cluster bootstrap interval; ``cross_fitted``: the same at a layer chosen on other items;
-            ``cross_fitted_share``: the share of all items there; ``p``: permutation test; ``p_languages``: adjusted over
+            ``cross_fitted_share``: the share of all items there; ``p``: permutation test; ``p_languages``: over all
             languages (max-T); ``p_somewhere``: of the largest statistic over all layers (max-T).
         items_pooled: TS against TF pooled over languages. ``at``: each `layer`, every language's `best_layer`, or
             `somewhere`, the layer with the largest |z|; ``low`` and ``high`` are simultaneous over all layers.

@@ -95,7 +95,7 @@ class Section:
 
 
 def in_order(table: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
-    """Rows grouped by alignment task, metric and pooling, in the order of the report."""
+    """Rows grouped by alignment task, metric and pooling, in the order of `style.METRICS`."""
     groups = [
         ((str(k[0]), str(k[1]), str(k[2])), rows) for k, rows in table.groupby(["alignment_task", "metric", "pooling"])
     ]

@@ -144,7 +144,7 @@ def _read(path: Path, section: Section) -> pa.Table:
 
 
 def _laws(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray, str]]:
-    """Consistency rules: a column, a mask of the rows with possible values, and the rule in words."""
+    """Validity rules: a column, a mask of the rows whose value is possible, and the rule in words."""
     have = set(table.column_names)
     if "confidence" in have:
         sure = table["confidence"]

@@ -204,7 +204,7 @@ def curves(alignment: pd.DataFrame) -> list[Curve]:
 
 
 def reduced(curve: Curve, num_layers: int) -> dict[str, Any]:
-    """A curve's maximum, its layer, and its mean, over layers 0..L-1; L (after the final norm) counts only if alone."""
+    """Maximum of a curve, its layer, and the mean, over layers 0..L-1, or L (after the final norm) if it is alone."""
     inner = [(k, v) for k, v in zip(curve.layers, curve.values, strict=True) if k < num_layers]
     inner = inner or list(zip(curve.layers, curve.values, strict=True))
     best, value = max(inner, key=lambda point: (point[1], -point[0]))
