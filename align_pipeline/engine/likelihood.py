@@ -13,7 +13,7 @@ from align_pipeline.engine.layout import Layout, Trunk, called_with
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.errors import InputError
 
-_LOGIT_BYTES = {"cpu": 2**25 - 2**16, "cuda": 2**30}  # bytes of logits at once; below glibc's mmap threshold (machine)
+_LOGIT_BYTES = {"cpu": 2**25 - 2**16, "cuda": 2**30}  # bytes of logits at once; CPU: below glibc's mmap threshold
 
 
 def scored_pass(

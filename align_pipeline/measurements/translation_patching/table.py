@@ -13,7 +13,7 @@ TRANSLATION_PATCHING = pa.schema(
         ("direction", TEXT),  # en-xx, xx-en
         ("language", TEXT),  # X's, in both directions
         ("source_language", TEXT),  # the language that the activation comes from; "" for noise, zero and unpatched
-        ("condition", TEXT),  # parallel, self, ... as in PATCHING; unpatched: as in translations.parquet
+        ("condition", TEXT),  # parallel, self, ... as in patching.parquet; unpatched: as in translations.parquet
         ("component", TEXT),  # resid, attn, mlp
         ("site", TEXT),  # source: the last token of the sentence to be translated
         ("window", INT),  # layers replaced at once
