@@ -25,7 +25,7 @@ from align_pipeline.config import Config
 from align_pipeline.errors import ELSEWHERE, InputError, writing
 
 SUMMARY, ERROR, NOTHING = "summary.json", "error.txt", "nothing_to_do.txt"
-"""Files that mark how a job ended: with a result; failed; with no language of its task selected."""
+"""Files that mark how a job ended: with a result; failed; the task has none of the selected languages."""
 _LOCK = ".lock"
 _MAKING = ".making-"
 _NOT_ASKED = ("wandb", "cache", "batch_tokens", "named")

@@ -102,7 +102,7 @@ def _ending(job: str) -> tuple[str, int, int]:
 
 
 def _last_words(errors: Path) -> str:
-    """The last line of a log that was not written by SLURM."""
+    """The last line of a log, apart from SLURM's own lines."""
     if not errors.exists():
         return ""
     lines = errors.read_text(encoding="utf-8", errors="replace").splitlines()
