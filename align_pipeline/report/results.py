@@ -16,6 +16,7 @@ from align_pipeline.inference import study as analysis
 from align_pipeline.inference.findings import chance, findings
 from align_pipeline.inference.verdicts import verdicts
 from align_pipeline.measurements.patching import statistics as patching_analysis
+from align_pipeline.measurements.patching import units
 from align_pipeline.measurements.translation import statistics as translation_analysis
 from align_pipeline.measurements.translation_patching import statistics as translation_patching_analysis
 from align_pipeline.page.numbers import layer_range
@@ -107,7 +108,7 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
     found = findings(study, cells, seed)
     chances = chance(study, cells, tables.baselines, found.items_by_language)
     level = languages.language_level(points, known, seed=seed)
-    patched = patching_analysis.join(tables.patching, tables.predictions, last_layers(tables.summaries))
+    patched = units.join(tables.patching, tables.predictions, last_layers(tables.summaries))
     again = translation_patching_analysis.analyse(tables.translation_patching, last_layers(tables.summaries), seed=seed)
     return Results(
         tables=tables,

@@ -32,10 +32,7 @@ BASELINES = pa.schema(
         ("layer", INT),
         ("item_id", TEXT),
         ("cluster", TEXT),  # shared by dependent items (Belebele's passage); an independent item has its own id
-        (
-            "kind",
-            TEXT,
-        ),  # mismatched: with other items; deranged: with X's options reordered; common_n: MEXA among fewer
+        ("kind", TEXT),  # mismatched: with other items; deranged: options reordered; common_n: MEXA among fewer
         ("value", pa.float32()),  # the share of the item's comparisons in which it counts as aligned
         ("n", INT),  # number of comparisons (mismatched, deranged), or of sentences (common_n)
     ]

@@ -21,6 +21,7 @@ from align_pipeline.measurements.base import Columns, Job, Told, Unit
 from align_pipeline.measurements.patching import conditions, figures, statistics
 from align_pipeline.measurements.patching.patch import Activations, Patched, chosen_layers, patch
 from align_pipeline.measurements.patching.table import PATCHING
+from align_pipeline.measurements.patching.units import join
 from align_pipeline.page.numbers import layer_range
 from align_pipeline.tracking.wandb import Curve
 
@@ -100,7 +101,7 @@ class Patching:
     def tell(self) -> Told:
         """See `Measurement`."""
         seed = self.job.config.seed
-        units = statistics.join(self.job.table(self.table), self.job.table("predictions"), self.job.last_layers)
+        units = join(self.job.table(self.table), self.job.table("predictions"), self.job.last_layers)
         effects, found = statistics.effects(units, seed=seed), statistics.summary(units, seed=seed)
         rows = {}
         for pair in self.job.pairs:

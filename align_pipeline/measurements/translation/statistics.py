@@ -157,9 +157,6 @@ def _long(found: pd.DataFrame) -> pd.DataFrame:
     return found.melt(keys, names, "score", "quality").dropna(subset="quality")
 
 
-# ------------------------------------------------------------------------------------------------- language level
-
-
 def level(compared: pd.DataFrame) -> pd.DataFrame:
     """Correlation over languages of alignment with translation quality.
 
@@ -275,9 +272,6 @@ def _compare_directions(a: Array, out: Array, into: Array, rng: np.random.Genera
     return row | {"p": (1 + extreme) / (1 + resamples)}
 
 
-# ------------------------------------------------------------------------------------------------------ asymmetry
-
-
 def asymmetry(translations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """Is translation from a language into English better than from English into it?
 
@@ -318,8 +312,6 @@ def paired(first: pd.Series[Any], second: pd.Series[Any]) -> dict[str, Any]:
     p = stats.wilcoxon(d, zero_method="pratt").pvalue
     return row | {"low": d.mean() - half, "high": d.mean() + half, "p": float(p)}
 
-
-# ------------------------------------------------------------------------------------------------- sentence level
 
 SENTENCES = [
     *("model", "direction", "language", "score", "metric", "pooling", "layer", "best_layer"),

@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from align_pipeline.config.patch import TREATMENT, UNPATCHED
-from align_pipeline.measurements.patching.statistics import FIRST_THIRD, LACK_CONCEPT, LAST_THIRD, MIDDLE, RESAMPLES
+from align_pipeline.measurements.patching.statistics import LACK_CONCEPT, MIDDLE, RESAMPLES
+from align_pipeline.measurements.patching.units import FIRST_THIRD, LAST_THIRD
 
 SERIES = ["model", "task", "direction", "language", "component", "site", "window"]
 
