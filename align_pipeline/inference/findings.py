@@ -30,7 +30,7 @@ ITEMS_BY_LANGUAGE = [
 ]
 ITEMS_POOLED = [
     *("model", "task", "metric", "pooling", "at", "layer", "n_items", "n_clusters", "n_languages"),
-    *("odds_ratio", "low", "high", "z", "p", "p_layers", "note"),
+    *("odds_ratio", "low", "high", "high_layers", "z", "p", "p_layers", "note"),
 ]
 SAME_ITEM = [
     *("model", "task", "metric", "pooling", "form", "effect", "unit", "low", "high", "p"),
@@ -55,7 +55,8 @@ class Findings:
             ``cross_fitted_share``: the share of all items there; ``p``: permutation test; ``p_languages``: over all
             languages (max-T); ``p_somewhere``: of the largest statistic over all layers (max-T).
         items_pooled: TS against TF pooled over languages. ``at``: each `layer`, every language's `best_layer`, or
-            `somewhere`, the layer with the largest |z|; ``low`` and ``high`` are simultaneous over all layers.
+            `somewhere`, the layer with the largest |z|, whose ``low`` and ``high`` are simultaneous over all layers.
+            ``high_layers`` is the simultaneous upper end of each layer; of `somewhere`, the highest of all layers.
         same_item: see `same_item`, in the forms `linear` and `conditional_logit`.
     """
 
@@ -140,17 +141,18 @@ def _pooled(
         [resampling.odds_ratio(*resampling.counts(sides, aligned, drawn)) for aligned in by_layer], axis=1
     )  # [1 + B, K]
     low, high = resampling.interval(every, arrays.clusters)
-    error = resampling.error(every)
+    reach = test.critical * resampling.error(every)
     rows = []
     for k, layer in enumerate(arrays.layers):
         row = size | {"at": "layer", "layer": int(layer), "odds_ratio": np.exp(every[0, k])}
-        row |= {"low": np.exp(low[k]), "high": np.exp(high[k]), "z": float(test.pooled_z[k])}
-        row |= {"p": test.pooled_p_layer[k], "p_layers": test.pooled_p_layers[k]}
+        row |= {"low": np.exp(low[k]), "high": np.exp(high[k]), "high_layers": np.exp(every[0, k] + reach[k])}
+        row |= {"z": float(test.pooled_z[k]), "p": test.pooled_p_layer[k], "p_layers": test.pooled_p_layers[k]}
         rows.append(row | {"note": _NO_RATIO if np.isnan(every[0, k]) else ""})
     k = test.strongest
     if k >= 0:
-        reach = test.critical * error[k]
-        ends = {"low": np.exp(every[0, k] - reach), "high": np.exp(every[0, k] + reach)}
+        tested = np.isfinite(test.pooled_z) & arrays.inner  # elsewhere no item is aligned, or every one
+        limits = np.array([row["high_layers"] for row in rows])[tested]
+        ends = {"low": np.exp(every[0, k] - reach[k]), "high": rows[k]["high_layers"], "high_layers": limits.max()}
         yield rows[k] | ends | {"at": "somewhere", "p": test.pooled_p_somewhere, "p_layers": np.nan}
     yield from rows
 

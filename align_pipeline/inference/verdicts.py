@@ -44,7 +44,7 @@ def verdicts(level: pd.DataFrame, found: Findings, chances: pd.DataFrame) -> pd.
         columns `VERDICTS`. ``chance``: mean chance level of the share of aligned items at the languages' best layers.
     """
     rows = [*_languages(level), *_items(found.items_pooled), *_same_item(found.same_item)]
-    table = pd.DataFrame(rows, columns=VERDICTS)
+    table = pd.DataFrame([{"limit": row.get("high"), **row} for row in rows], columns=[*VERDICTS, "limit"])
     table["chance"] = table["chance"].astype(float)
     best = chances[chances["best_layer"].astype(bool)].groupby(BLOCK)["chance"].mean()
     keys = pd.MultiIndex.from_frame(table[BLOCK].astype(object))
@@ -57,7 +57,7 @@ def verdicts(level: pd.DataFrame, found: Findings, chances: pd.DataFrame) -> pd.
     order = table.assign(question=table["question"].map(list(QUESTIONS).index)).sort_values(
         ["model", "task", "question", "metric", "pooling"], kind="stable"
     )
-    return table.loc[order.index].reset_index(drop=True).astype({"n_items": "Int64", "n_clusters": "Int64"})
+    return table.loc[order.index, VERDICTS].reset_index(drop=True).astype({"n_items": "Int64", "n_clusters": "Int64"})
 
 
 def adjusted(p: pd.Series[float]) -> pd.Series[float]:
@@ -72,13 +72,16 @@ def is_supported(p_adjusted: Any, effect: Any, none: float = 0.0) -> Any:
 
 
 def verdict(row: Any) -> str:
-    """The verdict of one row by the rules above; "" if its question has no answer."""
+    """The verdict of one row by the rules above; "" if its question has no answer.
+
+    ``limit``: the largest effect that is compatible with the data: ``high``, or the highest of all layers.
+    """
     if pd.isna(row.p) or pd.isna(row.effect):
         return ""
     none = 1.0 if row.unit == "odds ratio" else 0.0
     if is_supported(row.p_adjusted, row.effect, none):
         return "supported"
-    if not pd.isna(row.high) and row.high < BOUNDS[row.unit]:
+    if not pd.isna(row.limit) and row.limit < BOUNDS[row.unit]:
         return "ruled_out"
     return "undecided"
 
@@ -103,6 +106,7 @@ def _items(pooled: pd.DataFrame) -> list[dict[str, Any]]:
         about |= {"question": "items_somewhere" if somewhere else "items_pooled", "unit": "odds ratio"}
         about |= {"effect": row.odds_ratio, "low": row.low, "high": row.high, "p": row.p, "n_items": row.n_items}
         about |= {"n_clusters": row.n_clusters, "n_languages": row.n_languages}
+        about |= {"limit": row.high_layers} if somewhere else {}
         rows.append(
             about | {"note": "; ".join(filter(None, [f"layer {row.layer}" if somewhere else "", str(row.note)]))}
         )
