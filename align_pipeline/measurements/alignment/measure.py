@@ -130,12 +130,12 @@ class Alignment:
 
     def tell(self) -> Told:
         """See `Measurement`."""
-        alignment = self.job.table(self.table)
-        found = curves(alignment)
+        alignment, chance = self.job.table(self.table), self.job.table("baselines")
+        found, by_chance = curves(alignment), mismatched(chance)
         rows = {
             (pair.language.language, pair.english.pivot): {
                 "metrics": {
-                    curve.metric: reduced(curve, self.job.num_layers)
+                    curve.metric: reduced(curve, self.job.num_layers, by_chance)
                     for curve in found
                     if curve.language == pair.language.language
                 }
@@ -143,19 +143,19 @@ class Alignment:
             for pair in self.job.pairs
         }
         columns = [
-            Column(f"{name}\nmax @layer, mean", functools.partial(_cell, name), no_wrap=True) for name in self.metrics
+            Column(f"{name}\nmax @layer, chance", functools.partial(_cell, name), no_wrap=True) for name in self.metrics
         ]
         last = self.job.num_layers
-        caption = f"Metrics: share of aligned items, {_over(layers(self.job.config, last), last)}."
-        return Told(
-            rows, found, draw(alignment, self.job.folder, self.job.table("baselines")), columns, caption, place=1
-        )
+        where = _over(layers(self.job.config, last), last)
+        caption = f"Metrics: share of aligned items, {where}, and that of mismatched items at the same layer."
+        return Told(rows, found, draw(alignment, self.job.folder, chance), columns, caption, place=1)
 
     @staticmethod
     def numbers(row: Mapping[str, Any]) -> dict[str, float]:
         """See `Measurement`."""
         found = row["metrics"].items()
-        return {f"{metric}_{key}": told[key] for metric, told in found for key in ("best_layer", "max", "mean")}
+        keys = ("best_layer", "max", "mean", "chance")
+        return {f"{metric}_{key}": told[key] for metric, told in found for key in keys if told[key] is not None}
 
 
 def baselines(metric: Metric, every: Similarities) -> Iterator[tuple[str, Tensor, int]]:
@@ -203,14 +203,29 @@ def curves(alignment: pd.DataFrame) -> list[Curve]:
     ]
 
 
-def reduced(curve: Curve, num_layers: int) -> dict[str, Any]:
-    """Maximum of a curve, its layer, and the mean, over layers 0..L-1, or L (after the final norm) if it is alone."""
+def mismatched(baselines: pd.DataFrame) -> dict[tuple[str, str, int], float]:
+    """Chance level by language, metric and layer; see `BASELINES`."""
+    rows = baselines[baselines["kind"] == "mismatched"]
+    means = rows.groupby(["language", "metric", "layer"], observed=True)["value"].mean().reset_index()
+    keys = zip(means["language"].astype(str), means["metric"].astype(str), means["layer"], strict=True)
+    return dict(zip(keys, means["value"].tolist(), strict=True))
+
+
+def reduced(curve: Curve, num_layers: int, chances: Mapping[tuple[str, str, int], float]) -> dict[str, Any]:
+    """Maximum of a curve, its layer, the chance level there, and the mean, over layers 0..L-1, or L if it is alone.
+
+    Args:
+        curve: shares by layer.
+        num_layers: L; its state comes after the final norm.
+        chances: from `mismatched`; a job of a single item has none.
+    """
     inner = [(k, v) for k, v in zip(curve.layers, curve.values, strict=True) if k < num_layers]
     inner = inner or list(zip(curve.layers, curve.values, strict=True))
     best, value = max(inner, key=lambda point: (point[1], -point[0]))
     return {
         "best_layer": best,
         "max": value,
+        "chance": chances.get((curve.language, curve.metric, best)),
         "mean": math.fsum(v for _, v in inner) / len(inner),
         "layers": list(curve.layers),
         "values": list(curve.values),
@@ -229,7 +244,8 @@ def _over(reported: Sequence[int], last: int) -> str:
 
 def _cell(metric: str, row: Mapping[str, Any]) -> str:
     told = row["metrics"][metric]
-    return f"{told['max']:.3f} @{told['best_layer']}, {told['mean']:.3f}"
+    chance = "–" if told["chance"] is None else f"{told['chance']:.3f}"
+    return f"{told['max']:.3f} @{told['best_layer']}, {chance}"
 
 
 def _texts(pair: Pair) -> str:
