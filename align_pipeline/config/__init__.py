@@ -57,16 +57,18 @@ class Config:
 
     def __post_init__(self) -> None:
         if not self.languages:
-            raise InputError("No language is selected; lang=swh or lang=set/xcopa selects some.")
+            raise InputError("No language is selected; select some, such as lang=swh or lang=set/xcopa.")
         if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise InputError(f"batch_tokens={self.batch_tokens} leaves no room for a token; use 1 or more.")
+            raise InputError(f"batch_tokens={self.batch_tokens} is too small; use 1 or more.")
         if self.seed < 0:
-            raise InputError(f"seed={self.seed} is no seed that numpy takes; use 0 or more.")
+            raise InputError(f"seed={self.seed} is not a valid seed; use 0 or more.")
         self.layers = layer_list("layers", self.layers)
         if not self.metrics and not self.evaluate:
-            raise InputError("There is nothing to do with metric=[] and evaluate=false; select a metric or evaluate.")
+            raise InputError(
+                "There is nothing to do with metric=[] and evaluate=false; select a metric or set evaluate=true."
+            )
         if self.patch.conditions and not self.evaluate:
-            raise InputError("patch needs evaluate=true: which items fail is found by scoring them.")
+            raise InputError("patch needs evaluate=true: items must be scored to find those that fail.")
 
     @property
     def source(self) -> str:

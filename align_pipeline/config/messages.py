@@ -40,7 +40,7 @@ def one_sentence(error: Exception) -> str | None:
         named = re.search(r"mandatory value: ([\w.]+)", text)
         unset = named[1] if named else getattr(error, "full_key", None) or "A key"
         value = "<hub id or folder>" if unset == "model.path" else "<value>"
-        return f"{unset} is not set; say {unset}={value}."
+        return f"{unset} is not set; set it with {unset}={value}."
     if isinstance(error, OmegaConfBaseException):
         key = getattr(error, "full_key", None) or ""
         parent = getattr(error, "parent_node", None)
@@ -50,10 +50,10 @@ def one_sentence(error: Exception) -> str | None:
         return f"{key}: {text}." if key else text
     called = re.match(r"Error in call to target '([^']+)':.*unexpected keyword argument '(\w+)'", text)
     if called:
-        return f"There is no key '{called[2]}' of {called[1].rpartition('.')[2]}; --cfg job prints the keys that exist."
+        return f"{called[1].rpartition('.')[2]} has no key '{called[2]}'; --cfg job prints the keys that exist."
     located = re.match(r"Error locating target '([^']+)'", text)
     if located:
-        return f"_target_ names '{located[1]}', which is no class that can be imported."
+        return f"The class '{located[1]}', which _target_ names, cannot be imported."
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         quoted = f"; quote a value with special characters: '{key}=\"{value}\"'" if re.search("[/=]", value) else ""
@@ -88,7 +88,7 @@ def refuse_no_names(arguments: Sequence[str]) -> None:
         if not equals or not (CONF / group).is_dir():
             continue
         if not group:
-            raise InputError(f"The argument '{argument}' names no key; key=value does, such as task=xcopa.")
+            raise InputError(f"The argument '{argument}' has no key; write key=value, such as task=xcopa.")
         value = OverridesParser.create().parse_overrides([argument])[0].value()
         options = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
         for option in options:
@@ -116,7 +116,7 @@ def _no_key(name: str, key: str, parent: Any) -> str:
     others = sorted(full for full in _keys(parent._get_root()) if full != prefix + name)
     elsewhere = [full for full in others if full.rpartition(".")[2] == name]
     if elsewhere:
-        return f"There is no key '{prefix}{name}'; there is {' and '.join(elsewhere)}."
+        return f"There is no key '{prefix}{name}'; did you mean {' or '.join(elsewhere)}?"
     own = [prefix + str(k) for k in parent if k not in ("named", name)]
     return str(unknown("key", prefix + name, [*own, *difflib.get_close_matches(prefix + name, others)]))
 

@@ -82,6 +82,6 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for key in ("path", "name"):
             if not str(getattr(self, key)).strip():
-                raise InputError(f"model.{key} is empty; say model.{key}=<{_MEANT[key]}>.")
+                raise InputError(f"model.{key} is empty; set it with model.{key}=<{_MEANT[key]}>.")
         if isinstance(self.max_length, int) and self.max_length < 1:
-            raise InputError(f"model.max_length={self.max_length} leaves no room for a token; use 1 or more.")
+            raise InputError(f"model.max_length={self.max_length} is too small; use 1 or more.")

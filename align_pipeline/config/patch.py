@@ -79,9 +79,9 @@ class PatchConfig:
         if self.layers != "auto":
             self.layers = layer_list("patch.layers", self.layers)
         if self.window < 1:
-            raise InputError(f"patch.window={self.window} replaces nothing; use 1 or more layers.")
+            raise InputError(f"patch.window={self.window} is too small; use 1 or more layers.")
         if self.window > 1 and self.component is Component.head:
-            raise InputError("patch.window is for resid, attn and mlp: a head of one block has no like in another.")
+            raise InputError("patch.window is for resid, attn and mlp: heads of different blocks do not correspond.")
 
 
 def layer_list(key: str, given: Any) -> Any:

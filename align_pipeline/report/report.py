@@ -56,7 +56,7 @@ def write(runs: Sequence[Path], out: Path, failed: Sequence[str] = (), seed: int
             shutil.rmtree(making, ignore_errors=True)
     except OSError as error:
         raise InputError(
-            f"Nothing can be written to {out}: {error.strerror}; out=<folder> names another place."
+            f"Nothing can be written to {out}: {error.strerror}; choose another folder with out=<folder>."
         ) from error
     return out / "report.html"
 

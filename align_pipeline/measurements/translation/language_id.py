@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-MISSING = "Off-target translations are not counted: that needs the extra langid (pip install 'align_pipeline[langid]')."
+MISSING = "Off-target translations are not counted: this needs the extra langid (pip install 'align_pipeline[langid]')."
 
 # py3langid's label of what conf/lang names by ISO 639-3; varieties that it does not tell apart have one label.
 LABELS = {

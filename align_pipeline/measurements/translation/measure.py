@@ -53,8 +53,8 @@ class Translations:
         """See `Measurement`."""
         if config.model.chat_template:
             raise InputError(
-                "model.chat_template=true is for multiple-choice tasks: translation is prompted as plain text; leave "
-                "it out, or measure alignment alone with evaluate=false."
+                "model.chat_template=true works only with multiple-choice tasks, as translation prompts are plain "
+                "text; leave it out, or measure only alignment with evaluate=false."
             )
 
     def units(self) -> Iterator[Unit]:
