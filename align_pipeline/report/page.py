@@ -75,7 +75,7 @@ def _provenance(results: Results, models: Sequence[str], tasks: Sequence[str]) -
     yield "Tasks", ", ".join(tasks)
     having = (results.study.predictions, results.study.items, tables.translations)
     codes = {code for table in having for code in table["language"].unique()} - {ENGLISH}
-    yield "Languages", f"{len(codes)} and English, which is the pivot and never a point"
+    yield "Languages", f"{len(codes)}, and English as the pivot"
     translated = f", {len(tables.translations):,} of translations" if len(tables.translations) else ""
     yield "Rows", f"{len(tables.alignment):,} of alignment, {len(tables.predictions):,} of predictions{translated}"
     layers = sorted({int(k) for block in results.study.blocks.values() for k in block.layers})

@@ -247,7 +247,7 @@ def test_a_text_begins_with_bos_once_and_ends_with_its_own_token(
                 [0, *bare],
                 SHAPES[template] + bare,
             ]
-    assert caplog.text.count("which is left out") == ("</s>" in template)
+    assert caplog.text.count("it is removed") == ("</s>" in template)
     assert caplog.text.count("one is kept") == template.startswith("<s> <s>")
     spans = lm.offsets(TEXT)
     assert len(spans) == len(lm.encode([TEXT])[0])

@@ -195,7 +195,7 @@ def test_layers_that_are_not_all_there_are_said(tmp_path: Path) -> None:
     alignment, predictions = simulate(3, 20, 5, seed=3)
     save(tmp_path, alignment[alignment["layer"].isin([0, 2, 4])], predictions)
     (note,) = results.analyse(read.read([tmp_path])).notes
-    assert "layer 4, the highest, is taken for the one after the final norm" in note
+    assert "the highest, layer 4, is treated as the one after the final norm" in note
     (tmp_path / "summary.json").write_text('{"model": "tiny", "num_layers": 8}')
     (note,) = results.analyse(read.read([tmp_path])).notes
     assert note.startswith("Tables of tiny hold only some of its layers 0 to 8: 0, 2, 4; maxima, means and best layers")
@@ -508,7 +508,7 @@ def test_a_question_without_an_odds_ratio_says_why_and_its_test_is_counted(tmp_p
     row = found[found["question"] == "items_somewhere"].iloc[0]
     assert row["p"] < 0.05
     assert row["verdict"] is np.nan or pd.isna(row["verdict"])
-    assert row["note"].startswith("layer 0; not defined, because the pooled odds ratio is zero, infinite")
+    assert row["note"].startswith("layer 0; not defined, because the pooled odds ratio is zero or infinite")
     text = " ".join(page.split())
-    assert "the pooled odds ratio is zero, infinite or of no items." in text
-    assert f"counts all {found['p'].notna().sum()} tests that could be made" in text
+    assert "the pooled odds ratio is zero or infinite, or there are no items." in text
+    assert f"is over all {found['p'].notna().sum()} possible tests" in text

@@ -224,7 +224,7 @@ def _over(reported: Sequence[int], last: int) -> str:
         return "over the layers before the final norm"
     shown = inner or reported
     behind = "" if inner else ", after the final norm"
-    return f"over layer{'s' if len(shown) > 1 else ''} {layer_range(shown)} alone{behind}"
+    return f"over only layer{'s' if len(shown) > 1 else ''} {layer_range(shown)}{behind}"
 
 
 def _cell(metric: str, row: Mapping[str, Any]) -> str:

@@ -112,8 +112,8 @@ class Translations:
             Column(f"{direction}\nchrF++", functools.partial(_chrf, direction)) for direction in self.task.directions
         ]
         caption = (
-            f"Translation: {self.task.num_fewshot}-shot. chrF++ ± half its 95% interval; in brackets, that of the "
-            "source as it stands."
+            f"Translation: {self.task.num_fewshot}-shot. chrF++ ± half its 95% interval; in brackets, chrF++ of the "
+            "untranslated source."
         )
         return Told(rows, columns=columns, caption=caption)
 

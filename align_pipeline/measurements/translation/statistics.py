@@ -56,7 +56,7 @@ FILES = {
     "scores": "translation quality and counts per language and direction",
     "level": "correlation over languages of alignment and translation quality",
     "directions": "whether that correlation differs between the directions",
-    "asymmetry": "translation quality, into English minus out of it",
+    "asymmetry": "difference in translation quality, into English minus out of it",
     "sentences": "translation quality of aligned and other sentences, per language, metric and layer",
     "accuracy": "correlation over languages of translation quality and accuracy on the choice tasks",
 }
