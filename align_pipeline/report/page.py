@@ -82,7 +82,7 @@ def _provenance(results: Results, models: Sequence[str], tasks: Sequence[str]) -
     if layers:
         yield "Layers", layer_range(layers)
     sources = sorted({f"{d.get('dataset', '?')} ({d.get('source', '?')})" for s in summaries if (d := s.get("data"))})
-    yield "Data", "; ".join(sources) or "not recorded (no summary.json beside the tables)"
+    yield "Data", "; ".join(sources) or "not recorded (there is no summary.json with the tables)"
     folders = [str(folder) for folder in tables.folders]
     yield (
         "Read from",
