@@ -186,7 +186,7 @@ def test_translations_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_prompt_too_long() -> None:
     lm = language_model("llama")
     lm.max_length = 30
-    with pytest.raises(InputError, match=r"sentence 1 has \d+ tokens, more than the 30"):
+    with pytest.raises(InputError, match=r"sentence 1 has \d+ tokens, more than the limit of 30"):
         translate(lm, translation(prompts=("a", "word " * 40, "b", "c")), 5, 100)
 
 
@@ -504,10 +504,10 @@ def test_mexa_equals_a_literal_loop(tmp_path: Path, model_folder: Path, pooling:
 
 def test_a_metric_that_the_task_has_no_texts_for(tmp_path: Path, model_folder: Path) -> None:
     with pytest.raises(
-        InputError, match=r"metric=dali compares options, and flores has sentences; use metric=\[mexa\]"
+        InputError, match=r"metric=dali compares options, but flores only has sentences; use metric=\[mexa\]"
     ):
         flores_job(tmp_path, model_folder, "metric=[dali]")
-    with pytest.raises(InputError, match="metric=mexa compares sentences, and belebele has options and premises"):
+    with pytest.raises(InputError, match="metric=mexa compares sentences, but belebele only has options and premises"):
         run_job(tmp_path, "task=belebele", "metric=[mexa]")
 
 

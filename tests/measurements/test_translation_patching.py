@@ -283,8 +283,8 @@ def test_layers_unless_they_are_named(asked: Asked) -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["patch.conditions=[parallel,same_answer]"], "same_answer, but flores has no options"),
-        (["patch.conditions=[permuted_options]"], "permuted_options, but flores has no options"),
+        (["patch.conditions=[parallel,same_answer]"], "same_answer, but flores has no answer options"),
+        (["patch.conditions=[permuted_options]"], "permuted_options, but flores has no answer options"),
         (["patch.site=question"], "patch.site of flores 'question'"),
         (["patch.component=head"], "patch.component=head does not work with flores"),
         (["patch.items=ts"], "patch.items=ts does not work with translation"),
