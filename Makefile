@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help install demo test test-slurm real-models lint types docs format embedded clean
+export MODELS DATA STUDY
+.PHONY: help install demo test study study-quick test-slurm real-models lint types docs format embedded clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,6 +29,12 @@ demo: $(VENV)/installed ## Run the main job on the embedded data and model
 
 test: $(VENV)/installed-dev ## Run the tests (offline, CPU)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+study: $(VENV)/installed ## Run the study of docs/studies/gemma3-270m.md, or go on with it (MODELS=, DATA=: folders)
+	PYTHON=$(BIN)/python docs/studies/gemma3-270m.sh
+
+study-quick: $(VENV)/installed ## Run it on two languages and few items
+	PYTHON=$(BIN)/python docs/studies/gemma3-270m.sh quick
 
 test-slurm: $(VENV)/installed-dev ## Run sweeps on a SLURM cluster of this machine alone
 	@tests/slurm/install.sh

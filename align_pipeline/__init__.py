@@ -1,3 +1,3 @@
-"""Does a language model map other languages onto English, and does that decide whether it answers right?"""
+"""Tests whether a language model aligns other languages with English, and whether that affects its accuracy."""
 
 __version__ = "0.1.0"

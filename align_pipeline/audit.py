@@ -1,8 +1,9 @@
-"""How far the verdicts on your own tables can be trusted: ``python -m align_pipeline.audit runs=<folder or glob>``.
+"""Check how far to trust the verdicts on your own tables: ``python -m align_pipeline.audit runs=<folder or glob>``.
 
-The link between alignments and answers is destroyed in your own tables, again and again (whole clusters of items change
-their answers, languages change their accuracies), and every verdict is made anew: how often is it "supported" although
-there is nothing? Then an effect is planted by exchanging alignments between items of a language: how often is it found?
+The audit removes the link between alignments and answers in your tables many times: whole clusters of items exchange
+their answers, and languages exchange their accuracies. Each time it repeats all tests and counts how often a verdict is
+"supported" although there is no effect. Then it plants an effect, by exchanging alignments between items of a language,
+and counts how often it is found.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ USAGE = """Usage: python -m align_pipeline.audit runs=<folder or glob> [repeats=
   out       a CSV file to write the printed table to
   seed      random seed (default 0)"""
 PLANTED = (1.0, 1.44, 2.0)
-"""Odds ratios of being aligned, items that transfer against items that fail; 1 is nothing."""
+"""Planted odds ratios of being aligned, items that transfer against items that fail; 1 is no effect."""
 PERMUTATIONS = 499
-"""Few enough to be fast, enough for a p that survives the adjustment over a dozen tests."""
+"""Few enough to be fast, and enough for a p-value that survives the adjustment over a dozen tests."""
 REPEATS = 100
 
 
 @dataclass(frozen=True)
 class Family:
-    """The metrics of one model and task: their tests share one adjustment."""
+    """The metrics of one model and task; their tests are adjusted together."""
 
     model: str
     task: str
@@ -50,7 +51,7 @@ class Family:
 
 
 def families(study: analysis.Study, cells: pd.DataFrame) -> list[Family]:
-    """All models and tasks with answers."""
+    """All models and tasks that have answers."""
     found: dict[tuple[str, str], list[Bundle]] = {}
     for key, block in study.blocks.items():
         arrays = bundle(study, key, block, cells)
@@ -60,16 +61,16 @@ def families(study: analysis.Study, cells: pd.DataFrame) -> list[Family]:
 
 
 def audit(family: Family, repeats: int, seed: int, planted: float = 1.0) -> Iterator[pd.DataFrame]:
-    """Verdicts on copies of a study without any link, or with a planted one.
+    """Verdicts on copies of a study in which the link is removed, or an effect of known size is planted.
 
     Args:
         family: the study's arrays.
-        repeats: copies.
-        seed: of everything drawn.
+        repeats: number of copies.
+        seed: of all random draws.
         planted: odds ratio between items that transfer and items that fail, within each language.
 
     Yields:
-        a row per question and metric: question, metric, pooling, p, effect, p_adjusted.
+        one row per question and metric: question, metric, pooling, p, effect, p_adjusted.
 
     Raises:
         InputError: the items cannot be permuted.
@@ -86,10 +87,10 @@ def audit(family: Family, repeats: int, seed: int, planted: float = 1.0) -> Iter
 
 
 def without_link(data: Bundle, rng: np.random.Generator) -> Bundle:
-    """The same alignments and the same answers, but the answers are other items'.
+    """The same alignments and answers, with the answers permuted over items.
 
     Raises:
-        InputError: there are too few clusters of one size.
+        InputError: there are too few clusters of equal size.
     """
     drawn = permutation.permutations(data.cluster, 1, rng)
     if drawn is None:
@@ -101,7 +102,7 @@ def without_link(data: Bundle, rng: np.random.Generator) -> Bundle:
 
 
 def plant(data: Bundle, odds_ratio: float, rng: np.random.Generator) -> Bundle:
-    """Exchange alignments, all layers of an item at once, until TS and TF differ by `odds_ratio` at the best layer."""
+    """Exchange alignments (all layers of an item together) until TS and TF have this odds ratio at the best layer."""
     aligned = data.aligned.copy()
     for u in range(len(data.units)):
         value = data.at_best[:, u]
@@ -117,7 +118,7 @@ def plant(data: Bundle, odds_ratio: float, rng: np.random.Generator) -> Bundle:
 
 
 def _aligned_of(odds_ratio: float, n_a: int, n_b: int, k: int) -> float:
-    """How many of group a are aligned if k of both are, and the odds ratio is as given."""
+    """The number aligned in group a, given k aligned in both groups and the odds ratio."""
     a, b = 1 - odds_ratio, n_b - k + odds_ratio * (n_a + k)
     if not a:
         return n_a * k / max(n_a + n_b, 1)
@@ -141,7 +142,7 @@ def _questions(data: Bundle, rng: np.random.Generator, seed: int) -> Iterator[di
 
 
 def rates(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """How often each question was `supported`, and how often its own p was below .05, with 95% Wilson intervals."""
+    """The rate of `supported` verdicts and of unadjusted p < .05 per question, with 95% Wilson intervals."""
     every = pd.concat(tables, ignore_index=True)
     rows = []
     for (question, metric, pooling), part in every.groupby(["question", "metric", "pooling"], sort=False):
@@ -157,10 +158,10 @@ def rates(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def run(runs: Sequence[Path], repeats: int = REPEATS, seed: int = 0, console: Console | None = None) -> pd.DataFrame:
-    """Audit all models and tasks below the folders; a row per model, task, question, metric and planted odds ratio.
+    """Audit all models and tasks below the folders; one row per model, task, question, metric and planted odds ratio.
 
     Raises:
-        InputError: there are no tables with both alignments and answers, or too few items.
+        InputError: no tables have both alignments and answers, or there are too few items.
     """
     tables = read(runs)
     study = analysis.join(tables.alignment, tables.predictions, last_layers(tables.summaries))
@@ -173,7 +174,7 @@ def run(runs: Sequence[Path], repeats: int = REPEATS, seed: int = 0, console: Co
     steps = [(family, planted) for family in found for planted in PLANTED]
     for family, planted in steps:
         what = f"{family.task}, {family.model}: " + ("nothing planted" if planted == 1 else f"odds ratio {planted}")
-        total = repeats if planted == 1 else -(-repeats // 2)  # power needs no more than a rough answer
+        total = repeats if planted == 1 else -(-repeats // 2)  # power needs only a rough estimate
         made = audit(family, total, seed, planted)
         copies = list(track(made, what, total=total, console=console or Console(stderr=True)))
         parts.append(rates(copies).assign(model=family.model, task=family.task, planted=planted))
@@ -181,7 +182,7 @@ def run(runs: Sequence[Path], repeats: int = REPEATS, seed: int = 0, console: Co
 
 
 def printed(table: pd.DataFrame, repeats: int) -> Iterator[Table]:
-    """The result as a person reads it, a table per model and task."""
+    """The result as console tables, one per model and task."""
     for (model, task), own in table.groupby(["model", "task"], sort=False):
         made = Table(title=f"{task}, {model}: {repeats} copies of your tables", title_justify="left")
         for head in ("question", "metric", "p < .05\nby chance", "supported\nby chance"):
@@ -211,7 +212,7 @@ def arguments(given: Sequence[str]) -> tuple[list[Path], int, int, Path | None]:
     """Folders, repeats, seed and file from ``key=value`` arguments.
 
     Raises:
-        InputError: a key that does not exist, or a value that cannot be used.
+        InputError: a key does not exist, or a value is invalid.
     """
     found = Arguments(given, ("runs", "repeats", "seed", "out"), required=("runs",))
     repeats, seed, out = found.whole("repeats", REPEATS, least=1), found.whole("seed", 0), found.path("out")

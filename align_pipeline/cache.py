@@ -1,4 +1,4 @@
-"""The command `python -m align_pipeline.cache`: what is in the cache of forward passes, and removing some of it."""
+"""The command `python -m align_pipeline.cache`: list the cache of forward passes and remove entries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main(given: Sequence[str]) -> None:
     """The command line.
 
     Raises:
-        InputError: an argument is of no use; says which.
+        InputError: an argument is invalid; says which.
     """
     if any(argument in ("-h", "--help") for argument in given):
         print(USAGE)

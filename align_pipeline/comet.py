@@ -1,13 +1,13 @@
 """COMET scores for finished runs: ``python -m align_pipeline.comet runs=<folder or glob>``.
 
-unbabel-comet needs older versions of transformers and numpy than this package, so it has an environment of its own,
-and this module imports nothing else of the package but its errors::
+unbabel-comet needs older versions of transformers and numpy than this package, so it has its own environment. This
+module therefore imports nothing else of the package but its errors::
 
     python -m venv comet && comet/bin/pip install unbabel-comet pyarrow
     comet/bin/python -m align_pipeline.comet runs='outputs/runs/*'    # from a checkout, or pip install --no-deps
 
 It fills the columns ``comet`` (wmt22-comet-da, as in the study) and ``cometkiwi`` (wmt22-cometkiwi-da, which needs no
-reference and is gated on the hub) of every ``translations.parquet``; the report then speaks of COMET first.
+reference and is gated on the hub) of every ``translations.parquet``. The report then shows COMET first.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ USAGE = """Usage: python -m align_pipeline.comet runs=<folder or glob> [scores=c
 
 
 def load(score: str, batch: int) -> Callable[[list[dict[str, str]]], list[float]]:
-    """A scorer of ``src``, ``mt`` and ``ref`` texts, fetched on first use.
+    """A scorer of ``src``, ``mt`` and ``ref`` texts; its model is downloaded on first use.
 
     Raises:
-        InputError: the package or the model cannot be had.
+        InputError: the package or the model is not available.
     """
     try:
         import torch
@@ -54,7 +54,7 @@ def load(score: str, batch: int) -> Callable[[list[dict[str, str]]], list[float]
 
 
 def fill(path: Path, score: str, scorer: Callable[[list[dict[str, str]]], list[float]]) -> int:
-    """Put a score into a table, atomically; returns the number of rows.
+    """Write a score into a table, atomically; returns the number of rows.
 
     Args:
         path: a ``translations.parquet``.
@@ -62,7 +62,7 @@ def fill(path: Path, score: str, scorer: Callable[[list[dict[str, str]]], list[f
         scorer: from `load`.
 
     Raises:
-        InputError: the file is no such table.
+        InputError: the file is not such a table.
     """
     try:
         table = pq.ParquetFile(path).read()
@@ -77,7 +77,7 @@ def fill(path: Path, score: str, scorer: Callable[[list[dict[str, str]]], list[f
     table = table.set_column(place, table.schema.field(score), pa.array(values, pa.float64()))
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")
     try:
-        pq.write_table(table, temporary, compression="zstd")  # its metadata, which names the job, goes with it
+        pq.write_table(table, temporary, compression="zstd")  # keeps the table's metadata, which names the job
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -85,7 +85,7 @@ def fill(path: Path, score: str, scorer: Callable[[list[dict[str, str]]], list[f
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """The command line: every mistake of the user's ends in one sentence and an exit code of 1."""
+    """The command line. A user's mistake ends in one sentence and exit code 1."""
     given = sys.argv[1:] if given is None else given
     if not given or any(argument in ("-h", "--help") for argument in given):
         print(USAGE)

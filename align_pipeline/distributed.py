@@ -1,11 +1,12 @@
-"""Several processes on one job, as `torchrun`, `accelerate launch` or SLURM start them.
+"""Run one job in several processes, started by `torchrun`, `accelerate launch` or SLURM.
 
-Every process reads the same data and cuts it into the same pieces of work, however many processes there are; each does
-its share of the pieces, and results come together by the piece's (or item's) number. So one process and eight compute
-the same batches and write the same bytes. The main process alone writes, logs to the console and asks the cache.
+Every process reads the same data and cuts it into the same pieces of work, however many processes there are. Each
+process computes its share, and the results are joined by the number of the piece (or item). One process and eight
+therefore compute the same batches and write the same bytes. Only the main process writes, logs to the console and reads
+the cache.
 
-Any stage that is a list of work and gives a list of results is shared out by one call, `each`; large tensors are filled
-by `mine` and `filled`. A process that fails tells the others at their next exchange: all end with the same sentence.
+Use `each` for any stage that maps a list of work to a list of results, and `mine` with `filled` for large tensors. A
+process that fails tells the others at their next exchange: all processes end with the same sentence.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 Value = TypeVar("Value")
 
-_MEETING = timedelta(minutes=10)  # a process that died before the others met it must not keep them for ever
+_MEETING = timedelta(minutes=10)  # if a process dies before all have joined, the others must not wait forever
 _PATIENCE = timedelta(days=7)  # processes wait while the main one waits for another job's cache entry or for W&B
 
 
@@ -41,13 +42,13 @@ _group = _Group()
 
 
 class StoppedError(InputError):
-    """An error that all processes of the job know of."""
+    """An error that all processes of the job already know."""
 
 
 def start() -> None:
-    """Join the processes that the launcher started (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT); alone without one.
+    """Join the processes that the launcher started (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT), if any.
 
-    GPUs talk over NCCL if each process of the machine has its own; everything else goes over gloo.
+    Collectives on GPU tensors use NCCL if each process of the machine has its own GPU; everything else uses gloo.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or _group.size > 1:
@@ -72,7 +73,7 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Leave the group, if this process is in one."""
+    """Leave the process group, if there is one."""
     if _group.size > 1:
         import torch.distributed as dist
 
@@ -81,14 +82,14 @@ def stop() -> None:
 
 
 def local_gpu() -> int:
-    """The GPU of this process; processes take turns if there are fewer GPUs."""
+    """The GPU of this process; if there are fewer GPUs than processes, several processes share one."""
     import torch
 
     return int(os.environ.get("LOCAL_RANK", "0")) % max(torch.cuda.device_count(), 1)
 
 
 def rank() -> int:
-    """This process's number; before `start`, what the launcher says."""
+    """This process's number; before `start`, the number that the launcher gave."""
     return _group.rank if _group.size > 1 else int(os.environ.get("RANK", "0"))
 
 
@@ -98,12 +99,12 @@ def size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process writes."""
+    """Whether this is the main process, which writes."""
     return rank() == 0
 
 
 def share_out(split: bool) -> None:
-    """Whether work is shared out; not if the processes hold parts of one model and run it in step."""
+    """Switch sharding of work on or off; it is off if the processes hold parts of one model and run it in step."""
     _group.split = split
 
 
@@ -111,10 +112,10 @@ def share_out(split: bool) -> None:
 
 
 def _exchange(value: Any, error: str | None = None) -> list[Any]:
-    """Everybody's value, by rank.
+    """The values of all processes, by rank.
 
     Raises:
-        StoppedError: some process has an error, or is gone.
+        StoppedError: some process has an error or has died.
     """
     if _group.size == 1:
         return [value]
@@ -136,10 +137,10 @@ def _exchange(value: Any, error: str | None = None) -> list[Any]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """A job's work: an error of one process inside it is raised by all of them, there or at their next exchange.
+    """Context of a job's work: an error in one process is raised in all, at once or at their next exchange.
 
     Raises:
-        StoppedError: another process failed; its sentence.
+        StoppedError: another process failed; holds its sentence.
     """
     try:
         yield
@@ -148,26 +149,26 @@ def together() -> Iterator[None]:
     except Exception as error:
         if _group.size > 1:
             told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            with contextlib.suppress(StoppedError):  # what all know is this very error, or an earlier one
+            with contextlib.suppress(StoppedError):  # all processes already know this error or an earlier one
                 _exchange(None, told if is_main() or isinstance(error, InputError) else f"Process {rank()}: {told}")
         raise
     _exchange(None)
 
 
 def from_main(value: Value) -> Value:
-    """The main process's value, in every process."""
+    """The main process's value, returned in every process."""
     given: Value = _exchange(value)[0]
     return given
 
 
 def total(number: int) -> int:
-    """The sum over all processes, of which each did other work."""
+    """The sum of a number over all processes."""
     numbers = _exchange(number)
     return sum(numbers) if _group.split else number
 
 
 def least(number: int) -> int:
-    """The smallest of all processes' numbers."""
+    """The minimum of a number over all processes."""
     numbers: list[int] = _exchange(number)
     return min(numbers)
 
@@ -175,14 +176,14 @@ def least(number: int) -> int:
 def kept(
     keep: Callable[[Callable[[], Result]], tuple[Result, bool]], compute: Callable[[], Result]
 ) -> tuple[Result, bool] | None:
-    """Let the main process look for a result and keep it; if it is not there, all processes compute it.
+    """Let the main process look up and store a result; all processes compute it if it is not found.
 
     Args:
-        keep: given a way to compute the result, returns it and whether it was found, such as `Cache.get`.
-        compute: called by all processes or by none.
+        keep: given a function that computes the result, returns it and whether it was found, such as `Cache.get`.
+        compute: called in all processes or in none.
 
     Returns:
-        What `keep` returned; None in the other processes.
+        The return value of `keep`; None in the other processes.
     """
     if _group.size == 1:
         return keep(compute)
@@ -207,7 +208,7 @@ def kept(
 
 
 def mine(costs: Sequence[float]) -> range:
-    """The pieces of work that this process does: consecutive ones, of about equal cost in all processes.
+    """The indices of this process's pieces of work: a contiguous range, of about equal cost in all processes.
 
     Args:
         costs: what each piece costs, in any unit.
@@ -215,7 +216,7 @@ def mine(costs: Sequence[float]) -> range:
     if _group.size == 1 or not _group.split:
         return range(len(costs))
     whole, before, owners = sum(costs) or 1.0, 0.0, []
-    for cost in costs:  # the process in whose part of the whole the middle of the piece lies
+    for cost in costs:  # a piece belongs to the process whose share of the total cost contains the piece's midpoint
         owners.append(min(int((before + cost / 2) / whole * _group.size), _group.size - 1))
         before += cost
     own = [index for index, owner in enumerate(owners) if owner == _group.rank]
@@ -227,12 +228,12 @@ def each(
     costs: Sequence[float],
     run: Callable[[Work], Result],
 ) -> list[Result]:
-    """Do all pieces of work, each in one of the processes.
+    """Run all pieces of work, each in one of the processes.
 
     Args:
         work: the pieces; the same, in the same order, in every process, and cut independently of their number.
         costs: what each piece costs, in any unit.
-        run: does one piece; the result is sent between processes, so it holds plain values or tensors on the CPU.
+        run: does one piece. Its result is sent between processes, so it must be plain values or CPU tensors.
 
     Returns:
         The results, in the order of the work, in every process.
@@ -244,18 +245,18 @@ def each(
 
 
 def filled(tensor: Tensor) -> Tensor:
-    """A tensor of which each process filled other entries and left the rest 0: with all entries, exactly, in place."""
+    """Merge, exactly and in place, a tensor of which each process filled different entries and left the rest 0."""
     if _group.size > 1 and _group.split:
         import torch
         import torch.distributed as dist
 
         _exchange(None)
-        dist.all_reduce(tensor.view(torch.uint8))  # bytes: exact for every dtype, even a negative zero
+        dist.all_reduce(tensor.view(torch.uint8))  # as bytes: exact for every dtype, even a negative zero
     return tensor
 
 
 def greatest(tensor: Tensor) -> Tensor:
-    """The largest of all processes' entries, in place."""
+    """The elementwise maximum over all processes, in place."""
     if _group.size > 1 and _group.split:
         import torch.distributed as dist
 
@@ -265,6 +266,6 @@ def greatest(tensor: Tensor) -> Tensor:
 
 
 def advancing(advance: Callable[[int], None]) -> Callable[[int], None]:
-    """A progress function that counts for all processes what this one does."""
+    """A progress function that counts this process's work once for each process, as an estimate of the total."""
     shares = _group.size if _group.split else 1
     return lambda number: advance(number * shares)

@@ -1,4 +1,4 @@
-"""The one exception a user's mistake raises: its message is the whole explanation."""
+"""The exception for users' mistakes; its message is the whole explanation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class InputError(Exception):
 
 
 def unknown(kind: str, given: str, known: Iterable[str], shown: int = 12) -> InputError:
-    """An `InputError` for a name that does not exist: names what exists, nearest first.
+    """An `InputError` for a name that does not exist; it lists the existing names, the closest first.
 
     Args:
         kind: what the name should have been, such as ``"language"``.
@@ -32,7 +32,7 @@ def unknown(kind: str, given: str, known: Iterable[str], shown: int = 12) -> Inp
 
 
 def is_whole(value: object, least: int) -> bool:
-    """Whether a value is a whole number, `least` or greater; true and false, 1 and 0 to Python, are none."""
+    """Whether a value is an integer of at least `least`; True and False, ints to Python, are not."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
@@ -54,7 +54,7 @@ ELSEWHERE = "choose another folder with hydra.run.dir=<folder> (for a sweep: hyd
 
 
 def unwritable(error: OSError, folder: Path | str, elsewhere: str = ELSEWHERE) -> InputError | None:
-    """A full disk or a read-only folder as one sentence; None if the error is something else."""
+    """An `InputError` in one sentence for a full disk or a read-only folder; None for any other error."""
     if error.errno not in _UNWRITABLE:
         return None
     return InputError(f"Nothing can be written to {folder}: {_UNWRITABLE[error.errno]}; {elsewhere}.")
@@ -62,7 +62,7 @@ def unwritable(error: OSError, folder: Path | str, elsewhere: str = ELSEWHERE) -
 
 @contextmanager
 def writing(folder: Path | str, elsewhere: str = ELSEWHERE) -> Iterator[None]:
-    """Turn a full disk or a read-only folder into one sentence, which says where else to write."""
+    """Turn the error of a full disk or a read-only folder into one sentence that says where else to write."""
     try:
         yield
     except OSError as error:

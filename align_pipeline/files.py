@@ -1,4 +1,4 @@
-"""Files that are not what their names say: Git LFS pointers and links that lead nowhere."""
+"""Detect files without their content: Git LFS pointers and broken links."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from align_pipeline.errors import InputError
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
-_POINTER_SIZE = 1024  # bytes that a pointer has at most, by Git LFS's specification
+_POINTER_SIZE = 1024  # maximum size of a pointer in bytes, by Git LFS's specification
 
 
 def check(paths: Iterable[Path]) -> None:
-    """Refuse files that a checkout left without their content.
+    """Refuse files whose content is missing from the checkout.
 
     Raises:
-        InputError: one of them is a link to nothing, or a Git LFS pointer; says how to get the file.
+        InputError: one of them is a broken link or a Git LFS pointer; says how to get the file.
     """
     for path in sorted(paths):
         if path.is_symlink() and not path.exists():

@@ -1,4 +1,4 @@
-"""What a process asks of the machine before torch is loaded: threads that wait quietly, freed memory that is kept."""
+"""Process settings made before torch is loaded: threads wait without spinning, and freed memory is kept for reuse."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ import ctypes
 import os
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers of these options
 _KEPT = 2**30
-_MAPPED = 2**25  # the most that glibc takes
+_MAPPED = 2**25  # the maximum that glibc accepts
 
 
 def settle() -> None:
-    """Set up this process; what the user has set stays.
+    """Set up this process; settings that the user has made are kept.
 
-    OpenMP's threads spin at each barrier by default, which costs nothing on an idle machine and most of the time beside
-    another job. glibc gives large freed buffers back at once, and the next pass faults them in again page by page.
+    By default OpenMP's threads spin at each barrier. That is free on an idle machine, but takes most of the time beside
+    another job. glibc returns large freed buffers to the system at once, and the next pass has to page them in again.
     """
     let_print()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
         try:
             allocator = ctypes.CDLL(None).mallopt
-        except (AttributeError, OSError):  # another C library
+        except (AttributeError, OSError):  # another C library than glibc
             return
         allocator(_TRIM_THRESHOLD, _KEPT)
         allocator(_MMAP_THRESHOLD, _MAPPED)
 
 
 def let_print() -> None:
-    """Let the console's encoding end no job: what it cannot encode is printed as the nearest it can, or as "?"."""
+    """Never fail because of the console's encoding: print the nearest character that it can encode, or "?"."""
     codecs.register_error("align_pipeline", _nearest)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="align_pipeline")
 
 
-_NEAREST = {"±": "~", "…": ".", "–": "-", "→": ">", "’": "'"}  # one character for one: tables keep their columns
+_NEAREST = {"±": "~", "…": ".", "–": "-", "→": ">", "’": "'"}  # one character each keeps table columns aligned
 
 
 def _nearest(error: UnicodeError) -> tuple[str, int]:

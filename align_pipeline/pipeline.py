@@ -1,6 +1,6 @@
-"""The straight line of a job, from a typed config to tables, figures and W&B; callable from a test or a notebook.
+"""Run one job, from a typed config to tables, figures and W&B. Can be called from a test or a notebook.
 
-What is measured is not known here: `measurements` says what there is, and `measurements.base` what each gives.
+This module does not know the measurements: `measurements` lists them, `measurements.base` defines their interface.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from align_pipeline.tracking import wandb as tracking
 
 log = logging.getLogger(__name__)
 _PATIENCE = 60.0
-"""Seconds to wait for the lock of a job that may be dead: the one that SLURM puts back into its queue."""
+"""Seconds to wait for the lock of a job that may be dead: a job that SLURM requeues finds its old lock."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a job found, as in ``summary.json``."""
+    """The result of a job, as in ``summary.json``."""
 
     content: Mapping[str, Any]
     folder: Path
 
     @property
     def mean_accuracy(self) -> float | None:
-        """Mean accuracy over the job's languages; what the job returns to Hydra."""
+        """Mean accuracy over the job's languages; the job returns it to Hydra."""
         values = [row["accuracy"] for row in self.content["languages"] if row["accuracy"] is not None]
         return sum(values) / len(values) if values else None
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What a job has to tell when its files are written."""
+    """What the main process prints and tracks once the files are written."""
 
     content: dict[str, Any]
     told: Sequence[Told]
@@ -61,16 +61,16 @@ class _Found:
 
 
 def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | None:
-    """One job.
+    """Run one job.
 
     Args:
         config: the typed config.
-        folder: where everything goes once all of it is there; it holds no other job's result.
+        folder: the output folder; it fills only when all results are complete. It must not hold another job's result.
         settings: the resolved config, for the record.
 
     Returns:
-        The summary; None if none of the languages of a sweep's job exists for its task, and in every process but the
-        main one.
+        The summary. None if a sweep's job has no language that exists for its task, and in every process but the main
+        one.
 
     Raises:
         InputError: something the user gave cannot be used; one sentence says what and why.
@@ -89,7 +89,7 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         content, told = found.content, found.told
         for printed in (summary.table(content, told, folder), *(one for part in told for one in part.printed)):
             found.stages.console.print(printed)
-        # Last: whatever becomes of it, the results are there.
+        # Tracking comes last: if it fails, the results are already in place.
         tags = [content["task"], config.model.name, *(row["language"] for row in content["languages"])]
         curves = [curve for part in told for curve in part.curves]
         figures = [folder / path.name for part in told for path in part.figures]
@@ -99,7 +99,7 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
 
 
 def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Found | None:
-    """A job up to its files, the summary included; None as `run`."""
+    """Run a job and write its files, the summary included. Returns None in the same cases as `run`."""
     task: ParallelTask = instantiate(config.task)
     every = registered()
     asked = [kind for kind in every if kind.asked(config, task)]

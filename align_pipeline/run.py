@@ -1,6 +1,6 @@
 """Run one job: config -> items -> forward passes -> metrics and predictions -> tables, plots, W&B.
 
-Only light imports at the top: `--help`, `--cfg job` and a mistyped key answer before torch is loaded.
+Heavy imports stay out of the top of the file: `--help`, `--cfg job` and a mistyped key answer before torch is loaded.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ machine.settle()
 register()
 
 _failed: list[Exception] = []
-"""What ended this process's single job; raised where Hydra no longer puts its own lines before ours."""
+"""The error that ended this process's single job; `main` raises it, so that Hydra adds no lines of its own."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(composed: DictConfig) -> float | None:
-    """Hydra's entry point: types the config, calls `pipeline.run`, and returns what a sweep may optimise."""
+    """Hydra's entry point: types the config, calls `pipeline.run`, returns the value that a sweep may optimise."""
     hydra_config = HydraConfig.get()
     multirun = hydra_config.mode is RunMode.MULTIRUN
     distributed.start()
     folder = Path(distributed.from_main(hydra_config.runtime.output_dir))
-    os.chdir(hydra_config.runtime.cwd)  # where the command's paths are from, whatever hydra.job.chdir says
+    os.chdir(hydra_config.runtime.cwd)  # the command's relative paths start here, whatever hydra.job.chdir says
     try:
         if not distributed.is_main():
             logs.to_own_file(folder, distributed.rank())
@@ -68,16 +68,16 @@ def job(composed: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """The command line: every mistake of the user's ends in one sentence and an exit code of 1."""
+    """The command line. A user's mistake ends in one sentence and exit code 1."""
     full = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints a traceback and exits before we can explain
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # without it, Hydra prints a traceback and exits before we can explain
     signal.signal(signal.SIGTERM, _terminated)
     main_process = distributed.is_main()
     try:
         if main_process:
             failed = _jobs()
         else:
-            with tempfile.TemporaryDirectory() as scratch:  # what Hydra writes is the main process's to write
+            with tempfile.TemporaryDirectory() as scratch:  # Hydra's files of the other processes
                 folders = [f"hydra.{kind}.dir={scratch}" for kind in ("run", "sweep")]
                 sys.argv += [*folders, "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
                 failed = _jobs()
@@ -89,16 +89,16 @@ def main() -> None:
         sentence = one_sentence(error)
         if full or sentence is None:
             raise
-        sys.exit(f"Error: {sentence}" if main_process else 1)  # the main process says it
+        sys.exit(f"Error: {sentence}" if main_process else 1)  # only the main process prints it
     except KeyboardInterrupt:
         sys.exit("Stopped." if main_process else 1)
 
 
 def _jobs() -> list[str]:
-    """Run what the command line asks for.
+    """Run the jobs of the command line.
 
     Returns:
-        A line for each failed job of a sweep.
+        One line for each failed job of a sweep.
     """
     try:
         refuse_no_names(sys.argv[1:])

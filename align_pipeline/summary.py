@@ -1,4 +1,4 @@
-"""``summary.json`` and the console's table, of what the measurements tell."""
+"""Build ``summary.json`` and the console table from the results of the measurements."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def content(
     stages: Sequence[str],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """All of ``summary.json``.
+    """The full content of ``summary.json``.
 
     Args:
-        job: what was done.
+        job: the job.
         rows: from `languages`.
         weak: from `data.tasks.weak`.
-        passes: what they cost.
-        stages: all that there are; those that were not asked for have no tokens.
+        passes: the forward passes, for their token counts.
+        stages: all stages that exist; a stage that did not run gets no tokens.
         settings: the resolved config.
     """
     tokens = {stage: passes.tokens.get(stage, (0, 0)) for stage in stages}
@@ -73,12 +73,12 @@ def content(
 
 
 def languages(pairs: Sequence[Pair], blank: Sequence[Mapping[str, Any]], told: Sequence[Told]) -> list[dict[str, Any]]:
-    """A row per language; ``n`` counts the paired items.
+    """One row per language; ``n`` counts the paired items.
 
     Args:
-        pairs: the job's.
-        blank: what a row holds of measurements that were not asked for.
-        told: what those that were tell.
+        pairs: the job's pairs.
+        blank: default values of the measurements that did not run.
+        told: results of the measurements that ran.
     """
     rows = []
     for pair in pairs:
@@ -94,7 +94,7 @@ def languages(pairs: Sequence[Pair], blank: Sequence[Mapping[str, Any]], told: S
 
 
 def numbers(rows: Sequence[Mapping[str, Any]], measurements: Sequence[Measurement]) -> dict[str, float]:
-    """The rows as ``<number>/<language>``, for W&B's summary; one language alone also gets the bare names."""
+    """The rows as ``<number>/<language>``, for W&B's summary; with a single language also as bare names."""
     found: dict[str, float] = {}
     for row in rows:
         values: dict[str, float] = {}
@@ -109,7 +109,7 @@ def numbers(rows: Sequence[Mapping[str, Any]], measurements: Sequence[Measuremen
 def provenance(
     task: ParallelTask, source: Source, pairs: Sequence[Pair], weak: Mapping[tuple[str, str], Mapping[str, int]]
 ) -> dict[str, Any]:
-    """Which data the numbers are of, down to a digest of the items, and how many are weak (`data.tasks.weak`)."""
+    """The data behind the numbers: source, a digest of the items, and counts of weak items (`data.tasks.weak`)."""
     sides = {(side.language, side.pivot): side for pair in pairs for side in (pair.english, pair.language)}
     return {
         "source": source.name,
@@ -130,12 +130,12 @@ def provenance(
 
 
 def digest(side: ItemSet) -> str:
-    """SHA-256 of everything a model is shown of a side."""
+    """SHA-256 of all texts of a side that a model is shown."""
     return hashlib.sha256(repr(side.items).encode()).hexdigest()
 
 
 def table(content: Mapping[str, Any], told: Sequence[Told], folder: Path) -> Table:
-    """The rows as a table a person reads."""
+    """The rows as a console table."""
     title = f"{content['task']}: {content['model']} on data from {content['data']['source']}"
     told = sorted(told, key=lambda part: part.place)
     caption = " ".join([*(part.caption for part in told if part.caption), f"Tables and plots: {folder}"])
@@ -151,7 +151,7 @@ def table(content: Mapping[str, Any], told: Sequence[Told], folder: Path) -> Tab
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it, whatever a caller's config is made of; a number that is not finite is null."""
+    """A value as plain JSON types, whatever a caller's config contains; a number that is not finite becomes null."""
     if isinstance(value, Enum):
         return plain(value.value)
     if isinstance(value, float):
@@ -166,5 +166,5 @@ def plain(value: Any) -> Any:
         return {str(plain(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
-    item = getattr(value, "item", None)  # numpy's scalars
+    item = getattr(value, "item", None)  # numpy scalars
     return plain(item()) if callable(item) else str(value)

@@ -1,4 +1,4 @@
-"""A Weights & Biases workspace with the panels that the study's questions need: `python -m align_pipeline.workspace`.
+"""Create a W&B workspace with panels for the study's questions: `python -m align_pipeline.workspace`.
 
     python -m align_pipeline.workspace entity=my-team project=align_pipeline
 
@@ -18,7 +18,7 @@ METRICS = ("dali", "dali_strong", "mexa_t")
 
 
 def workspace(entity: str, project: str, metrics: Sequence[str] = METRICS) -> Any:
-    """The workspace, not yet saved: curves by layer, alignment against accuracy, transfer, the sweeps' reports.
+    """The workspace, not yet saved: curves by layer, alignment against accuracy, transfer, and reports of sweeps.
 
     Args:
         entity: W&B user or team.
@@ -82,10 +82,10 @@ def workspace(entity: str, project: str, metrics: Sequence[str] = METRICS) -> An
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Save the workspace that ``entity=`` and ``project=`` name, and print where it is.
+    """Save the workspace for ``entity=`` and ``project=``, and print its address.
 
     Raises:
-        InputError: an argument is of no use, or W&B does not take the workspace.
+        InputError: an argument is invalid, or W&B refuses the workspace.
     """
     given = dict(argument.partition("=")[::2] for argument in arguments)
     for key in given:
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> None:
     made = workspace(given["entity"], given.get("project", "align_pipeline"))
     try:
         saved = made.save()
-    except Exception as error:  # whatever W&B raises, of its server too
+    except Exception as error:  # W&B can raise anything, its server's errors included
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise InputError(
             f"W&B did not save the workspace of entity={made.entity} project={made.project} ({reason}); log in "

@@ -49,19 +49,12 @@ def _group(node: ast.ClassDef) -> str:
 
 def tables() -> str:
     """A table of every parquet file's columns, with the comments that stand beside them."""
-    names = {"ALIGNMENT": "alignment", "PREDICTIONS": "predictions", "TRANSLATIONS": "translations"}
     parts = []
     for path in sorted((PACKAGE / "measurements").glob("*/table.py")):
-        source = path.read_text(encoding="utf-8")
-        constant = re.search(r"^(\w+) = pa.schema", source, re.MULTILINE)
-        assert constant is not None, path
-        lines = [
-            f"### {names.get(constant[1], constant[1].lower())}.parquet",
-            "",
-            "| column | type | |",
-            "|---|---|---|",
-        ]
-        for column, kind, comment in re.findall(r'\("(\w+)", ([\w.()]+)\),(?:  # (.*))?', source):
-            lines.append(f"| `{column}` | `{kind.removeprefix('pa.').lower()}` | {comment} |")
-        parts.append("\n".join(lines))
+        schemas = re.split(r"^(\w+) = pa.schema", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+        for name, source in zip(schemas[::2], schemas[1::2], strict=True):
+            lines = [f"### {name.lower()}.parquet", "", "| column | type | |", "|---|---|---|"]
+            for column, kind, comment in re.findall(r'\("(\w+)", ([\w.()]+)\),(?:  # (.*))?', source):
+                lines.append(f"| `{column}` | `{kind.removeprefix('pa.').lower()}` | {comment} |")
+            parts.append("\n".join(lines))
     return "\n\n".join(parts)

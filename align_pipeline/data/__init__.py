@@ -1,1 +1,1 @@
-"""Rows from the hub, a folder or the package, and the benchmarks made of them: one file a task."""
+"""Rows from the hub, a folder or the package, and the benchmarks that turn them into items; one file per task."""

@@ -1,4 +1,4 @@
-"""One question in one language, with every text that a model is fed."""
+"""One question in one language, with all texts that a model reads."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ ENGLISH = "eng_Latn"
 
 
 SHOT_SEPARATOR = "\n\n"
-"""Between few-shot examples, and between them and the prompt."""
+"""Stands between few-shot examples, and between them and the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question in one language, with every text that the pipeline feeds to a model.
+    """One question in one language, with all texts that the pipeline feeds to a model.
 
     Attributes:
         id: shared by the item's versions in all languages.
-        options: what the alignment metrics embed, one text per answer option (METHOD: "DALI text").
-        premise: what MEXA_T embeds: the item without its options.
-        prompt: what the options' likelihoods are conditioned on, few-shot examples before it.
+        options: one text per answer option, embedded by the alignment metrics (METHOD: "DALI text").
+        premise: the item without its options, embedded by MEXA_T.
+        prompt: the context of the options' likelihoods, few-shot examples included.
         continuations: one per option, scored after `prompt`; each starts with its separating space.
         gold: index of the right option, from 0.
-        category: the item's semantic category where its data set has one, else "".
-        parts: (name, start, end) of the passage, question and options that stand in the prompt, in characters counted
-            from the prompt's end (so 0 is the end, -1 the last character): examples put before it move nothing.
-        cluster: what the item shares with others that are not independent of it, such as its passage; "" if nothing.
+        category: the item's semantic category if its data set has one, else "".
+        parts: (name, start, end) of the passage, question and options in the prompt, in characters from the prompt's
+            end (0 is the end, -1 the last character), so that examples put before the prompt do not shift them.
+        cluster: what this item shares with items that depend on it, such as its passage; "" if nothing.
         answers: each option's own text, without the premise.
-        shots: (prompt, continuation) of the few-shot examples that `prompt` begins with.
+        shots: (prompt, continuation) of the few-shot examples at the beginning of `prompt`.
     """
 
     id: str
@@ -39,6 +39,6 @@ class Item:
     category: str = ""
     parts: tuple[tuple[str, int, int], ...] = ()
     shots: tuple[tuple[str, str], ...] = ()
-    # neither is shown to a model beyond what `options` holds: digests of items leave them out
+    # A model sees these only through `options`, so digests of items leave them out.
     answers: tuple[str, ...] = field(default=(), repr=False)
     cluster: str = field(default="", repr=False)

@@ -1,7 +1,7 @@
-"""Rows of a benchmark from the hub, a folder laid out like it, or the data that ships with the package.
+"""Rows of a benchmark from the hub, a local folder with the hub's layout, or the data that ship with the package.
 
-`datasets.load_dataset` reads all three the same way: ``<folder>/facebook/belebele`` as ``facebook/belebele``. Only JSON
-lines on this machine are read here, as they stand.
+`datasets.load_dataset` reads all three the same way: ``<folder>/facebook/belebele`` like ``facebook/belebele``. Only
+local JSON lines are read here, unchanged.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _SCRATCH = "align_pipeline-"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where rows come from.
+    """A place that rows are read from.
 
     Attributes:
-        name: ``hub``, ``embedded`` or the folder as the user gave it.
+        name: ``hub``, ``embedded``, or the folder as the user gave it.
     """
 
     name: str
@@ -51,16 +51,16 @@ class Source:
 
     @property
     def folder(self) -> Path | None:
-        """The folder above the data sets' hub ids; None for the hub."""
+        """The folder that contains the data sets' hub ids; None for the hub."""
         if self.name == "hub":
             return None
         return EMBEDDED / "data" if self.name == "embedded" else Path(self.name)
 
     def _card(self, dataset: str) -> list[dict[str, Any]]:
-        """The entries of a local copy's card, one for each config.
+        """The entries of a local copy's dataset card, one for each config.
 
         Raises:
-            InputError: the folder lacks the data set, or its card does not name configs.
+            InputError: the folder lacks the data set, or its card declares no configs.
         """
         assert self.folder is not None
         card = self.folder / dataset / "README.md"
@@ -77,7 +77,7 @@ class Source:
             raise InputError(f"{card} does not begin with a YAML list of `configs`, as cards on the hub do.") from error
 
     def configs(self, dataset: str) -> frozenset[str] | None:
-        """The configs (languages) that a local copy of `dataset` declares in its README; None: ask the hub by loading.
+        """The configs (languages) that a local copy of `dataset` declares in its README; None for the hub.
 
         Raises:
             InputError: the folder lacks the data set.
@@ -87,11 +87,11 @@ class Source:
         return frozenset(entry["config_name"] for entry in self._card(dataset))
 
     def place(self, dataset: str, config: str, split: str, row: int) -> str:
-        """Where a row stands, for a person: file and line as an editor counts them, from 1, or the row's number.
+        """The position of a row, for error messages: file and line from 1 as in an editor, or the row's number.
 
         Args:
             dataset, config, split: as for `load`.
-            row: the row's number from 0.
+            row: the row's number, from 0.
         """
         where = f"{dataset} ({config}, {split})"
         files = self._files(dataset, config, split) if self.folder is not None else []
@@ -116,7 +116,7 @@ class Source:
         for pattern in patterns:
             paths = pattern.get("path") or []
             for path in paths if isinstance(paths, list) else [paths]:
-                found += [] if Path(path).is_absolute() else sorted(base.glob(str(path)))  # `datasets` may take it
+                found += [] if Path(path).is_absolute() else sorted(base.glob(str(path)))  # glob cannot take it
         return found
 
     def load(
@@ -135,11 +135,11 @@ class Source:
             config: the data set's name for the language.
             split: such as ``test``.
             revision: branch, tag or commit on the hub; a local copy has none.
-            files: pattern with ``{config}`` and ``{split}`` for hub revisions without a card that names the configs.
-            texts: columns that hold text: a file whose answers are all numbers or dates does not say so itself.
+            files: pattern with ``{config}`` and ``{split}``, for hub revisions whose card declares no configs.
+            texts: columns of text. The type cannot be inferred from a file whose answers are all numbers or dates.
 
         Raises:
-            InputError: the rows cannot be had; says why and what would work.
+            InputError: the rows cannot be read; says why and what would work.
         """
         import datasets
 
@@ -158,7 +158,7 @@ class Source:
                 wrong = [name for name in texts if name in read and getattr(read[name], "dtype", None) not in _TEXTS]
                 if wrong:
                     said = datasets.Features({**read, **dict.fromkeys(wrong, datasets.Value("string"))})
-                    with contextlib.suppress(Exception):  # the row's check says what is wrong
+                    with contextlib.suppress(Exception):  # if this fails too, the check of the rows says what is wrong
                         rows = datasets.load_dataset(*arguments, split=split, features=said, **kept)
                 found = [dict(row) for row in rows]
         if not found:
@@ -166,12 +166,12 @@ class Source:
         return found
 
     def _lines(self, dataset: str, config: str, split: str) -> list[Row] | None:
-        """The rows of local JSON lines as they stand; None where the split has other files.
+        """The rows of local JSON lines, unchanged; None where the split has files of another format.
 
-        `datasets` makes times of what looks like dates, for good, and does not say which line is broken.
+        `datasets` converts text that looks like dates to timestamps, and does not name the line of an error.
 
         Raises:
-            InputError: a line is no JSON object; names it.
+            InputError: a line is not a JSON object; names the line.
         """
         paths = [] if self.folder is None else self._files(dataset, config, split)
         if not paths or any(path.suffix != ".jsonl" for path in paths):
@@ -182,24 +182,24 @@ class Source:
 
     @contextlib.contextmanager
     def _at_hand(self, dataset: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What `datasets` is told of the data set's place: a path or hub id, and further arguments."""
+        """The data set's location for `datasets`: a path or hub id, and further arguments."""
         if self.folder is None:
             yield dataset, {}
             return
         base = self.folder / dataset
         lying.check(path for path in base.rglob("*") if path.is_symlink() or path.is_file())
         with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
-            # datasets' own cache takes two folders of one name for the same data set, and an edited file for the old
-            # one: a local copy is read afresh.
+            # The cache of `datasets` does not tell apart two folders of the same name, or an edited file from its old
+            # version, so a local copy is always read afresh.
             path = base
-            if re.search(r"[\[\]{}*?]", str(base)):  # and it takes a path for a pattern
+            if re.search(r"[\[\]{}*?]", str(base)):  # `datasets` would read this path as a pattern
                 path = Path(scratch, base.name)
                 shutil.copytree(base.resolve(), path, copy_function=os.symlink)
             yield str(path), {"cache_dir": str(Path(scratch, ".cache")), "keep_in_memory": True}
 
     @contextlib.contextmanager
     def _one_sentence(self, dataset: str, where: str) -> Iterator[None]:
-        """Turn what `datasets` and the hub raise into one sentence."""
+        """Turn errors of `datasets` and the hub into one sentence."""
         from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
@@ -209,7 +209,7 @@ class Source:
             raise InputError(self._unreachable(dataset, str(error))) from error
         except DatasetGenerationError as error:
             raise InputError(f"{where} cannot be read: {_cause(error)}") from error
-        except StopIteration:  # what datasets raises for a file without lines
+        except StopIteration:  # `datasets` raises this for an empty file
             raise InputError(f"{where} is empty: the split has no rows.") from None
         except (ConnectionError, HfHubHTTPError, OSError) as error:
             if self.folder is not None:
@@ -218,7 +218,7 @@ class Source:
                 f"{dataset} could not be fetched from the hub ({type(error).__name__}); without a network, set data= "
                 "to a folder that holds it, or use data=embedded."
             ) from error
-        except (ValueError, RuntimeError) as error:  # unknown config or split; a repository that is a loading script
+        except (ValueError, RuntimeError) as error:  # unknown config or split; a repository that needs a loading script
             raise InputError(f"{where} cannot be read: {_cause(error)}") from error
 
     def _unreachable(self, dataset: str, message: str) -> str:
@@ -231,7 +231,7 @@ class Source:
 
 
 def _numbered(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Every filled line of JSON lines and its number, from 1: a line feed alone ends one, and a BOM belongs to none."""
+    """The non-empty lines of a JSON lines file and their numbers from 1. Only a line feed ends a line; a BOM is cut."""
     lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
@@ -249,8 +249,8 @@ def _object(file: Path, number: int, line: bytes) -> Row:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost cause of an error, on one line: where datasets hides the file and the line."""
+    """The innermost cause of an error, on one line; `datasets` names the file and line only there."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    text = re.sub(rf"\S*/{_SCRATCH}\w+/", "", " ".join(str(error).split()))  # of links in a folder that stands for it
+    text = re.sub(rf"\S*/{_SCRATCH}\w+/", "", " ".join(str(error).split()))  # names of temporary links to the folder
     return (f"{text[:900]} ..." if len(text) > 900 else text).rstrip(".") + "."

@@ -1,1 +1,1 @@
-"""Models and passes: token ids in, tensors out; knows no task, no metric and no table."""
+"""Models and forward passes: token ids in, tensors out; independent of tasks, metrics and tables."""

@@ -1,4 +1,4 @@
-"""What can be said of a model before it is loaded: what is missing, what is not what it seems, how many layers."""
+"""Checks of a model before it is loaded: missing or damaged files, and the number of layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ADAPTER = "adapter_config.json"
 
 
 SUFFIXES = (".json", ".safetensors", ".gguf", ".bin", ".model", ".txt", ".jinja")
-"""Of the files of a model folder that its numbers depend on."""
+"""Suffixes of the files in a model folder that affect its numbers."""
 
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
@@ -39,13 +39,13 @@ _QUANTISED = {
     "quanto": "optimum.quanto",
     "torchao": "torchao",
 }
-"""The package that runs each kind of quantised weights."""
+"""The package that each kind of quantised weights needs."""
 
 
 def parts(config: ModelConfig) -> tuple[Path | str, Path | str | None]:
-    """The model and its adapter, if it has one, each a folder or a hub id.
+    """The model and its adapter, if there is one; each is a folder or a hub id.
 
-    An adapter's folder as ``model.path`` brings its base model with it; one that lies beside a full model is taken too.
+    If ``model.path`` is an adapter's folder, its base model is used. An adapter in a full model's folder is used too.
 
     Raises:
         InputError: an adapter names no base model.
@@ -66,7 +66,7 @@ def parts(config: ModelConfig) -> tuple[Path | str, Path | str | None]:
 
 
 def path_of(given: str) -> Path | str:
-    """A folder, or a hub id as it stands."""
+    """A local folder, or a hub id unchanged."""
     if given.startswith("embedded:"):
         return EMBEDDED / given.removeprefix("embedded:")
     looks_local = given.startswith(("/", ".", "~")) or given.count("/") > 1
@@ -75,10 +75,10 @@ def path_of(given: str) -> Path | str:
 
 
 def check(config: ModelConfig) -> None:
-    """Refuse what can be seen to be of no use before anything is read, whether the cache will have the answers or not.
+    """Refuse an unusable model before anything is read, even if the cache holds all results.
 
     Raises:
-        InputError: a device or package is not there, or a folder is incomplete; says what is missing.
+        InputError: a device or package is missing, or a folder is incomplete; says what is missing.
     """
     device_of(config.device)
     check_parallel(config.parallel)
@@ -112,10 +112,10 @@ def check(config: ModelConfig) -> None:
 
 
 def num_layers(config: ModelConfig) -> int | None:
-    """L by the model's own settings, before its weights are loaded; None where they do not say.
+    """L from the model's config, before its weights are loaded; None if the config does not give it.
 
     Raises:
-        InputError: the model is not on the hub, or cannot be reached.
+        InputError: the model is not on the hub, or the hub cannot be reached.
     """
     path, _ = parts(config)
     if config.gguf_file is not None:
@@ -128,7 +128,7 @@ def num_layers(config: ModelConfig) -> int | None:
 
 
 def _settings(path: Path | str, config: ModelConfig) -> dict[str, Any]:
-    """``config.json`` of a folder, or of a hub repository, which is asked for it if this machine does not have it."""
+    """``config.json`` of a folder, or of a hub repository, from which it is downloaded if it is not on this machine."""
     if isinstance(path, Path):
         return _json(path / "config.json")
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -137,7 +137,7 @@ def _settings(path: Path | str, config: ModelConfig) -> dict[str, Any]:
     here = try_to_load_from_cache(path, "config.json", revision=config.revision)
     if isinstance(here, str):
         return _json(Path(here))
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each attempt; the end is said below
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each attempt; `one_sentence` reports the end
     with one_sentence(config, path):
         try:
             return _json(Path(hf_hub_download(path, "config.json", revision=config.revision)))
@@ -151,10 +151,10 @@ def _settings(path: Path | str, config: ModelConfig) -> dict[str, Any]:
 
 
 def _check_shards(folder: Path) -> None:
-    """Refuse weights in several files of which some_of, or the list of them, are missing.
+    """Refuse sharded weights if a shard or the index is missing.
 
     Raises:
-        InputError: they are; names a file.
+        InputError: one is missing; names a file.
     """
     shards = sorted(path.name for path in folder.glob("*.safetensors") if _SHARD.search(path.name))
     index = folder / "model.safetensors.index.json"
@@ -173,7 +173,7 @@ def _check_shards(folder: Path) -> None:
 
 
 def _check_folder(folder: Path, config: ModelConfig) -> None:
-    """Refuse an incomplete model folder, of which transformers speaks in several lines, or too late."""
+    """Refuse an incomplete model folder; the errors of transformers are long, or come late."""
     shown = config.path if path_of(config.path) == folder else str(folder)
     if folder.is_file() and folder.suffix == ".gguf":
         raise InputError(
@@ -203,7 +203,7 @@ def _check_folder(folder: Path, config: ModelConfig) -> None:
 
 
 def _check_gguf(path: Path | str, config: ModelConfig) -> None:
-    """Refuse a GGUF file that is not there, is cut off, or cannot be read here."""
+    """Refuse a GGUF file that does not exist, is truncated, or cannot be read here."""
     if find_spec("gguf") is None:
         raise InputError(
             f"model.gguf_file={config.gguf_file} needs the package gguf: pip install 'align_pipeline[gguf]'."
@@ -222,20 +222,20 @@ def _check_gguf(path: Path | str, config: ModelConfig) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _gguf_end(file: Path, size: int, changed: int) -> int:
-    """Bytes up to the last tensor's end; kept, since a job asks several times and a vocabulary takes seconds to read.
+    """End of the last tensor in bytes. Cached, because a job asks several times and reading a vocabulary takes seconds.
 
     Args:
         file: a GGUF file.
-        size, changed: of it; another file is read anew.
+        size, changed: the file's size and time of change; if they differ, it is read again.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     import gguf
 
     try:
         reader = gguf.GGUFReader(file)
-    except Exception as error:  # whatever the reader raises when bytes are not what they should be
+    except Exception as error:  # the reader can raise anything on damaged bytes
         raise InputError(f"{file} is cut off or is not a GGUF file: {as_line(error)}") from error
     return max((int(t.data_offset) + int(t.n_bytes) for t in reader.tensors), default=0)
 
@@ -251,7 +251,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def quantisation(path: Path | str) -> str | None:
-    """How a folder's weights are quantised; None where they are not, or that is not known before they are fetched."""
+    """How a folder's weights are quantised; None if they are not, or if this is unknown before the download."""
     if not isinstance(path, Path) or not (path / "config.json").is_file():
         return None
     settings = _json(path / "config.json").get("quantization_config") or {}
@@ -260,10 +260,10 @@ def quantisation(path: Path | str) -> str | None:
 
 
 def check_parallel(parallel: Parallel) -> None:
-    """Refuse a way to spread a model that does not go with the number of processes.
+    """Refuse a parallel mode that does not fit the number of processes.
 
     Raises:
-        InputError: it does not.
+        InputError: it does not fit.
     """
     if parallel is Parallel.device_map and distributed.size() > 1:
         raise InputError(
@@ -277,7 +277,7 @@ def check_parallel(parallel: Parallel) -> None:
 
 
 def device_of(name: str) -> torch.device:
-    """The device that ``model.device`` names.
+    """The device of ``model.device``.
 
     Raises:
         InputError: this machine does not have it.

@@ -1,9 +1,9 @@
-"""The engine: token sequences in; pooled hidden states of every layer, or log-likelihoods of continuations, out.
+"""The engine: maps token sequences to pooled hidden states of every layer, or to log-likelihoods of continuations.
 
-What sequences share at their beginning is computed once (`engine.tree`): an item's options share its passage
-and question, two questions a passage, all items their few-shot examples. Rows of trees run in right-padded batches
-under a token budget, with a mask that lets each token see its own ancestors alone. Beginnings that are too long to
-repeat in every row are held in a KV cache. Equal sequences are one leaf: equal texts have bit-equal vectors.
+Shared prefixes are computed once (`engine.tree`): the options of an item share its passage and question, two questions
+share a passage, and all items share their few-shot examples. Prefix trees are packed into right-padded batches under a
+token budget, with a mask that lets each token attend only to its own ancestors. Prefixes that are too long to repeat in
+every row are kept in a KV cache. Equal sequences are one leaf, so equal texts have bit-equal vectors.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ Advance = Callable[[int], None]
 
 
 STEP_TOKENS = 1024
-"""Most tokens of trees behind one trunk in a pass, roughly."""
+"""Approximate maximum of tree tokens after one trunk in a pass."""
 
 
 _CPU_TOKENS = (512, 16384)
-"""Fewest and most tokens in a pass on a CPU."""
+"""Minimum and maximum tokens per pass on a CPU."""
 
 
 _CPU_FLOPS = 2.5e11
-"""Of a pass on a CPU: a few seconds on two cores, so that progress is seen; more tokens gain nothing there."""
+"""FLOPs per pass on a CPU: a few seconds on two cores, so that progress is visible; larger passes are no faster."""
 
 
-_PROBE_TOKENS = 2048  # a pass of as many tells what a token takes of a GPU's memory
+_PROBE_TOKENS = 2048  # size of the test pass that measures GPU memory per token
 
 
-_MOST_TOKENS = 2**17  # more tokens in a pass gain nothing on any device
+_MOST_TOKENS = 2**17  # larger passes are no faster on any device
 
 
-_MEMORY_SHARE = 0.6  # of a GPU's free memory; masks, logits and pooled states need the rest
+_MEMORY_SHARE = 0.6  # of a GPU's free memory; the rest is for masks, logits and pooled states
 
 
-# On a CPU less than what glibc would give back to the system after each block (`machine.settle`).
-_TEST_WINDOW = 4  # of the passes that show whether a model obeys a tree
+# The attention window during the test of `_probe`, shorter than its sequences.
+_TEST_WINDOW = 4
 
 
 def hidden_states(
@@ -71,24 +71,24 @@ def hidden_states(
     batch_tokens: int | None,
     advance: Advance = lambda texts: None,
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Pooled hidden states, batch by batch; only pooled ones are ever kept. Of several processes, each runs its share.
+    """Pooled hidden states, batch by batch; unpooled states are never stored. Each process runs its share of the texts.
 
     Args:
         lm: the model.
-        groups: texts that must come out together, such as the options of an item; all groups of one size m.
+        groups: texts whose results must come together, such as the options of an item; all groups have the same size m.
         names: what to call each group in an error.
         layers: which of Hugging Face's ``hidden_states``, 0 to L; L comes after the final norm.
         poolings: ``last`` (the final token's state) and/or ``weighted`` (sum_t t*h_t / sum_t t, t = 1..T; MEXA).
-        batch_tokens: most tokens in a forward pass, padding included; one longer row runs alone; None: `token_budget`.
-        advance: told how many texts each batch finished.
+        batch_tokens: maximum tokens per forward pass, with padding; a longer row runs alone; None: `token_budget`.
+        advance: called with the number of texts that each batch finished.
 
     Yields:
         Indices of the batch's groups, and by pooling a tensor [layers, groups in the batch, m, D] in the model's
-        dtype; the weighted mean is taken in float32.
+        dtype; the weighted mean is computed in float32.
 
     Raises:
-        InputError: a hidden state is NaN or infinite; names model, layer and group. Or one text alone is too long for
-            the device's memory.
+        InputError: a hidden state is NaN or infinite (names model, layer and group), or one text alone exceeds the
+            device's memory.
     """
     batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     size = len(groups[0])
@@ -128,13 +128,13 @@ def hidden_states(
 def each_state(
     lm: LanguageModel, texts: Sequence[str], reduce: Callable[[Tensor], Tensor], pooling: str = "last"
 ) -> Tensor:
-    """A number of every text's state at every layer, in all processes: [layers, texts] in float32.
+    """One number per text and layer, computed from its pooled state, in all processes: [layers, texts] in float32.
 
     Args:
         lm: the model.
         texts: at least one.
-        reduce: makes [layers, texts of a batch] of their pooled states [layers, texts of a batch, D] in float32.
-        pooling: see `hidden_states`, which has the errors.
+        reduce: maps pooled states [layers, texts of a batch, D] in float32 to [layers, texts of a batch].
+        pooling: see `hidden_states`, which also lists the errors.
     """
     every = torch.zeros(lm.num_layers + 1, len(texts))
     groups = [[tokens] for tokens in lm.encode(list(texts))]
@@ -154,15 +154,15 @@ def loglikelihoods(
     Args:
         lm: the model.
         requests: (context, continuation) as token ids; the context has at least one token.
-        batch_tokens: most tokens in a forward pass, padding included; None: `token_budget`.
-        advance: told how many requests each batch finished.
+        batch_tokens: maximum tokens per forward pass, with padding; None: `token_budget`.
+        advance: called with the number of requests that each batch finished.
 
     Raises:
-        InputError: a log-likelihood is not finite, or one text alone is too long for the device's memory.
+        InputError: a log-likelihood is not finite, or one text alone exceeds the device's memory.
     """
     if not all(context for context, _ in requests):
         raise ValueError("a context needs at least one token to predict from")
-    # The last token predicts nothing that is asked for: options of one token share their whole input.
+    # The last token's own prediction is not needed, so options of one token share their whole input.
     sequences = [[*context, *continuation[:-1]] for context, continuation in requests]
     needs = [len(context) - 1 for context, _ in requests]
 
@@ -182,18 +182,18 @@ def over_passes(
     advance: Advance,
     run: Callable[[Layout, Trunk], Sequence[Value]],
 ) -> list[Value]:
-    """Run sequences through the model, each in one of the processes, what they share at their beginnings once.
+    """Run sequences through the model, each in one of the processes; shared prefixes are computed once.
 
     Args:
         lm: the model.
         sequences: token ids.
-        firsts: the first position of each at which anything is wanted; what stands before may be held in a KV cache.
-        batch_tokens: most tokens in a forward pass, padding included; None: `token_budget`.
-        advance: told how many sequences each pass finished.
-        run: given a pass's layout and the cache it stands behind, the values of the layout's members, in their order.
+        firsts: for each sequence, the first position that needs a result; earlier positions may be held in a KV cache.
+        batch_tokens: maximum tokens per forward pass, with padding; None: `token_budget`.
+        advance: called with the number of sequences that each pass finished.
+        run: takes a pass's layout and the trunk in the KV cache; returns one value per member of the layout, in order.
 
     Returns:
-        What `run` gave for each sequence.
+        The value of `run` for each sequence.
     """
     batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     advance = distributed.advancing(advance)
@@ -228,7 +228,7 @@ def over_passes(
 
 
 def shares(lm: LanguageModel, text: Sequence[int] = ()) -> bool:
-    """Whether a text may share passes: the model obeys a tree's mask, and turns each position as if it stood alone."""
+    """Whether a text may share a pass with others: the model handles trees, and the text's length leaves RoPE as is."""
     if lm.obeys_trees is None:
         lm.obeys_trees = _probe(lm)
         if not lm.obeys_trees:
@@ -237,20 +237,20 @@ def shares(lm: LanguageModel, text: Sequence[int] = ()) -> bool:
 
 
 def _apart(lm: LanguageModel, sequences: Sequence[Tokens]) -> tuple[list[int], list[int]]:
-    """Which sequences may share their beginnings, and which run by themselves."""
+    """Indices of the sequences that may share prefixes, and of those that must run alone."""
     sharing = [shares(lm, sequence) for sequence in sequences]
     return [m for m, yes in enumerate(sharing) if yes], [m for m, yes in enumerate(sharing) if not yes]
 
 
 def _renamed(rows: Iterable[Tree], names: Sequence[int]) -> list[Tree]:
-    """The rows of some of the sequences, with their numbers among all of them."""
+    """Rows of a subset of the sequences, renumbered to indices in the full list."""
     return [replace(row, ends={names[member]: end for member, end in row.ends.items()}) for row in rows]
 
 
 def _probe(lm: LanguageModel) -> bool:
-    """Run short sequences as a tree and each by itself: models differ in what they make of a mask.
+    """Test the model's tree masks and cache: run short sequences as a tree, behind a cache, and alone, and compare.
 
-    Windows are made shorter than the sequences meanwhile, so that their masks are tried too.
+    During the test, attention windows are shorter than the sequences, so that their masks are tested too.
     """
     one = [(7 * k) % 50 + 2 for k in range(12)]
     two = one[:6] + [(5 * k) % 40 + 3 for k in range(8)]
@@ -273,7 +273,7 @@ def _probe(lm: LanguageModel) -> bool:
             cache.hold(tuple(one[:5]))
             behind = lay_out(lm, [chains([one[5:]], depth=5)], behind=5)
             cached = pooled_pass(lm, behind, layers, ["last"], cache)["last"][0].float()
-    except Exception:  # whatever a model raises when it is handed a mask or a cache that it does not know
+    except Exception:  # a model can raise anything if it does not support such a mask or cache
         return False
     finally:
         if lm.window is not None:
@@ -285,7 +285,7 @@ def _probe(lm: LanguageModel) -> bool:
 
 
 def _units(rows: Sequence[Tree], size: int) -> list[list[Tree]]:
-    """Rows that hold parts of one group stay together."""
+    """Put rows that hold parts of the same group into one unit."""
     parent = list(range(len(rows)))
 
     def find(index: int) -> int:
@@ -304,9 +304,9 @@ def _units(rows: Sequence[Tree], size: int) -> list[list[Tree]]:
 
 
 def token_budget(lm: LanguageModel, asked: int | None) -> int:
-    """Most tokens in a pass: what was asked for, or what the device's memory has room for, found once per model.
+    """Maximum tokens per pass: as requested, or as the device's memory allows, measured once per model.
 
-    A pass that ran out of memory has since lowered it (`lm.fits`).
+    `lm.fits` is lowered after a pass that ran out of memory.
     """
     if asked is None and lm.fits is None:
         few, many = _CPU_TOKENS
@@ -315,7 +315,7 @@ def token_budget(lm: LanguageModel, asked: int | None) -> int:
 
 
 def _room(lm: LanguageModel) -> int:
-    """Tokens that fit a GPU's free memory, judged by what a pass over some takes."""
+    """Tokens that fit the GPU's free memory, estimated from the peak memory of a test pass."""
     count = lm.counted()
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(lm.device)
@@ -330,7 +330,7 @@ def _room(lm: LanguageModel) -> int:
 
 
 def _passes(lm: LanguageModel, trees: Sequence[Tree], batch_tokens: int) -> list[list[Row]]:
-    """Trees by forward pass. What turns positions by the whole text's length is alone in its pass."""
+    """Distribute trees over forward passes. A text whose length changes its RoPE runs alone in its pass."""
     alone = [tree.is_chain and lm.rescales(len(tree.tokens)) for tree in trees]
     together = [tree for tree, yes in zip(trees, alone, strict=True) if not yes]
     packed = passes(together, batch_tokens, lm.costs, beside=bool(lm.obeys_trees))
@@ -338,10 +338,10 @@ def _passes(lm: LanguageModel, trees: Sequence[Tree], batch_tokens: int) -> list
 
 
 def _in_memory(lm: LanguageModel, trees: Sequence[Tree], batch_tokens: int, run: Callable[[list[Row]], None]) -> None:
-    """Call `run` with the rows of each pass; what runs out of memory is run again in smaller passes.
+    """Call `run` with the rows of each pass; a pass that runs out of memory is repeated in smaller passes.
 
-    The size that fits is remembered for the model; a tree that does not fit is run text by text. `run` must not have
-    kept anything when it fails.
+    The size that fits is remembered for the model. A single tree that does not fit is run text by text. `run` must not
+    keep any result if it fails.
 
     Raises:
         InputError: a single text does not fit.
@@ -356,7 +356,7 @@ def _in_memory(lm: LanguageModel, trees: Sequence[Tree], batch_tokens: int, run:
         if not failed:
             waiting.popleft()
             continue
-        # Outside the handler: the exception holds the failed pass's tensors.
+        # Outside the handler, because the exception keeps the failed pass's tensors alive.
         if lm.device.type == "cuda":
             torch.cuda.empty_cache()
         first = [tree for row in waiting[0] for tree in row]

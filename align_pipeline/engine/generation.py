@@ -1,4 +1,4 @@
-"""Greedy generation of one line each, texts of one beginning together."""
+"""Greedy generation of one line per prompt; prompts share their common prefix."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from align_pipeline.errors import InputError
 log = logging.getLogger(__name__)
 
 COMPACT = 0.75
-"""A batch is made smaller when no more than this share of its rows goes on: moving the cache has its price too."""
+"""A batch shrinks only when at most this share of its rows continues, because moving the cache has a cost too."""
 
 
 _NOTHING = contextlib.nullcontext()
@@ -34,21 +34,21 @@ def greedy(
     batch_tokens: int | None,
     advance: Advance = lambda texts: None,
 ) -> list[Tokens]:
-    """The most likely token, one after the other, until the line ends: what `model.generate` gives a prompt by itself.
+    """Greedy decoding until the line ends, with the same result as `model.generate` for each prompt alone.
 
     Args:
         lm: the model.
         prompts: token ids, at least one each.
-        max_new_tokens: most tokens to add; fewer where the model's context ends before.
-        batch_tokens: most tokens in the KV cache, beginnings and tokens to come included, a longer row runs alone;
-            None: `forward.token_budget`.
-        advance: told how many prompts each batch finished.
+        max_new_tokens: maximum tokens to add; fewer if the model's context ends before.
+        batch_tokens: maximum tokens in the KV cache, with prefixes and future tokens; a longer row runs alone; None:
+            `forward.token_budget`.
+        advance: called with the number of prompts that each batch finished.
 
     Returns:
-        the new tokens of each prompt, the one that ends the line (`LanguageModel.line_ends`) included.
+        the new tokens of each prompt, including the one that ends the line (`LanguageModel.line_ends`).
 
     Raises:
-        InputError: logits are not finite, or one row alone is too long for the device's memory.
+        InputError: logits are not finite, or one row alone exceeds the device's memory.
     """
     batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     beginning = common_beginning(prompts)
@@ -68,15 +68,15 @@ def greedy(
 
 
 def token_limits(lm: LanguageModel, prompts: Sequence[Tokens], max_new_tokens: int) -> list[int]:
-    """Most new tokens of each prompt; the last token is only predicted, never read."""
+    """Maximum new tokens of each prompt; the last one is only predicted and needs no position in the context."""
     return [min(max_new_tokens, lm.max_length - len(prompt) + 1) for prompt in prompts]
 
 
 def pad_tokens(lm: LanguageModel, longest: int) -> bool:
-    """Whether rows of several lengths may run together.
+    """Whether rows of different lengths may run together.
 
-    They need padding, and so a model that is told positions; and windows are counted in columns, padding included, so
-    none may cut off tokens.
+    This needs padding, so the model must accept position ids. Attention windows count padding columns, so no window may
+    be shorter than the longest row.
     """
     return "position_ids" in call_arguments(lm) and (lm.window is None or longest <= lm.window)
 
@@ -88,14 +88,14 @@ def in_batches(
     run: Callable[[list[int]], list[Tokens]],
     advance: Advance,
 ) -> list[Tokens]:
-    """What `run` makes of each row, batch by batch, a batch that does not fit the memory in halves.
+    """Generate for each row, batch by batch; a batch that exceeds the memory is split in halves.
 
     Args:
         lm: the model.
-        batches: rows that run together; every row is in one of them.
-        lengths: tokens of each row, to be told in an error.
-        run: the new tokens of a batch's rows.
-        advance: told how many rows each batch finished.
+        batches: rows that run together; every row is in exactly one batch.
+        lengths: tokens of each row, for an error message.
+        run: returns the new tokens of a batch's rows.
+        advance: called with the number of rows that each batch finished.
 
     Raises:
         InputError: a single row does not fit.
@@ -128,19 +128,19 @@ def in_batches(
 
 
 def call_arguments(lm: LanguageModel) -> Collection[str]:
-    """What the model may be called with, by name."""
+    """Names of the parameters of the model's forward method."""
     return inspect.signature(lm.model.forward).parameters.keys()
 
 
 def common_beginning(prompts: Sequence[Tokens]) -> Tokens:
-    """What all prompts begin with, short of the last token of any: it has to be read to predict the next."""
+    """The common prefix of all prompts; it excludes the last token of each, which predicts the next one."""
     first, last = min(prompts), max(prompts)
     most = min(map(len, prompts)) - 1
     return first[: next((k for k in range(most) if first[k] != last[k]), most)]
 
 
 def generation_batches(rests: Sequence[Tokens], more: int, batch_tokens: int, padded: bool) -> Iterator[list[int]]:
-    """Rows that run together: longest first, so that a batch pads little and memory peaks at once."""
+    """Batches of rows, longest first, which reduces padding and puts the memory peak at the start."""
     batch: list[int] = []
     for row in sorted(range(len(rests)), key=lambda i: (-len(rests[i]), i)):
         wide = len(rests[batch[0]]) if batch else 0
@@ -152,8 +152,8 @@ def generation_batches(rests: Sequence[Tokens], more: int, batch_tokens: int, pa
 
 
 def cached_trunk(lm: LanguageModel, beginning: Tokens) -> Any:
-    """The KV cache of a beginning, one row of it."""
-    # Brings in transformers, which a job that finds all in the cache can do without.
+    """The KV cache of a prefix, as a single row."""
+    # Imported here because it loads transformers, which a job with only cache hits does not need.
     from align_pipeline.engine.kv_cache import roomy
 
     cache = roomy(lm.model.config)
@@ -166,9 +166,9 @@ def cached_trunk(lm: LanguageModel, beginning: Tokens) -> Any:
 
 
 class Batch:
-    """Rows that grow together behind one beginning.
+    """Rows that are generated together after a shared prefix.
 
-    Padding stands between the beginning and the row's own tokens, so that all rows end in the same column.
+    Padding is between the prefix and the row's own tokens, so that all rows end in the same column.
     """
 
     def __init__(self, lm: LanguageModel, trunk: Any, beginning: int, rests: Sequence[Tokens]) -> None:
@@ -186,11 +186,11 @@ class Batch:
         lm.tokens_run += sum(map(len, rests))
 
     def branch(self, rows: Sequence[int], tails: Sequence[Tokens]) -> None:
-        """Read the rows' tokens and go on with other rows: each begins as one of these, and has tokens of its own.
+        """Process the current tokens, then replace the rows: each new row continues a current one with its own tail.
 
         Args:
-            rows: which of the present rows each begins as.
-            tails: its own tokens; as many for each.
+            rows: for each new row, the current row that it continues.
+            tails: tokens of each new row; all have the same length.
         """
         self._logits()
         origins = torch.tensor(rows, device=self.tokens.device)
@@ -202,7 +202,7 @@ class Batch:
         self.lm.tokens_run += self.tokens.numel()
 
     def run(self, limits: Sequence[int], first: contextlib.AbstractContextManager[Any] = _NOTHING) -> list[Tokens]:
-        """The new tokens of each row, `limits[row]` at most; the pass before the first of them runs within `first`."""
+        """The new tokens of each row, at most `limits[row]`; the first forward pass runs within the context `first`."""
         outputs: list[Tokens] = [[] for _ in limits]
         going = self.rows
         while going:
@@ -217,7 +217,7 @@ class Batch:
         return outputs
 
     def _logits(self) -> Tensor:
-        """[rows, V] after the present tokens, which the cache then holds."""
+        """[rows, V] after the current tokens, which are added to the cache."""
         self.lm.tokens_computed += self.tokens.numel()
         arguments, taken = {"position_ids": self.positions, "logits_to_keep": 1}, call_arguments(self.lm)
         logits: Tensor = self.lm.model(
@@ -240,7 +240,7 @@ class Batch:
         return found
 
     def _append(self, found: Tensor, going: Sequence[int]) -> None:
-        """Take in what was chosen; leave rows behind that are at their end, once they are many."""
+        """Append the chosen tokens; drop finished rows once there are enough of them."""
         self.lm.tokens_run += len(going)
         self.tokens, self.positions = found[:, None], self.positions[:, -1:] + 1
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)

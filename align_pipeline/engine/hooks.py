@@ -1,8 +1,8 @@
-"""Read activations at chosen tokens, and score options while chosen activations are replaced.
+"""Read activations at chosen tokens, and score options while activations are replaced.
 
-Nothing before a replaced token changes, so what stands before it is held in a KV cache once; from there on every
-layer's run is a branch of one packed row, and a row sweeps all layers at once. Models that do not obey a tree's mask
-re-run the whole text, a row per branch. Hooks are gone afterwards, whatever happens.
+Tokens before the first replaced one do not change, so they are held in a KV cache. From there on, the run of each layer
+is one branch of a packed row, so that one row covers all layers. For models that do not handle tree masks, the
+whole text is run again in one row per branch. Hooks are always removed afterwards, even after an error.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from align_pipeline.engine.tree import TRUNK_TOKENS, chains, lay, trie
 from align_pipeline.errors import InputError
 
 _PROJECTIONS = {
-    # What an attention or an MLP adds to the residual stream leaves it through one matrix. BLOOM's modules add the
-    # residual stream themselves, so their own outputs would not do.
+    # Attention and MLP write to the residual stream through one matrix, whose output is taken. The output of the whole
+    # module would be wrong for BLOOM, where it already includes the residual stream.
     Component.attn: ("o_proj", "out_proj", "dense", "c_proj", "wo"),
     Component.mlp: ("down_proj", "dense_4h_to_h", "c_proj", "fc2", "w2"),
 }
@@ -37,7 +37,7 @@ _PROJECTIONS = {
 # ---- where
 
 Edit = Callable[[Tensor], Tensor | None]
-"""Looks at an activation [B, T, D]; what it returns, if anything, takes its place."""
+"""Receives an activation [B, T, D]; its return value, if any, replaces the activation."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Tap:
     before: bool
 
     def hook(self, edit: Edit) -> torch.utils.hooks.RemovableHandle:
-        """Call `edit` with the tensor in every pass."""
+        """Call `edit` with the tensor in every pass, until the handle is removed."""
 
         def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             changed = edit(args[0] if args else kwargs["hidden_states"])
@@ -68,15 +68,15 @@ class Tap:
 
 
 def taps(lm: LanguageModel, component: Component) -> dict[int, Tap]:
-    """Where a component's activation is, by layer.
+    """Where to read or replace a component's activation, by layer.
 
     Returns:
-        For the residual stream layers 0 to L, 0 being the embedding output and L the last block's output before the
-        final norm; for attention, MLP and heads layers 1 to L, l being block l, which writes hidden state l. Heads are
-        read side by side, before the attention's output projection mixes them.
+        For the residual stream, layers 0 to L: 0 is the embedding output and L the last block's output before the final
+        norm. For attention, MLP and heads, layers 1 to L: l is block l, which writes hidden state l. Heads are read
+        concatenated, before the attention's output projection.
 
     Raises:
-        InputError: a block has no single module that this is the output of.
+        InputError: a block has no single module with this output.
     """
     if component is Component.resid:
         found = {layer: Tap(block, True) for layer, block in enumerate(lm.layers)}
@@ -101,7 +101,7 @@ def _projection(lm: LanguageModel, block: nn.Module, kind: Component) -> nn.Modu
 
 
 def num_heads(lm: LanguageModel) -> int:
-    """Attention heads of a block."""
+    """Number of attention heads in a block."""
     heads: int = lm.model.config.get_text_config().num_attention_heads
     return heads
 
@@ -117,15 +117,15 @@ def activations(
     batch_tokens: int | None,
     advance: Advance = lambda texts: None,
 ) -> Tensor:
-    """What a component gives at some tokens, in every layer.
+    """A component's activations at chosen tokens, in every layer.
 
     Args:
         lm: the model.
         contexts: token sequences.
-        sites: positions in each, ascending; as many for each.
-        component: of what.
-        batch_tokens: most tokens in a forward pass, padding included; None: `token_budget`.
-        advance: told how many contexts each batch finished.
+        sites: ascending positions in each sequence; the same number for each.
+        component: the component to read.
+        batch_tokens: maximum tokens per forward pass, with padding; None: `token_budget`.
+        advance: called with the number of contexts that each batch finished.
 
     Returns:
         [contexts, K, S, D] on the CPU, in the model's dtype; K layers in the order of `taps`.
@@ -165,8 +165,8 @@ class Branch:
     """One run with replaced activations.
 
     Attributes:
-        values: layer -> [S, D'], what is put at each site; D' is a head's width if `head` is set.
-        head: which head's part is replaced; None: all of the activation.
+        values: layer -> [S, D'], the new value at each site; D' is a head's width if `head` is set.
+        head: the head to replace; None: the whole activation.
     """
 
     values: Mapping[int, Tensor]
@@ -175,13 +175,13 @@ class Branch:
 
 @dataclass(frozen=True)
 class Scoring:
-    """Options after one context, to be scored in several branches.
+    """Options after one context, scored in several branches.
 
     Attributes:
         context: token ids.
         continuations: token ids of each option.
         sites: positions in the context whose activations are replaced, ascending.
-        branches: made when they are needed.
+        branches: returns the branches; called only when they are needed.
     """
 
     context: Tokens
@@ -201,10 +201,10 @@ def patched_loglikelihoods(
 
     Args:
         lm: the model.
-        scorings: done in an order in which they share beginnings.
-        component: what is replaced.
-        batch_tokens: most tokens in a forward pass of a model that re-runs whole texts; None: `token_budget`.
-        advance: told how many scorings were finished.
+        scorings: may run in another order, in which they share prefixes.
+        component: the component to replace.
+        batch_tokens: maximum tokens per pass for models that run whole texts again; None: `token_budget`.
+        advance: called with the number of finished scorings.
 
     Returns:
         Index of the scoring -> float64 [branches, options].
@@ -238,12 +238,12 @@ def patched_loglikelihoods(
 
 
 def _cuts(beginnings: Sequence[Tokens]) -> list[tuple[int, ...]]:
-    """Where each beginning is cut into the parts that others share, as `tree.Step.cuts` has it."""
+    """Positions at which each prefix is cut into parts that others share, as in `tree.Step.cuts`."""
     order = sorted(range(len(beginnings)), key=lambda i: beginnings[i])
     common = [0] + [_common(beginnings[a], beginnings[b]) for a, b in itertools.pairwise(order)] + [0]
     shared: list[set[int]] = [set() for _ in order]
     for places in (range(len(order)), range(len(order) - 1, -1, -1)):
-        ends: list[int] = []  # lengths that are shared with some beginning on this side, ascending
+        ends: list[int] = []  # lengths shared with a prefix on this side, ascending
         for place in places:
             nearest = common[place] if places.step > 0 else common[place + 1]
             ends = [end for end in ends if end < nearest] + [nearest]
@@ -259,25 +259,25 @@ def _cuts(beginnings: Sequence[Tokens]) -> list[tuple[int, ...]]:
 
 
 def _common(a: Tokens, b: Tokens) -> int:
-    """How many tokens two sequences share at their beginning."""
+    """Length of the common prefix of two sequences."""
     return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _longest(scoring: Scoring) -> Tokens:
-    """The longest of what a model reads of each option; a text's last token is only predicted."""
+    """The longest input over all options; the last token of a text is only predicted, not read."""
     return [*scoring.context, *max(scoring.continuations, key=len)[:-1]]
 
 
 _Spots = list[list[tuple[int, int]]]
-"""(row, column) of a branch's sites, for each copy of it in the pass."""
+"""(row, column) of a branch's sites, for each of its copies in the pass."""
 _Span = tuple[int, Sequence[int], Tokens]
-"""Row, the columns that predict, and the tokens to score."""
+"""Row, predicting columns, and the tokens to score."""
 _Pass = tuple[list[int], Layout, list[_Span], list[_Spots]]
-"""Branches, the layout, what is scored (branch by branch, option by option), and each branch's spots."""
+"""Branches, layout, spans to score (by branch, then option), and the spots of each branch."""
 
 
 def _behind_a_trunk(scoring: Scoring, trunk: Trunk, cuts: tuple[int, ...], branches: int) -> Iterator[_Pass]:
-    """What stands before the first site in the cache; behind it the rest, once per branch, side by side in one row."""
+    """Cache the tokens before the first site, and run the rest once per branch, side by side in one row."""
     start = scoring.sites[0]
     trunk.hold(tuple(scoring.context[:start]), cuts)
     tail = list(scoring.context[start:])
@@ -299,7 +299,7 @@ def _behind_a_trunk(scoring: Scoring, trunk: Trunk, cuts: tuple[int, ...], branc
 
 
 def _whole(scoring: Scoring, lm: LanguageModel, branches: int, batch_tokens: int) -> Iterator[_Pass]:
-    """The whole text of every option, once per branch."""
+    """Run the whole text of every option, once per branch."""
     rows = chains([[*scoring.context, *c[:-1]] for c in scoring.continuations])
     row_of = {option: index for index, row in enumerate(rows) for option in row.ends}
     begin = len(scoring.context) - 1
@@ -323,7 +323,7 @@ def _batches(count: int, size: int) -> Iterator[list[int]]:
 
 
 def edits_of(places: Mapping[int, Tap], branches: Sequence[Branch], spots: Sequence[_Spots]) -> list[tuple[Tap, Edit]]:
-    """All replacements of a pass, by layer."""
+    """All replacements of a pass, grouped by layer."""
     by_layer: dict[tuple[int, bool], list[tuple[int, int, int, Tensor]]] = {}
     for branch, copies in zip(branches, spots, strict=True):
         for layer, values in branch.values.items():
@@ -341,7 +341,7 @@ def _edit(entries: Sequence[tuple[int, int, int, Tensor]], partly: bool) -> Edit
     def edit(state: Tensor) -> Tensor:
         device = state.device
         changed = state.clone()
-        # A head's values are its own part of the last axis; a whole activation is one part.
+        # A head is a slice of the last axis; a whole activation is a single slice.
         parts = changed.view(*changed.shape[:-1], -1, values.shape[-1]) if partly else changed.unsqueeze(-2)
         parts[rows.to(device), columns.to(device), heads.to(device)] = values.to(state)
         return changed
@@ -351,7 +351,7 @@ def _edit(entries: Sequence[tuple[int, int, int, Tensor]], partly: bool) -> Edit
 
 @contextlib.contextmanager
 def hooked_edits(edits: Sequence[tuple[Tap, Edit]]) -> Iterator[None]:
-    """The model with hooks in it; left without them, whatever happens."""
+    """Run with the edits as hooks; they are always removed, even after an error."""
     with contextlib.ExitStack() as stack:
         for tap, edit in edits:
             stack.callback(tap.hook(edit).remove)

@@ -1,4 +1,4 @@
-"""What a model's numbers depend on, without loading it."""
+"""The identity of a model for cache keys, determined without loading it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from align_pipeline.config.model import ModelConfig
 from align_pipeline.engine.checks import ADAPTER, SUFFIXES, check, parts
 
-_SMALL = 2**28  # weight files up to this size are digested whole; of larger ones the header, size and time
+_SMALL = 2**28  # weight files up to this size are hashed whole; for larger ones the header, size and time are hashed
 
 
 def model_key(config: ModelConfig) -> dict[str, Any] | None:
-    """What a model's numbers depend on, without loading it; None if it is not on this machine yet.
+    """Everything about a model that its numbers depend on, without loading it; None if it is not on this machine yet.
 
-    A folder is known by its files' content (large weight files by header, size and time of change), a hub model by its
-    commit.
+    A folder is identified by its files' content (large weight files by header, size and time of change), a hub model by
+    its commit.
 
     Raises:
         InputError: the folder is incomplete.
@@ -39,7 +39,7 @@ def model_key(config: ModelConfig) -> dict[str, Any] | None:
 
 
 def _identity(path: Path | str, file: str, revision: str | None) -> str | None:
-    """A folder by its content, a hub repository by the commit of a file that it has; None if it is not here yet."""
+    """A folder's content hash, or the commit of a downloaded hub file; None if nothing is downloaded yet."""
     if isinstance(path, Path):
         return _folder_digest(path)
     from huggingface_hub import try_to_load_from_cache

@@ -9,18 +9,18 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 ROOM = 32
-"""Tokens that a row's cache has room for before it is copied to where there is more."""
+"""Free columns that a row's cache gets whenever it is copied to a larger buffer."""
 
 
 def roomy(config: Any) -> DynamicCache:
-    """An empty cache for a model of that configuration; layers that hold a window stay as transformers has them."""
+    """An empty cache for a model's configuration; layers with an attention window keep the cache of transformers."""
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer's cached keys and values with room for more: transformers' own is copied whole for each new token."""
+    """A layer's cached keys and values with spare columns: transformers' own cache is copied for each new token."""
 
     keys: Tensor
     values: Tensor

@@ -1,4 +1,4 @@
-"""Rows of trees as a model reads them: tokens, positions, masks; and the cached beginnings behind them."""
+"""Turn rows of trees into model inputs (tokens, positions, masks), with an optional prefix in the KV cache."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from align_pipeline.engine.model import LanguageModel
 from align_pipeline.engine.packing import Row
 from align_pipeline.engine.tree import Tree, chains
 
-_TRUNK_STEP = 4096  # most tokens of a cached beginning that are run at once
+_TRUNK_STEP = 4096  # maximum tokens of a cached prefix per pass
 
 
 def _beside(parts: Sequence[Tree]) -> Tree:
-    """Trees side by side in one row: none sees another."""
+    """Concatenate trees in one row; they do not attend to one another."""
     if len(parts) == 1:
         return parts[0]
     tokens, positions, segments, offset = [], [], [], 0
@@ -35,16 +35,16 @@ def _beside(parts: Sequence[Tree]) -> Tree:
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows as the model takes them.
+    """Rows as model inputs.
 
     Attributes:
         rows: the trees.
-        members: their sequences, in the order of the results.
+        members: the sequences in the rows, in the order of the results.
         row_of: row of each sequence.
-        tokens: [B, T] int64, padded on the right with any id: nothing sees the padding.
+        tokens: [B, T] int64, right-padded with any id, because nothing attends to the padding.
         positions: [B, T] int64; None for plain causal rows.
-        mask: [B, 1, T, P + T] in the model's dtype, 0 where a token sees another (P cached ones first), else the
-            lowest number; by kind of layer where some see a window alone; None for plain causal rows.
+        mask: [B, 1, T, P + T] in the model's dtype: 0 where a token attends to another (P cached ones come first), else
+            the lowest number; by kind of layer if some have an attention window; None for plain causal rows.
         sees: bool [B, T, T] on the CPU; None for plain causal rows.
     """
 
@@ -63,7 +63,7 @@ class Layout:
 
 
 def lay_out(lm: LanguageModel, parts: Sequence[Row], behind: int = 0) -> Layout:
-    """Put trees into rows and pad those; count their tokens as run. `behind` tokens are in the cache."""
+    """Put trees into padded rows and count their tokens as run. `behind` tokens are in the cache."""
     rows = [_beside(row) for row in parts]
     wide = max(len(row.tokens) for row in rows)
     tokens = torch.zeros(len(rows), wide, dtype=torch.long)
@@ -83,21 +83,21 @@ def lay_out(lm: LanguageModel, parts: Sequence[Row], behind: int = 0) -> Layout:
         positions[index, :n] = torch.from_numpy(row.positions)
         sees[index, :n, :n] = torch.from_numpy(row.sees())
         padding = torch.arange(n, wide)
-        sees[index, padding, padding] = True  # itself: no line is empty
+        sees[index, padding, padding] = True  # padding attends to itself, so that no mask row is empty
     masks = {kind: _mask(lm, sees, positions, behind, window) for kind, window in lm.windows.items()}
     mask = next(iter(masks.values())) if len(masks) == 1 else masks
     return Layout(tuple(rows), members, row_of, tokens, positions.to(lm.device), mask, sees)
 
 
 def _mask(lm: LanguageModel, sees: Tensor, positions: Tensor, behind: int, window: int | None) -> Tensor:
-    """`Layout.mask` for layers with a window: the last `window` tokens of its own sequence are all that a token sees.
+    """`Layout.mask` for layers with a window: a token attends only to the last `window` tokens of its own sequence.
 
     Args:
         lm: the model.
         sees: bool [B, T, T].
         positions: [B, T].
-        behind: P, tokens in the cache.
-        window: None: no bound.
+        behind: P, number of tokens in the cache.
+        window: None: no limit.
     """
     count, wide = positions.shape
     dtype = lm.model.dtype
@@ -112,10 +112,10 @@ def _mask(lm: LanguageModel, sees: Tensor, positions: Tensor, behind: int, windo
 
 
 class Trunk:
-    """The shared beginning that is in the KV cache, one row of it."""
+    """The shared prefix in the KV cache, as a single row."""
 
     def __init__(self, lm: LanguageModel, step: int = _TRUNK_STEP) -> None:
-        self.lm, self.step = lm, min(step, _TRUNK_STEP)  # masks stay small however long the beginning is
+        self.lm, self.step = lm, min(step, _TRUNK_STEP)  # keeps masks small for long prefixes
         self.tokens: tuple[int, ...] = ()
         self.cuts: tuple[int, ...] = ()
         self.cache: Any = None
@@ -123,7 +123,7 @@ class Trunk:
     def hold(self, tokens: tuple[int, ...], cuts: tuple[int, ...] = ()) -> None:
         """Make the cache hold exactly these tokens, computed in parts that end at the cuts.
 
-        Parts that it already holds are kept; a cached token is the same to the last bit whatever was held before.
+        Parts that are already in the cache are kept; a cached token is bit-identical whatever was held before.
         """
         cuts = cuts or (len(tokens),)
         same = 0
@@ -146,21 +146,21 @@ class Trunk:
         self.cuts = cuts
 
     def inputs(self, layout: Layout) -> dict[str, Any]:
-        """What the model is called with: rows behind the cached tokens, or by themselves."""
+        """The model's arguments for a layout, after the cached tokens if there are any."""
         from transformers import DynamicCache
 
         if self.cache is None:
-            self.cache = DynamicCache()  # without the config all layers keep all tokens; windows are the masks' matter
+            self.cache = DynamicCache()  # without the config all layers keep all tokens; the masks apply the windows
         return _inputs(layout) | {"past_key_values": self.cache, "use_cache": True}
 
     def forget(self, layout: Layout) -> None:
-        """Drop what a pass over `layout` added."""
+        """Remove the tokens of a pass over `layout` from the cache."""
         self.cache.crop(-layout.tokens.shape[1])
 
 
 @contextlib.contextmanager
 def hooked(handles: Sequence[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
-    """The model is left without hooks, whatever happens."""
+    """Remove the hooks at the end, even after an error."""
     try:
         yield
     finally:
@@ -169,7 +169,7 @@ def hooked(handles: Sequence[torch.utils.hooks.RemovableHandle]) -> Iterator[Non
 
 
 def _inputs(layout: Layout) -> dict[str, Any]:
-    if layout.mask is None:  # causal attention: what stands right of a token cannot reach it, so padding needs no mask
+    if layout.mask is None:  # causal attention never sees right padding, so no mask is needed
         return {"input_ids": layout.tokens, "use_cache": False}
     return {
         "input_ids": layout.tokens,
@@ -181,7 +181,7 @@ def _inputs(layout: Layout) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def called_with(layout: Layout, trunk: Trunk | None) -> Iterator[dict[str, Any]]:
-    """The model's arguments for a pass, behind the trunk if it holds anything; the trunk is left as it was."""
+    """The model's arguments for a pass, after the trunk if it holds tokens; the trunk is restored afterwards."""
     if trunk is None or not trunk.tokens:
         yield _inputs(layout)
         return

@@ -1,4 +1,4 @@
-"""Log-probabilities with few logits in memory at once."""
+"""Log-probabilities computed in chunks, so that few logits are in memory at once."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from align_pipeline.engine.layout import Layout, Trunk, called_with
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.errors import InputError
 
-_LOGIT_BYTES = {"cpu": 2**25 - 2**16, "cuda": 2**30}  # of float32 logits that are made at once
+_LOGIT_BYTES = {"cpu": 2**25 - 2**16, "cuda": 2**30}  # bytes of logits at once; CPU: below glibc's mmap threshold
 
 
 def scored_pass(
     lm: LanguageModel, layout: Layout, spans: Sequence[tuple[int, Sequence[int], Tokens]], trunk: Trunk
 ) -> list[float]:
-    """Summed log-probabilities of spans (row, row indices that predict, tokens) in one forward pass.
+    """Summed log-probabilities of spans (row, predicting row indices, tokens) in one forward pass.
 
-    Logits are made only where a span needs them.
+    Logits are computed only at positions that a span needs.
     """
     rows = torch.tensor([row for row, _, tokens in spans for _ in tokens], device=lm.device, dtype=torch.long)
     columns = [column for _, at, tokens in spans for column in at[: len(tokens)]]
     targets = torch.tensor([token for _, _, tokens in spans for token in tokens], device=lm.device)
     if not columns:
         return [0.0] * len(spans)
-    # Spans of one row often ask for the same position (four options after one prompt): its logits are made once.
+    # Spans of a row often share a position (four options after one prompt): its logits are computed once.
     asked = torch.stack([rows, torch.tensor(columns, device=lm.device)])
     places, place_of = torch.unique(asked, dim=1, return_inverse=True)
     with called_with(layout, trunk) as arguments:
@@ -44,19 +44,19 @@ def scored_pass(
 
 
 def _log_probabilities(lm: LanguageModel, output: Any, states: Tensor, place_of: Tensor, targets: Tensor) -> Tensor:
-    """log p(target) in nats, float32, with few rows of the vocabulary in memory at once.
+    """log p(target) in nats, float32, computed in chunks to limit memory.
 
     Args:
         lm: the model.
-        output: what its decoder gave.
-        states: [P, D], final hidden states at some places.
-        place_of: [N], the place that predicts each target.
+        output: the decoder's output.
+        states: [P, D], final hidden states at P positions.
+        place_of: [N], index of the position that predicts each target.
         targets: [N].
     """
     size = max(1, _LOGIT_BYTES.get(states.device.type, _LOGIT_BYTES["cpu"]) // (4 * lm.vocabulary))
     found = torch.empty(len(targets), dtype=torch.float32, device=states.device)
     for start in range(0, len(states), size):
-        # Not logsumexp, which takes ten times as long where many tokens have next to no probability.
+        # logsumexp takes ten times as long where many tokens have a probability near 0.
         logs = _logits(lm, output, states[start : start + size]).float().log_softmax(dim=-1)
         here = ((place_of >= start) & (place_of < start + size)).nonzero()[:, 0]
         found[here] = logs[place_of[here] - start, targets[here]]
@@ -64,9 +64,9 @@ def _log_probabilities(lm: LanguageModel, output: Any, states: Tensor, place_of:
 
 
 def _logits(lm: LanguageModel, output: Any, states: Tensor) -> Tensor:
-    """[P, V]: what the model makes of final hidden states [P, D], soft-capping and scaling included.
+    """[P, V]: logits of final hidden states [P, D], soft-capping and scaling included.
 
-    The causal LM is called with a decoder that gives these states, so that whatever it does after it is done.
+    The causal LM is called with a decoder that returns these states, so that all its later steps are applied.
     """
     given = copy.copy(output)
     given.last_hidden_state = states.unsqueeze(0)

@@ -1,7 +1,7 @@
-"""Load a causal language model and its tokenizer: from the hub, a folder, a GGUF file, with an adapter or without.
+"""Load a causal language model and its tokenizer from the hub, a folder or a GGUF file, with or without an adapter.
 
-A checkpoint is what it says: weights that are missing, or of another shape than the architecture's, are refused and
-named, since transformers fills them with random numbers.
+Weights that are missing, or whose shape differs from the architecture's, are refused by name, because transformers
+would fill them with random numbers.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 
 _WRAPPERS = ("_orig_mod.", "module.", "base_model.model.")
-"""What torch.compile, DataParallel and peft put before the name of every weight when a wrapped model is saved."""
+"""Prefixes of weight names in checkpoints of wrapped models: torch.compile, DataParallel, peft."""
 
 
 def load(config: ModelConfig) -> LanguageModel:
-    """Load what ``conf/model`` names; the one path for the hub, folders and the embedded models.
+    """Load the model of ``conf/model``; hub, folders and the embedded models all use this function.
 
     Raises:
-        InputError: it cannot be loaded; says why and what would work.
+        InputError: the model cannot be loaded; says why and what would work.
     """
     check(config)
     device = device_of(config.device)
@@ -59,7 +59,7 @@ def load(config: ModelConfig) -> LanguageModel:
                     attn_implementation=config.attention.value,
                     use_safetensors=True if config.safetensors_only and config.gguf_file is None else None,
                     output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # so that all are told of; `_check_weights` refuses them
+                    ignore_mismatched_sizes=True,  # so that all are reported; `_check_weights` refuses them
                     **placed,
                     **_spread(config),
                     **shared,
@@ -91,7 +91,7 @@ def load(config: ModelConfig) -> LanguageModel:
 
 @contextlib.contextmanager
 def _no_adapter() -> Iterator[None]:
-    """Keep transformers from loading an adapter by itself, which it does without a word where peft is installed."""
+    """Keep transformers from loading an adapter itself, which it does silently if peft is installed."""
     from transformers import modeling_utils
     from transformers.models.auto import auto_factory
 
@@ -114,7 +114,7 @@ def _adapted(model: Any, adapter: Path | str, config: ModelConfig) -> Any:
     """The model with an adapter's weights merged into its own.
 
     Raises:
-        InputError: the adapter is for another model, or of a kind that cannot be merged.
+        InputError: the adapter is for another model, or its kind cannot be merged.
     """
     from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
     from peft.utils import load_peft_weights
@@ -125,7 +125,7 @@ def _adapted(model: Any, adapter: Path | str, config: ModelConfig) -> Any:
             f"{adapter} is a {settings.peft_type.value} adapter; only adapters that change weights can be used."
         )
     settings.inference_mode = True
-    settings.base_model_name_or_path = None  # peft warns where it is not the folder that the model came from
+    settings.base_model_name_or_path = None  # peft warns if it is not the folder that the model came from
     try:
         wrapped = get_peft_model(model, settings)
         result = set_peft_model_state_dict(wrapped, load_peft_weights(str(adapter), device="cpu"))
@@ -140,7 +140,7 @@ def _adapted(model: Any, adapter: Path | str, config: ModelConfig) -> Any:
 
 
 def _wrapper(found: dict[str, Any]) -> str | None:
-    """What stands before the name of every weight of a checkpoint, if nothing of it was known for that reason."""
+    """The wrapper's prefix of all weight names in a checkpoint, if it is the reason that no weight was recognised."""
     strange = found["unexpected_keys"]
     if not found["missing_keys"] or not strange:
         return None
@@ -148,14 +148,14 @@ def _wrapper(found: dict[str, Any]) -> str | None:
 
 
 def _check_weights(found: dict[str, Any], config: ModelConfig) -> None:
-    """Refuse weights that are random numbers; say which were not used.
+    """Refuse missing weights, which would be random numbers; log unused ones.
 
     Args:
-        found: transformers' ``loading_info``; tied weights are not among its missing ones.
-        config: names the model.
+        found: transformers' ``loading_info``; its missing weights exclude tied ones.
+        config: gives the model's name.
 
     Raises:
-        InputError: a weight is missing or has another shape than the model's.
+        InputError: a weight is missing, or its shape differs from the model's.
     """
     for key, theirs, own in sorted(found["mismatched_keys"]):
         if 0 in theirs:
@@ -182,10 +182,10 @@ def _check_weights(found: dict[str, Any], config: ModelConfig) -> None:
 
 
 def _spread(config: ModelConfig) -> dict[str, Any]:
-    """What transformers is told of a model that is spread over GPUs.
+    """Arguments of transformers for a model that is spread over GPUs.
 
     Raises:
-        InputError: the processes do not fit it.
+        InputError: the number of processes does not fit.
     """
     distributed.share_out(config.parallel is not Parallel.tensor)
     check_parallel(config.parallel)

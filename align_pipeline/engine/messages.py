@@ -1,4 +1,4 @@
-"""What loading raises, as one sentence that says what to do."""
+"""Turn errors of loading into one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from align_pipeline.errors import InputError
 
 
 def some_of(names: Sequence[str], shown: int = 3) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of remaining ones."""
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def as_line(error: object) -> str:
-    """What an error says, as one line that ends with a stop and is not cut in the middle of a word."""
+    """An error's message on one line that ends with a full stop; cuts are made between words."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = text.replace("`", "'").replace("trust_remote_code=True", "model.trust_remote_code=true")
     text = re.sub(r"attn_implementation=.?eager.?", "model.attention=eager", text)
-    if len(text) > 1500:  # its remedies come last
+    if len(text) > 1500:  # the end often holds the remedy
         text = f"{text[:700].rsplit(' ', 1)[0]} ... {text[-700:].split(' ', 1)[-1]}"
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
 @contextlib.contextmanager
 def one_sentence(config: ModelConfig, path: str) -> Iterator[None]:
-    """Turn what the hub and transformers raise while loading into one sentence that says what to do."""
+    """Turn errors of the hub and transformers while loading into one sentence that says what to do."""
     try:
         yield
     except InputError:
@@ -43,7 +43,7 @@ def one_sentence(config: ModelConfig, path: str) -> Iterator[None]:
 
 
 def _sentence(error: Exception, config: ModelConfig, path: str) -> str | None:
-    """What to say of an error while loading; None if it is none of those that loading is known to raise."""
+    """The sentence for an error while loading; None for an unknown kind of error."""
     from huggingface_hub import errors as hub
     from safetensors import SafetensorError
 
@@ -55,7 +55,7 @@ def _sentence(error: Exception, config: ModelConfig, path: str) -> str | None:
         "`hf auth login` (or set HF_TOKEN) if it needs a token.",
         (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError): f"{path} is not in the local hub "
         "cache and the hub cannot be reached; set model.path to a folder with the model, or use model=tiny.",
-        # Even trusted ones are read with weights_only=True.
+        # Even trusted pickles are read with weights_only=True.
         pickle.UnpicklingError: f"The pickled weights of {path} hold more than tensors, or are damaged.",
     }
     for cause in _causes(error):
@@ -69,7 +69,7 @@ def _sentence(error: Exception, config: ModelConfig, path: str) -> str | None:
         return f"The weights of {path} are not valid safetensors: {as_line(error)}"
     damaged = _damaged(path)
     expected = isinstance(error, (OSError, ValueError, ImportError, RuntimeError, KeyError))
-    if damaged is None and not expected and type(error) is not Exception:  # which is what tokenizers raises
+    if damaged is None and not expected and type(error) is not Exception:  # tokenizers raises plain Exception
         return None
     if "scaled_dot_product_attention" in text:
         return f"transformers has no SDPA for the architecture of {path}: set model.attention=eager."
@@ -83,7 +83,7 @@ def _sentence(error: Exception, config: ModelConfig, path: str) -> str | None:
 
 
 def _too_large(config: ModelConfig, path: str) -> str:
-    """That there is no room for the model, and how much it takes."""
+    """The sentence for a model that does not fit the memory, with its size."""
     folder = Path(path)
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
     needs = ""
@@ -97,7 +97,7 @@ def _too_large(config: ModelConfig, path: str) -> str:
 
 
 def _damaged(path: str) -> str | None:
-    """The JSON file of a folder that cannot be read, and why; None if all can."""
+    """The first unreadable JSON file of a folder, and why; None if all can be read."""
     folder = Path(path)
     for file in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:

@@ -1,4 +1,4 @@
-"""A causal language model as the engine sees it: its parts, what each layer sees, how texts become tokens."""
+"""A causal language model as the engine uses it: its modules, its attention windows and its tokenizer."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Tokens = list[int]
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """What a tokenizer adds to each text.
+    """The special tokens that a tokenizer adds to each text.
 
     Attributes:
-        behind: token ids after it.
-        doubled: how many of those before it are BOS after BOS.
+        behind: ids of those after the text.
+        doubled: number of repeated BOS tokens before the text, beyond the first.
     """
 
     behind: tuple[int, ...]
@@ -35,7 +35,7 @@ class SpecialTokens:
 
 @dataclass
 class LanguageModel:
-    """A decoder with its tokenizer, ready to run.
+    """A decoder model and its tokenizer, ready to run.
 
     Module tree (Hugging Face)::
 
@@ -47,13 +47,13 @@ class LanguageModel:
 
     Attributes:
         name: short name, as in the tables.
-        truncated: texts that lost tokens to ``model.too_long=truncate_left`` so far.
-        tokens_run: tokens that went through the model so far, padding not counted.
-        tokens_computed: the same, padding counted.
-        windows: by kind of layer, tokens that a token sees at most, itself included; None: all before it.
-        fits: most tokens in a pass that the device has room for, as far as is known; see `forward.token_budget`.
-        chat: whether prompts go through the tokenizer's chat template.
-        obeys_trees: whether the model takes rows of trees; None until `forward` has tried.
+        truncated: number of texts truncated so far by ``model.too_long=truncate_left``.
+        tokens_run: tokens that went through the model so far, without padding.
+        tokens_computed: the same, with padding.
+        windows: by kind of layer, the attention window in tokens, with the token itself; None: full causal attention.
+        fits: maximum tokens per pass that fit the device, as far as is known; see `forward.token_budget`.
+        chat: whether prompts use the tokenizer's chat template.
+        obeys_trees: whether the model handles packed trees correctly; None until `forward` has tested it.
     """
 
     name: str
@@ -77,12 +77,12 @@ class LanguageModel:
 
     @property
     def width(self) -> int:
-        """D, the length of a hidden state."""
+        """D, the size of a hidden state."""
         return int(self.model.config.get_text_config().hidden_size)
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device of the inputs."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
@@ -99,29 +99,29 @@ class LanguageModel:
 
     @property
     def vocabulary(self) -> int:
-        """V, the length of a logit vector."""
+        """V, the size of the vocabulary and of a logit vector."""
         return int(self.model.config.get_text_config().vocab_size)
 
     @property
     def window(self) -> int | None:
-        """Tokens that a token sees at most, where some layer's attention slides; None if none does."""
+        """The smallest attention window of all layers, in tokens; None if no layer has one."""
         return min((window for window in self.windows.values() if window is not None), default=None)
 
     @functools.cached_property
     def costs(self) -> Costs:
-        """FLOPs of a token; of mixtures of experts, more than it takes: all experts are counted."""
+        """FLOPs per token; too high for mixtures of experts, because all experts are counted."""
         config = self.model.config.get_text_config()
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         parameters = sum(weight.numel() for layer in self.layers for weight in layer.parameters())
         return Costs(2.0 * parameters, 4.0 * self.num_layers * config.num_attention_heads * head)
 
     def rescales(self, length: int) -> bool:
-        """Whether a text is so long that its length changes how all its positions are turned (longrope, dynamic)."""
+        """Whether a text is long enough to change the rotary embedding of all its positions (longrope, dynamic)."""
         return self._known_length is not None and length > self._known_length
 
     @functools.cached_property
     def _known_length(self) -> int | None:
-        """Tokens up to which positions are turned alike in all texts; None: whatever the length."""
+        """Length up to which all texts share one rotary embedding; None: at any length."""
         config = self.model.config.get_text_config()
         given = getattr(config, "rope_parameters", None) or {}
         for rope in [given, *(part for part in given.values() if isinstance(part, dict))]:
@@ -130,16 +130,16 @@ class LanguageModel:
         return None
 
     def counted(self) -> tuple[int, int]:
-        """`tokens_run` and `tokens_computed` as they stand."""
+        """`tokens_run` and `tokens_computed` at this moment."""
         return self.tokens_run, self.tokens_computed
 
     def recount(self, counted: tuple[int, int]) -> None:
-        """Go back to what `counted` gave: passes since then were trials."""
+        """Reset the counters to a value of `counted`, because the passes since then were only tests."""
         self.tokens_run, self.tokens_computed = counted
 
     @functools.cached_property
     def line_ends(self) -> frozenset[int]:
-        """Tokens with which a generated line is over: those with a line break, and the ends of a text."""
+        """Tokens that end a generated line: all that contain a line break, and the end-of-text tokens."""
         ids = range(len(self.tokenizer))
         texts = self.tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
         ends = {token for token, text in zip(ids, texts, strict=True) if "\n" in text}
@@ -149,10 +149,10 @@ class LanguageModel:
         return frozenset(ends)
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """Token ids with the tokenizer's special tokens in front (BOS where it adds one), not yet limited in length.
+        """Token ids with the tokenizer's special tokens in front (such as BOS), not yet limited in length.
 
-        None stand at the end, or the last token's state would be theirs; and BOS stands in front once, also of a text
-        that begins with it, as those of some chat templates do.
+        Special tokens at the end are dropped, because the last state must be that of the text. BOS appears only once,
+        even if the text starts with it, as with some chat templates.
         """
         bos, special = self.tokenizer.bos_token, self.special
         begins = [bool(bos) and text.startswith(bos) for text in texts]
@@ -169,10 +169,10 @@ class LanguageModel:
         return found
 
     def _check_known(self, texts: Sequence[Tokens]) -> None:
-        """Refuse tokens that the model has no embedding for.
+        """Refuse token ids for which the model has no embedding.
 
         Raises:
-            InputError: there is one; names it.
+            InputError: there is such a token; names it.
         """
         rows = self.model.get_input_embeddings().weight.shape[0]
         highest = max((max(tokens) for tokens in texts if tokens), default=-1)
@@ -185,7 +185,7 @@ class LanguageModel:
             )
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """Where in the text each of its tokens begins and ends, in characters; the tokens are those of `encode`."""
+        """(start, end) of each token in the text, in characters; the tokens are those of `encode`."""
         (tokens,) = self.encode([text])
         bos = self.tokenizer.bos_token
         given = bool(bos) and text.startswith(bos)
@@ -195,7 +195,7 @@ class LanguageModel:
 
     @functools.cached_property
     def special(self) -> SpecialTokens:
-        """What the tokenizer adds to a text; what is not wanted of it is said once."""
+        """The special tokens of the tokenizer; those that are dropped are logged once."""
         bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         whole = self.tokenizer("a")["input_ids"]
         at = next((k for k in range(len(whole)) if whole[k : k + len(bare)] == bare), 0)
@@ -214,11 +214,11 @@ class LanguageModel:
         return SpecialTokens(behind, doubled)
 
     def limit(self, tokens: Tokens, what: str) -> Tokens:
-        """The tokens, limited to the model's context as ``model.too_long`` says.
+        """The tokens, limited to the model's context length according to ``model.too_long``.
 
         Args:
             tokens: one text.
-            what: names the text in an error, such as its item.
+            what: name of the text for an error, such as its item.
 
         Raises:
             InputError: the text is too long and the policy is ``error``.
@@ -244,28 +244,28 @@ def wrap(
     too_long: TooLong = TooLong.error,
     chat: bool = False,
 ) -> LanguageModel:
-    """A loaded model as a `LanguageModel`.
+    """Wrap a loaded model as a `LanguageModel`.
 
     Raises:
-        InputError: `max_length` is more than the model's positions reach, or its decoder layers cannot be found.
+        InputError: `max_length` exceeds the model's position range, or its decoder layers cannot be found.
     """
     text_config = model.config.get_text_config()
-    positions = getattr(text_config, "max_position_embeddings", None)  # None: ALiBi and the like have no bound
+    positions = getattr(text_config, "max_position_embeddings", None)  # None: no limit, such as with ALiBi
     if max_length is not None and positions is not None and max_length > positions:
         raise InputError(f"model.max_length={max_length} is more than the {positions} positions of {name}.")
     limit = max_length or positions or 2**31 - 1
     lm = LanguageModel(
         name, model, tokenizer, decoder_layers(model), limit, too_long, windows=_windows(text_config), chat=chat
     )
-    if not set(lm.windows) <= {"full_attention", "sliding_attention"}:  # chunks, recurrence, ...: no tree is sure there
+    if not set(lm.windows) <= {"full_attention", "sliding_attention"}:  # chunked attention, recurrence, ...: no trees
         lm.obeys_trees = False
     return lm
 
 
 def _windows(config: Any) -> dict[str, int | None]:
-    """`LanguageModel.windows` of a text model's configuration."""
+    """`LanguageModel.windows` from the configuration of a text model."""
     window = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) is False:  # Qwen names a window that it does not use
+    if getattr(config, "use_sliding_window", True) is False:  # Qwen's config gives a window even when it is unused
         window = None
     kinds = getattr(config, "layer_types", None)
     if not kinds:
@@ -274,12 +274,12 @@ def _windows(config: Any) -> dict[str, int | None]:
 
 
 def decoder_of(model: Any) -> nn.Module:
-    """What makes hidden states of tokens: the model without its output embeddings, and without towers for images."""
+    """The module that computes hidden states: the model without output embeddings and without image towers."""
     decoder: nn.Module = model.get_decoder()
     embeddings: nn.Module = model.get_input_embeddings()
     if decoder is not model:
         return decoder
-    # transformers looks for it by the name of the whole model's base, which is not always there (Llama 4).
+    # transformers finds it by the name of the base model, which does not always exist (Llama 4).
     inner = [part for part in model.children() if any(module is embeddings for module in part.modules())]
     return next((part for part in inner if part is not embeddings), decoder)
 
@@ -288,7 +288,7 @@ def decoder_layers(model: Any) -> Sequence[nn.Module]:
     """The decoder's blocks in order, whatever the architecture calls them.
 
     Raises:
-        InputError: no list of `num_hidden_layers` modules is in the decoder.
+        InputError: the decoder has no list of `num_hidden_layers` modules.
     """
     count = model.config.get_text_config().num_hidden_layers
     for module in decoder_of(model).modules():

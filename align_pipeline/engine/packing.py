@@ -1,7 +1,7 @@
-"""Trees of many lengths into passes of few padded tokens.
+"""Pack trees of different lengths into passes with little padding.
 
-A pass is a rectangle: as many rows as it has, each as wide as the longest. Short trees stand beside one another in a
-row; how many rows a pass gets is what makes it cheapest, padding and attention both counted.
+A pass is a rectangle of rows as wide as the longest one. Short trees are packed side by side in a row. The number of
+rows is chosen to minimise the cost of padding and attention.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 from align_pipeline.engine.tree import Tree
 
 Row = list[Tree]
-"""Trees beside one another; none sees another."""
+"""Trees side by side; they do not attend to one another."""
 
 MASK_CELLS = 2**26
-"""Cells of the masks of one pass, unless a single row has more."""
-_FULL = 0.9  # of the budget is given out in tokens; the rest is for padding
-_PADDING = 1.1  # a shape with more computed tokens by real ones is taken only where there is no other
-_MASKED = 2.0  # attention under a mask reaches about half the rate of products with weights
-_WIDE = 1024  # tokens of the longest rows that several trees are put into
-_TRIED = 12  # numbers of rows that are tried
+"""Maximum number of mask cells in one pass, unless a single row has more."""
+_FULL = 0.9  # share of the budget that is filled with tokens; the rest is left for padding
+_PADDING = 1.1  # shapes with a higher ratio of computed to real tokens are used only if there is no other
+_MASKED = 2.0  # masked attention runs at about half the FLOP rate of weight products
+_WIDE = 1024  # maximum tokens of a row with several trees
+_TRIED = 12  # number of row counts that are tried
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Costs:
     """FLOPs of a pass of B rows of T tokens: B * T * (token + cell * T).
 
     Attributes:
-        token: of the blocks' products with weights, for one token.
-        cell: of all blocks' attention, for one token that sees one other.
+        token: FLOPs of the blocks' weight products, per token.
+        cell: FLOPs of all blocks' attention, per pair of tokens.
     """
 
     token: float
@@ -40,13 +40,13 @@ class Costs:
 
 
 def passes(trees: Sequence[Tree], budget: int, costs: Costs, beside: bool = True) -> Iterator[list[Row]]:
-    """The rows of each pass. Texts that need no mask run apart from trees.
+    """The rows of each pass. Texts that need no mask run in passes without trees.
 
     Args:
-        trees: in any order; the result depends on it only where trees are as long as one another.
-        budget: most tokens in a pass, padding included; a longer tree runs alone.
+        trees: in any order, which matters only between trees of equal length.
+        budget: maximum tokens per pass, with padding; a longer tree runs alone.
         costs: of the model.
-        beside: whether trees may stand beside one another, for which the model has to obey masks.
+        beside: whether trees may be packed side by side, which needs a model that handles tree masks.
     """
     for chains in (True, False):
         left = sorted((tree for tree in trees if tree.is_chain is chains), key=lambda tree: -len(tree.tokens))
@@ -67,7 +67,7 @@ def passes(trees: Sequence[Tree], budget: int, costs: Costs, beside: bool = True
 
 
 def batches(units: Sequence[Sequence[Tree]], budget: int) -> Iterator[list[Sequence[Tree]]]:
-    """Units, trees that must come out together, by batch: those of like length, under a token budget."""
+    """Batch units (trees whose results must come together) of similar length under a token budget."""
     batch: list[Sequence[Tree]] = []
     used = 0
     longest = [max(len(tree.tokens) for tree in unit) for unit in units]
@@ -83,7 +83,7 @@ def batches(units: Sequence[Sequence[Tree]], budget: int) -> Iterator[list[Seque
 
 
 def width(row: Row) -> int:
-    """Tokens of a row, padding not counted."""
+    """Tokens of a row, without padding."""
     return sum(len(tree.tokens) for tree in row)
 
 
@@ -94,7 +94,7 @@ def _fits(rows: Sequence[Row], budget: int) -> bool:
 
 
 def _shape(trees: Sequence[Tree], costs: Costs, beside: bool) -> list[Row]:
-    """The cheapest rows for these trees, which are given longest first."""
+    """The cheapest arrangement of these trees in rows; the trees are sorted longest first."""
     if not beside:
         return [[tree] for tree in trees]
     total, longest = sum(len(tree.tokens) for tree in trees), len(trees[0].tokens)
@@ -112,7 +112,7 @@ def _shape(trees: Sequence[Tree], costs: Costs, beside: bool) -> list[Row]:
 
 
 def _level(trees: Sequence[Tree], count: int) -> list[Row]:
-    """So many rows of about one length: each tree, longest first, goes to the shortest row."""
+    """Distribute the trees, longest first, over `count` rows of about equal length: each goes to the shortest row."""
     rows: list[Row] = [[] for _ in range(count)]
     heap = [(0, index) for index in range(count)]
     for tree in trees:

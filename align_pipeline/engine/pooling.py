@@ -1,4 +1,4 @@
-"""Hidden states pooled while a pass goes on."""
+"""Pool hidden states during the forward pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POOLINGS = ("last", "weighted")
 def pooled_pass(
     lm: LanguageModel, layout: Layout, layers: Sequence[int], poolings: Sequence[str], trunk: Trunk | None = None
 ) -> dict[str, Tensor]:
-    """One forward pass: pooling -> [layers, members, D]. What block k reads is hidden_states[k]; it is pooled there."""
+    """One forward pass: pooling -> [layers, members, D]. The input of block k is hidden_states[k], pooled there."""
     kept: dict[int, dict[str, Tensor]] = {}
     pool = _Pool(layout, poolings)
 

@@ -1,7 +1,8 @@
-"""Sequences that begin alike, laid out so that what they share is computed once.
+"""Sequences with shared prefixes, arranged so that each prefix is computed once.
 
-Sequences become the leaves of a trie. A `Tree` is a part of it written into one row, parents before children: each
-token sees its own ancestors alone and stands at its depth, so it is computed exactly as in each sequence by itself.
+Sequences become the leaves of a trie. A `Tree` is a part of the trie written into one row, parents before children.
+Each token attends only to its own ancestors and its position is its depth, so the result is the same as for each
+sequence alone.
 
     P Q A        P
     P Q B   ->   ├── Q ── A, B      row: P Q A B R C
@@ -19,24 +20,24 @@ from numpy.typing import NDArray
 Tokens = Sequence[int]
 
 ROW_TOKENS = 512
-"""Trees are cut so that rows stay about this long: attention's cost grows with the square of a row."""
+"""Trees are cut to rows of about this length, because attention's cost is quadratic in the row length."""
 CUT_COST = 0.05
-"""A tree is cut where what must then be computed again is at most this share of it."""
+"""A tree is cut if the tokens that are then computed twice are at most this share of it."""
 TRUNK_TOKENS = 64
-"""Shared beginnings of at least this length that do not fit one row are kept as a KV cache."""
+"""Shared prefixes of at least this length that do not fit one row are kept as a KV cache."""
 
 
 @dataclass
 class Node:
-    """A run of tokens that the sequences below it share.
+    """A span of tokens that all sequences below it share.
 
     Attributes:
-        depth: tokens above it.
+        depth: number of tokens above it.
         edge: its own tokens.
-        children: what follows, at least two unless a sequence ends here.
-        members: sequences that end with this run.
-        size: tokens in it and below.
-        first_need: the earliest position that any sequence below needs a result from.
+        children: the following nodes; at least two unless a sequence ends here.
+        members: sequences that end with this span.
+        size: number of tokens in it and below.
+        first_need: the earliest position at which any sequence below needs a result.
     """
 
     depth: int
@@ -48,18 +49,18 @@ class Node:
 
     @property
     def end(self) -> int:
-        """Tokens from the beginning of the sequences to the end of this run."""
+        """Depth of the end of this span: tokens from the beginning of the sequences."""
         return self.depth + len(self.edge)
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Part of the trie in one row.
+    """A part of the trie, in one row.
 
     Attributes:
         tokens: [T].
-        positions: [T], each token's place in its sequence, from 0.
-        segments: (start, end, parent) of each run: its span in the row and the row index of the token before it, -1
+        positions: [T], each token's position in its sequence, from 0.
+        segments: (start, end, parent) of each span: its range in the row, and the row index of the token before it; -1
             where the row (or the trunk before it) begins.
         ends: sequence -> row index of its last token.
     """
@@ -71,11 +72,11 @@ class Tree:
 
     @property
     def is_chain(self) -> bool:
-        """Whether each token follows the one to its left: plain causal attention will do."""
+        """Whether each token follows the one to its left, so that plain causal attention is enough."""
         return all(parent == start - 1 for start, _, parent in self.segments)
 
     def sees(self) -> NDArray[np.bool_]:
-        """[T, T]: whether token t (row) is computed from token s (column), itself included."""
+        """[T, T]: whether token t (row) attends to token s (column), itself included."""
         seen = np.zeros((len(self.tokens), len(self.tokens)), dtype=np.bool_)
         for start, end, parent in self.segments:
             if parent >= 0:
@@ -84,7 +85,7 @@ class Tree:
         return seen
 
     def path(self, member: int) -> list[int]:
-        """Row indices of a sequence's tokens, as far as they are in this row, in order."""
+        """Row indices of a sequence's tokens in this row, in order."""
         starts = {start: (start, end, parent) for start, end, parent in self.segments}
         order = sorted(starts)
         spans: list[range] = []
@@ -96,7 +97,7 @@ class Tree:
         return [index for span in reversed(spans) for index in span]
 
     def chains(self) -> list[Tree]:
-        """The sequences of a row that starts at position 0, each in a row of its own."""
+        """The sequences of a row that starts at position 0, each as a row of its own."""
         apart: dict[int, list[int]] = {}
         for member, end in self.ends.items():
             apart.setdefault(end, []).append(member)
@@ -109,13 +110,13 @@ class Tree:
 
 @dataclass(frozen=True)
 class Step:
-    """Trees to run after a shared beginning.
+    """Trees to run after a shared prefix.
 
     Attributes:
-        trunk: tokens to hold in a KV cache before the trees; () for none.
-        trees: each sees the trunk and itself.
-        cuts: lengths of the trunk's parts, each computed in a pass of its own: the trunks of the steps above, then its
-            own. A trunk is then the same to the last bit whatever was in the cache before.
+        trunk: prefix to hold in a KV cache before the trees run; () for none.
+        trees: each attends to the trunk and to itself.
+        cuts: ends of the trunk's parts, each computed in a pass of its own: the trunks of the steps above, then
+            its own. A trunk is then bit-identical whatever was in the cache before.
     """
 
     trunk: tuple[int, ...]
@@ -124,11 +125,11 @@ class Step:
 
 
 def trie(sequences: Sequence[Tokens], needs: Sequence[int] | None = None) -> Node:
-    """The sequences' trie; equal sequences end at one node.
+    """The trie of the sequences; equal sequences end at the same node.
 
     Args:
-        sequences: each of at least one token.
-        needs: per sequence, the first position a result is needed from; default its last.
+        sequences: each has at least one token.
+        needs: per sequence, the first position at which a result is needed; default: its last.
     """
     firsts = [len(s) - 1 for s in sequences] if needs is None else list(needs)
     order = sorted(range(len(sequences)), key=lambda i: list(sequences[i]))
@@ -141,7 +142,7 @@ def trie(sequences: Sequence[Tokens], needs: Sequence[int] | None = None) -> Nod
         while path[-1].depth >= common and len(path) > 1:
             path.pop()
         node = path[-1]
-        if node.end > common:  # the last sequence ran on inside this run: split it
+        if node.end > common:  # the previous sequence continued within this span: split it
             cut = common - node.depth
             rest = Node(common, node.edge[cut:], node.children, node.members)
             node.edge, node.children, node.members = node.edge[:cut], [rest], []
@@ -163,7 +164,7 @@ def _common(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
 
 
 def _measure(root: Node, firsts: Sequence[int]) -> None:
-    """Fill in `size` and `first_need`, bottom up; without recursion, as tries can be as deep as sequences are many."""
+    """Fill in `size` and `first_need`, bottom up; iteratively, because tries can be as deep as there are sequences."""
     order = [root]
     for node in order:
         order.extend(node.children)
@@ -174,7 +175,7 @@ def _measure(root: Node, firsts: Sequence[int]) -> None:
 
 
 def chains(sequences: Sequence[Tokens], depth: int = 0) -> list[Tree]:
-    """Every different sequence as a row of its own, `depth` tokens into it: nothing is shared but whole sequences."""
+    """Each distinct sequence as a row of its own, from position `depth`: only equal sequences are shared."""
     members: dict[tuple[int, ...], list[int]] = {}
     for index, sequence in enumerate(sequences):
         members.setdefault(tuple(sequence), []).append(index)
@@ -190,12 +191,12 @@ def chains(sequences: Sequence[Tokens], depth: int = 0) -> list[Tree]:
 
 
 def trees(root: Node, row_tokens: int = ROW_TOKENS) -> list[Tree]:
-    """The trie as rows, each a subtree with what stands above it repeated."""
+    """The trie as rows; each is a subtree, preceded by a copy of the tokens above it."""
     return [lay([(above, node)], 0) for above, node in _cut(root, [], row_tokens)]
 
 
 def _cut(node: Node, above: list[int], row_tokens: int) -> Iterator[tuple[list[int], Node]]:
-    """Subtrees that become rows, with the tokens above them."""
+    """Cut into subtrees that become rows, each with the tokens above it."""
     stack = [(above, node)]
     while stack:
         prefix, current = stack.pop()
@@ -207,28 +208,28 @@ def _cut(node: Node, above: list[int], row_tokens: int) -> Iterator[tuple[list[i
             stack.extend((whole, child) for child in reversed(current.children))
             if current.members:
                 yield prefix, Node(current.depth, current.edge, [], current.members, len(current.edge))
-        elif parts == 1 and not current.members:  # nothing but one child below: the same row
+        elif parts == 1 and not current.members:  # a single child: it stays in the same row
             stack.append((prefix + current.edge, current.children[0]))
         else:
             yield prefix, current
 
 
 def steps(root: Node, row_tokens: int) -> Iterator[Step]:
-    """The trie as trees behind cached trunks: a beginning that more sequences share than fit a row is computed once.
+    """The trie as trees after cached trunks: prefixes whose sequences do not fit one row are computed once.
 
-    Trunks follow one another depth first, so that each begins with what is still in the cache.
+    Trunks are ordered depth first, so that each starts with the part that is still in the cache.
     """
     yield from _steps(root, [], (), row_tokens)
 
 
 def _steps(node: Node, above: list[int], cuts: tuple[int, ...], row_tokens: int) -> Iterator[Step]:
-    """Steps of a subtree.
+    """The steps of a subtree.
 
     Args:
         node: the subtree.
         above: all tokens above it.
-        cuts: how many of those are in the cache, after each pass that put them there.
-        row_tokens: most tokens of trees in one step, roughly.
+        cuts: end positions of the passes that computed the part of `above` in the cache.
+        row_tokens: approximate maximum of tree tokens in one step.
     """
     trunk = cuts[-1] if cuts else 0
     prefix, total = above[trunk:], len(above) - trunk + node.size
@@ -236,7 +237,7 @@ def _steps(node: Node, above: list[int], cuts: tuple[int, ...], row_tokens: int)
     if total <= row_tokens or not node.children:
         yield Step(tuple(above[:trunk]), tuple(_laid(prefix, node, trunk)), cuts)
         return
-    # Nothing that a result is needed from may vanish into the cache.
+    # A position that needs a result must not go into the cache.
     reach = min(len(whole), node.first_need)
     if reach - trunk >= TRUNK_TOKENS:
         trunk, cuts = reach, (*cuts, reach)
@@ -257,12 +258,12 @@ def _steps(node: Node, above: list[int], cuts: tuple[int, ...], row_tokens: int)
 def _filled(
     trunk: list[int], parts: Sequence[tuple[list[int], Node]], cuts: tuple[int, ...], row_tokens: int
 ) -> Iterator[Step]:
-    """Subtrees, in order, in steps of about `row_tokens`."""
+    """Group subtrees, in order, into steps of about `row_tokens`."""
     depth = len(trunk)
     waiting: list[Tree] = []
     used = 0
     for prefix, node in parts:
-        skipped = max(depth - node.depth, 0)  # a member that ends inside the trunk's reach keeps its last tokens
+        skipped = max(depth - node.depth, 0)  # a member that ends inside the trunk keeps its last tokens
         part = Node(node.depth + skipped, node.edge[skipped:], node.children, node.members, node.size - skipped)
         laid = _laid(prefix, part, depth)
         size = sum(len(tree.tokens) for tree in laid)
@@ -276,21 +277,21 @@ def _filled(
 
 
 def _laid(prefix: list[int], node: Node, depth: int) -> list[Tree]:
-    """A subtree as a tree; where no trunk stands before it, as several if they share next to nothing."""
+    """A subtree as one tree; without a trunk before it, as several trees if their shared part is small."""
     if depth:
         return [lay([(prefix, node)], depth)]
     return [lay([part], 0) for part in _cut(node, prefix, ROW_TOKENS)]
 
 
 def lay(parts: Sequence[tuple[list[int], Node]], depth: int) -> Tree:
-    """Write subtrees into a row, each after the tokens above it; `depth` tokens stand before the row."""
+    """Write subtrees into a row, each after the tokens above it; the row starts at position `depth`."""
     tokens: list[int] = []
     positions: list[int] = []
     segments: list[tuple[int, int, int]] = []
     ends: dict[int, int] = {}
 
     def write(run: Sequence[int], at: int, parent: int) -> int:
-        """Returns the row index of the run's last token."""
+        """Append a span; returns the row index of its last token."""
         if not run:
             return parent
         start = len(tokens)

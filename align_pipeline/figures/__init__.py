@@ -1,1 +1,1 @@
-"""How figures look, and those that several measurements draw."""
+"""Figure style, and figures that several measurements share."""

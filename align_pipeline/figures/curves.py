@@ -1,4 +1,4 @@
-"""Alignment by layer."""
+"""Figures of alignment by layer."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from align_pipeline.figures.style import (
 
 
 def layer_curves(alignment: pd.DataFrame, folder: Path, baselines: pd.DataFrame | None = None) -> list[Path]:
-    """Draw the share of aligned items by layer, a line per language.
+    """Draw the share of aligned items by layer, one line per language.
 
     Args:
-        alignment: as `ALIGNMENT`, of one or several models and tasks.
-        folder: where the files go.
-        baselines: as `BASELINES`, for the lines of chance.
+        alignment: as `ALIGNMENT`, with one or several models and tasks.
+        folder: the output folder.
+        baselines: as `BASELINES`, for the lines of chance levels.
 
     Returns:
-        one PNG per task, metric and pooling: ``curves_<task>_<metric>_<pooling>.png``, the model's name after
-        ``curves_`` if there are several models.
+        one PNG per task, metric and pooling: ``curves_<task>_<metric>_<pooling>.png``; with several models, the model's
+        name follows ``curves_``.
     """
     if alignment.empty:
         return []
@@ -62,11 +62,11 @@ def layer_curves(alignment: pd.DataFrame, folder: Path, baselines: pd.DataFrame 
 
 
 def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
-    """Share of aligned items by layer, a line and a label per language; a dot marks each language's best layer.
+    """Share of aligned items by layer, with a labelled line per language; a dot marks each language's best layer.
 
     Args:
-        part: one task's, metric's and pooling's language, pivot, layer, share and n, and chance where it is known:
-            drawn as its mean over the languages, with the range between the lowest and the highest.
+        part: language, pivot, layer, share and n of one task, metric and pooling, and chance if it is known: its mean
+            over languages is drawn, with the range from the lowest to the highest.
         last: layer L, after the final norm, which cannot be the best; default: the highest of several layers.
     """
     from matplotlib import colormaps
@@ -118,7 +118,7 @@ def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
 
 
 def heatmap(part: pd.DataFrame) -> Figure:
-    """Share of aligned items, language by layer, languages sorted by their best share; a ring marks the best layer."""
+    """Share of aligned items, language by layer, sorted by each language's best share; a ring marks the best layer."""
     table = part.assign(label=language_names(part)).pivot(index="label", columns="layer", values="share")
     best = part[part["best_layer"]].assign(label=language_names).set_index("label")[["share", "layer"]]
     table = table.loc[best.sort_values("share", ascending=False).index]
@@ -131,7 +131,7 @@ def heatmap(part: pd.DataFrame) -> Figure:
     image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
     at = np.searchsorted(layers, best.loc[table.index, "layer"].to_numpy())
     ring = 4.0 if count > 30 else 6.0
-    for colour, wider in (("black", 1.4), ("white", 0.0)):  # seen on dark and on light
+    for colour, wider in (("black", 1.4), ("white", 0.0)):  # visible on dark and on light
         axes.plot(at, np.arange(count), "o", markerfacecolor="none", markeredgecolor=colour, markersize=ring + wider)
     ticks = layer_ticks(layers)
     axes.set_xticks(
@@ -148,7 +148,7 @@ def heatmap(part: pd.DataFrame) -> Figure:
 
 
 def correlation_by_layer(level: pd.DataFrame) -> Figure:
-    """Pearson correlation over languages by layer, a line per metric, with its interval."""
+    """Pearson correlation over languages by layer, with its interval, one line per metric."""
     figure, axes = new_figure(9.0, 3.8)
     for i, ((metric, pooling, source), part) in enumerate(level.groupby(["metric", "pooling", "alignment_task"])):
         part = part[part["pearson"].notna()].sort_values("layer")

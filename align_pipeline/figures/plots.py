@@ -1,7 +1,7 @@
 """Figures of runs and reports. Each function draws one figure; only `save` and `layer_curves` touch files.
 
-matplotlib is imported when a figure is drawn, without pyplot: no global state, and importing this module costs nothing.
-Colours are told apart with any colour vision (Okabe and Ito's, or cividis and viridis for what is ordered).
+matplotlib is imported only when a figure is drawn, and without pyplot: no global state, and this module imports fast.
+Colours are safe for colour-blind readers (Okabe and Ito; cividis and viridis for ordered values).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from align_pipeline.figures.style import (
 
 
 def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]) -> Figure:
-    """A language's accuracy against its alignment, max over layers, with the language's code.
+    """Accuracy against alignment (max over layers), one point per language, labelled with its code.
 
     Args:
         part: rows of `study.points` with ``reduce`` max.
-        numbers: their row of `languages.language_level`.
+        numbers: the matching row of `languages.language_level`.
         classes: resource class, 0 to 5, by FLORES code.
     """
     from matplotlib import colormaps
@@ -67,7 +67,7 @@ def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]
     axes.set_xlabel("share of items aligned, max over layers")
     axes.set_ylabel("accuracy")
     axes.legend(title="resource class", loc="lower right", fontsize=8, title_fontsize=8)
-    axes.autoscale_view()  # placing labels needs the final limits
+    axes.autoscale_view()  # the final limits must be known before labels are placed
     place_labels(axes, x, y, [str(label) for label in language_names(part)])
     r = "" if pd.isna(numbers["pearson"]) else f", Pearson r = {numbers['pearson']:.2f}"
     if r and not pd.isna(numbers["pearson_low"]):
@@ -77,10 +77,10 @@ def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]
 
 
 def transfer(part: pd.DataFrame, odds: pd.DataFrame) -> Figure:
-    """Share aligned of TS and of TF by layer, and the odds ratio pooled over languages.
+    """Share aligned of TS and of TF by layer, with the odds ratio pooled over languages.
 
     Args:
-        part: rows of `items.instance_level`, contrast ts_tf, of one metric.
+        part: rows of `items.instance_level` for one metric, contrast ts_tf.
         odds: rows of `findings.items_pooled` at each layer.
     """
     from matplotlib.figure import Figure
@@ -120,7 +120,7 @@ def transfer(part: pd.DataFrame, odds: pd.DataFrame) -> Figure:
 
 
 def forest(part: pd.DataFrame) -> Figure:
-    """TS minus TF in share aligned at each language's best layer: rows of `findings.items_by_language`."""
+    """Share aligned of TS minus TF at each language's best layer: rows of `findings.items_by_language`."""
     part = part[part["difference"].notna()].sort_values("difference", ignore_index=True)
     count = len(part)
     names, size = [str(k) for k in language_names(part)], 6.2 if count > 30 else 8.5
@@ -149,7 +149,7 @@ def forest(part: pd.DataFrame) -> Figure:
 
 
 def odds(part: pd.DataFrame) -> Figure:
-    """Odds ratio of being right for aligned against other items at the best layers, by metric and adjustment."""
+    """Odds ratio of a right answer, aligned against other items at the best layers, by metric and adjustment."""
     part = part.reset_index(drop=True)
     metrics = list(part[["metric", "pooling"]].drop_duplicates().itertuples(index=False, name=None))
     kinds = list(part["adjusted_for"].drop_duplicates())
@@ -187,12 +187,12 @@ def odds(part: pd.DataFrame) -> Figure:
 
 
 def reliability(bins: pd.DataFrame) -> Figure:
-    """Accuracy against confidence in ten bins: a thin line per language, thick ones for English and for all others."""
+    """Accuracy against confidence in ten bins: thin lines per language, thick lines for English and for all others."""
     figure, axes = new_figure(6.4, 5.6)
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8, linestyle="--")
     other = bins[bins["language"] != ENGLISH]
     for _, unit in other.groupby(["language", "pivot"]):
-        shown = unit[unit["n"] >= 10]  # the accuracy of a handful of items is noise
+        shown = unit[unit["n"] >= 10]  # with few items the accuracy is noise
         axes.plot(shown["confidence"], shown["accuracy"], color=BLUE, linewidth=0.6, alpha=0.25)
     for part, colour, label in (
         (other, BLUE, "other languages"),

@@ -1,4 +1,4 @@
-"""How figures look: colours, fonts, titles, labels that do not overlap; and how they are saved."""
+"""The style of all figures (colours, fonts, titles, labels without overlap), and how they are saved."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ _STYLE: Any = {
 
 
 def slug(name: str) -> str:
-    """A name as part of a file name."""
+    """A name made safe for file names."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
 def save(draw: Any, stem: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
-    """Draw a figure in the house style and write it, atomically, as ``<stem>.<format>``.
+    """Draw a figure in the common style and write it atomically as ``<stem>.<format>``.
 
     Args:
-        draw: takes nothing and returns the figure.
-        stem: path without ending.
+        draw: function without arguments that returns the figure.
+        stem: path without suffix.
         formats: ``png``, ``svg``.
     """
     paths = []
@@ -82,7 +82,7 @@ def save(draw: Any, stem: Path, formats: Sequence[str] = ("png", "svg")) -> list
         for form in formats:
             path = stem.with_name(f"{stem.name}.{form}")
             partial = path.with_name(f".{path.name}.partial")
-            metadata = {"Date": None} if form == "svg" else {"Software": None}  # same tables, same bytes
+            metadata = {"Date": None} if form == "svg" else {"Software": None}  # same tables give the same bytes
             try:
                 with writing(path.parent):
                     figure.savefig(partial, format=form, dpi=130, metadata=metadata)
@@ -95,7 +95,7 @@ def save(draw: Any, stem: Path, formats: Sequence[str] = ("png", "svg")) -> list
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The look that all figures share."""
+    """Context with the style of all figures."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
@@ -103,7 +103,7 @@ def style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float, left: float = 0.75, right: float = 0.2) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes; all sizes in inches. Fixed margins: layout engines draw everything twice more."""
+    """A figure with one pair of axes; sizes in inches. Fixed margins, because layout engines draw everything twice."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
@@ -118,42 +118,42 @@ def draw_inside(
 
 
 def room_for(labels: Sequence[str], size: float) -> float:
-    """Inches that labels of a font size take on the left, tick included."""
+    """Inches needed on the left for labels of a font size, tick included."""
     return 0.2 + max(map(len, labels), default=0) * size * 0.62 / 72
 
 
 def part_name(part: pd.DataFrame) -> str:
-    """Task and metric of the rows, as a title."""
+    """Task and metric of the rows, for a title."""
     row = part.iloc[0]
     return f"{TASKS.get(row['task'], row['task'])}, {metric_label(row['metric'], row['pooling'])}"
 
 
 def metric_label(metric: Any, pooling: Any, where: str = "") -> str:
-    """A metric and its pooling, as a title has it."""
+    """A metric and its pooling, for a title."""
     return f"{METRICS.get(metric, metric)} ({POOLINGS.get(pooling, pooling)}{where})"
 
 
 def set_title(axes: Axes, title: str, below: str) -> None:
-    """A title, and a line below it."""
+    """Set a title, with a line below it."""
     axes.set_title(title, pad=22)
     axes.annotate(below, (0, 1), (0, 6), "axes fraction", textcoords="offset points", fontsize=8.5, color="#555555")
 
 
 def item_counts(n: pd.Series[Any]) -> str:
-    """How many items, in words."""
+    """The number of items, in words."""
     low, high = int(n.min()), int(n.max())
     return f"n = {low:,} items" if low == high else f"n = {low:,} to {high:,} items"
 
 
 def language_names(part: pd.DataFrame) -> pd.Series[Any]:
-    """What a language is called in a figure: its code, and its pivot only where that is needed."""
+    """Names of languages in a figure: the code, with the pivot only if needed."""
     twice = part.drop_duplicates(["language", "pivot"])["language"].duplicated().any()
     language = part["language"].astype(str)
     return language + " (" + part["pivot"].astype(str) + ")" if twice else language
 
 
 def layer_ticks(layers: NDArray[Any]) -> list[int]:
-    """Layers that get a tick."""
+    """The layers that get a tick."""
     if len(layers) <= 12:
         return [int(k) for k in layers]
     step = next(s for s in (2, 4, 5, 8, 10, 16, 20, 50, 1000) if (layers[-1] - layers[0]) / s <= 12)
@@ -161,10 +161,10 @@ def layer_ticks(layers: NDArray[Any]) -> list[int]:
 
 
 def spread_apart(values: NDArray[Any], gap: float, low: float, high: float) -> NDArray[Any]:
-    """Positions near `values` that are `gap` apart and, where they fit, within the limits."""
+    """Positions near `values` that are `gap` apart and, if they fit, within the limits."""
     order = np.argsort(values, kind="stable")
     gap = min(gap, (high - low) / max(len(values) - 1, 1))
-    # least squares under the gaps: pool neighbours that would be too close, each pool around its own mean
+    # least squares with minimum gaps: neighbours that are too close are pooled, each pool centred on its own mean
     pools: list[list[float]] = []
     for i, value in enumerate(values[order] - gap * np.arange(len(values))):
         pools.append([float(value), 1.0])
@@ -180,7 +180,7 @@ def spread_apart(values: NDArray[Any], gap: float, low: float, high: float) -> N
 
 
 def place_labels(axes: Axes, x: NDArray[Any], y: NDArray[Any], labels: Sequence[str]) -> None:
-    """Write a label beside each point, where it covers neither point nor label if such a place is near."""
+    """Write a label beside each point, at a nearby place that covers no point and no other label if there is one."""
     size = 8 if len(labels) <= 25 else 6
     points = axes.transData.transform(np.column_stack([x, y]))
     dots = axes.figure.get_dpi() / 72
@@ -212,7 +212,7 @@ def place_labels(axes: Axes, x: NDArray[Any], y: NDArray[Any], labels: Sequence[
 
 
 def part_task(table: pd.DataFrame) -> str:
-    """The one task that the rows are of."""
+    """The task of the rows, which must have only one."""
     return str(table["task"].iloc[0])
 
 

@@ -1,4 +1,4 @@
-"""The model's confidence: calibration, and confidence of aligned against other items."""
+"""The model's confidence: calibration, and a comparison of aligned with other items."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BINS = 10
 
 
 def reliability(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Confidence against accuracy in ten equal bins of (0, 1], per language, English too.
+    """Confidence and accuracy in ten equal-width bins of (0, 1], per language, English included.
 
     Returns:
         a row per non-empty bin of each (model, task, language, pivot): bin (0..9), n, confidence and accuracy (means).
@@ -34,17 +34,17 @@ def _bin(sure: Array) -> Array:
 
 
 def calibration(predictions: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """How far the model's confidence can be trusted, per language, English too.
+    """Calibration of the model's confidence, per language, English included.
 
     Returns:
-        a row per (task, language, model, pivot): n, accuracy, confidence (mean), overconfidence (confidence minus
-        accuracy), ece (expected calibration error, Guo et al. 2017: mean absolute gap over ten equal bins, weighted by
-        their items), ece_low and ece_high (its 95% interval: basic cluster bootstrap, which takes back that a resampled
-        error is too large), ece_equal_mass (the same error over ten bins of as many items each), ece_if_calibrated
-        (what a model that is as sure as it is right would show with these confidences; no error is 0 in a sample) and
-        p_calibrated (how often such a model shows as much), brier (mean squared gap between confidence and
-        correctness, 0 to 1), brier_options (Brier's original score: summed over the options, 0 to 2; needs
-        ``loglikelihoods``), note.
+        one row per (task, language, model, pivot): n, accuracy, confidence (mean), overconfidence (confidence minus
+        accuracy), ece (expected calibration error, Guo et al. 2017: mean absolute gap over ten equal-width bins,
+        weighted by their items), ece_low and ece_high (its 95% interval: basic cluster bootstrap, which corrects the
+        upward bias of resampled errors), ece_equal_mass (the same error over ten bins of equally many items),
+        ece_if_calibrated (the expected error of a perfectly calibrated model with these confidences; > 0 in samples),
+        p_calibrated (the probability that such a model shows an error at least this large), brier (mean squared gap
+        between confidence and correctness, 0 to 1), brier_options (Brier's original score: summed over the options,
+        0 to 2; needs ``loglikelihoods``), note.
     """
     table, _ = unique_predictions(predictions)
     table["squared"] = (table["confidence"] - table["correct"]) ** 2
@@ -94,12 +94,12 @@ CONFIDENCE = [
 
 
 def confidence(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
-    """Is the model surer of aligned items, each language at its best layer?
+    """Is the model more confident on aligned items, at each language's best layer?
 
     Returns:
         columns `CONFIDENCE`: mean confidence of aligned and other items, their difference with its 95% interval and
-        ``p_clustered`` from clustered errors, two-sided p of Welch's t-test and of the Mann-Whitney test, and either
-        side's expected calibration error.
+        ``p_clustered`` from clustered standard errors, two-sided p of Welch's t-test and of the Mann-Whitney test, and
+        the expected calibration error of each group.
     """
     rows = []
     for key, block in study.blocks.items():
@@ -139,13 +139,13 @@ def _confidence(items: pd.DataFrame, value: Array) -> dict[str, Any]:
 
 
 def equal_mass_error(sure: Array, right: Array) -> float:
-    """As `expected_calibration_error`, over ten bins of equally many items (Nixon et al. 2019)."""
+    """Like `expected_calibration_error`, but over ten bins of equally many items (Nixon et al. 2019)."""
     bins = np.array_split(np.argsort(sure, kind="stable"), min(BINS, len(sure)))
     return float(sum(abs((sure[own] - right[own]).sum()) for own in bins) / len(sure))
 
 
 def _if_calibrated(unit: pd.DataFrame, seed: int) -> tuple[float, float]:
-    """Mean error, and p of the observed one, if each answer is right with the probability of its confidence."""
+    """Mean error under perfect calibration (each answer is right with probability equal to its confidence), and p."""
     sure, right = unit["confidence"].to_numpy(float), unit["correct"].to_numpy(float)
     drawn = np.random.default_rng([seed, 2]).random((RESAMPLES, len(sure))) < sure
     gaps = (drawn - sure) @ np.eye(BINS)[_bin(sure)]
@@ -167,13 +167,13 @@ def _error_interval(unit: pd.DataFrame, seed: int) -> tuple[float, float]:
 
 
 def expected_calibration_error(sure: Array, right: Array) -> float:
-    """Mean absolute gap between confidence and accuracy over ten equal bins of (0, 1], weighted by their items."""
+    """Mean absolute gap between confidence and accuracy over ten equal-width bins of (0, 1], weighted by items."""
     gaps = np.bincount(_bin(sure), weights=sure - right)
     return float(np.abs(gaps).sum() / len(sure))
 
 
 def _clustered(values: Array, sides: Mapping[str, Array], cluster: pd.Series[Any]) -> tuple[float, float, float]:
-    """95% interval and two-sided p of the difference of two means; errors clustered."""
+    """95% interval and two-sided p of a difference of two means, with clustered standard errors."""
     a, b = sides["aligned"], sides["other"]
     influence = np.zeros(len(values))
     influence[a], influence[b] = (values[a] - values[a].mean()) / a.sum(), -(values[b] - values[b].mean()) / b.sum()

@@ -1,4 +1,4 @@
-"""A metric's values and the answers to the same items as arrays: what permutations and resamples work on."""
+"""A metric's values and the answers to the same items, as arrays for permutation tests and resampling."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Bundle:
     Attributes:
         key: model, task, metric, pooling.
         items: [N], ids, sorted.
-        cluster: [N], whole numbers from 0: items of one cluster (a passage) are not independent.
-        units: language and pivot of each u.
+        cluster: [N], integers from 0; items of one cluster (such as a passage) are not independent.
+        units: language and pivot, per u.
         layers: [K].
         inner: bool [K], the layers before the final norm.
-        best: [U], place in `layers` of the layer with the highest share; chosen without a look at the answers.
+        best: [U], index into `layers` of the layer with the highest share aligned; chosen without using the answers.
         aligned: float32 [N, U, K]: 1 aligned, 0 not, NaN where there is no value.
         right: float32 [N, U]: 1 right, 0 wrong, NaN where there is no answer.
         english: float32 [N, U]: the same for the item in English.
@@ -41,7 +41,7 @@ class Bundle:
 
     @property
     def clusters(self) -> int:
-        """How many."""
+        """Number of clusters."""
         return int(self.cluster.max()) + 1 if len(self.cluster) else 0
 
     @property
@@ -53,13 +53,13 @@ class Bundle:
 def bundle(
     study: Study, key: tuple[str, str, str, str], block: Block, cells: pd.DataFrame, answered: bool = True
 ) -> Bundle | None:
-    """The arrays of one block of a study; None if none of its items has an answer but `answered` asks for it.
+    """The arrays of one block of a study; None if `answered` is set and none of its items has an answer.
 
     Args:
         study: from `join`.
         key: model, task, metric, pooling.
         block: the study's block of that key.
-        cells: from `tally`; says which layer is each language's best.
+        cells: from `tally`; gives each language's best layer.
     """
     rows = study.items.iloc[block.rows]
     if answered and not rows["correct"].notna().any():

@@ -1,4 +1,4 @@
-"""The tests over items and the chance levels of a study, as tables: what the verdicts and the report are made of."""
+"""Tests over items and chance levels of a study, as tables for the verdicts and the report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ITEMS_BY_LANGUAGE = [
 ]
 ITEMS_POOLED = [
     *("model", "task", "metric", "pooling", "at", "layer", "n_items", "n_clusters", "n_languages"),
-    *("odds_ratio", "low", "high", "z", "p", "p_layers", "note"),
+    *("odds_ratio", "low", "high", "high_layers", "z", "p", "p_layers", "note"),
 ]
 SAME_ITEM = [
     *("model", "task", "metric", "pooling", "form", "effect", "unit", "low", "high", "p"),
@@ -50,12 +50,13 @@ class Findings:
     """Tables of the columns above; p values are two-sided.
 
     Attributes:
-        items_by_language: TS against TF at each language's best layer: ``difference`` in shares with its 95% cluster
-            bootstrap interval, ``cross_fitted`` the same at a layer that other items chose, ``cross_fitted_share`` the
-            share of all items there; ``p`` from permutations,
-            ``p_languages`` adjusted over languages (max-T), ``p_somewhere`` of the largest of all layers (max-T).
-        items_pooled: TS against TF over all languages at once, ``at`` each `layer`, at every language's `best_layer`,
-            and `somewhere`: the layer with the largest |z|, ``low`` and ``high`` holding for all layers at once.
+        items_by_language: TS against TF at each language's best layer. ``difference``: difference of shares with its
+            95% cluster bootstrap interval; ``cross_fitted``: the same at a layer chosen on other items;
+            ``cross_fitted_share``: the share of all items there; ``p``: permutation test; ``p_languages``: over all
+            languages (max-T); ``p_somewhere``: of the largest statistic over all layers (max-T).
+        items_pooled: TS against TF pooled over languages. ``at``: each `layer`, every language's `best_layer`, or
+            `somewhere`, the layer with the largest |z|, whose ``low`` and ``high`` are simultaneous over all layers.
+            ``high_layers`` is the simultaneous upper end of each layer; of `somewhere`, the highest of all layers.
         same_item: see `same_item`, in the forms `linear` and `conditional_logit`.
     """
 
@@ -65,13 +66,13 @@ class Findings:
 
 
 def findings(study: Study, cells: pd.DataFrame, seed: int = 0, count: int = permutation.PERMUTATIONS) -> Findings:
-    """Every test over the items of a study.
+    """Run all tests over the items of a study.
 
     Args:
         study: from `join`.
         cells: from `tally`.
         seed: of permutations and resamples.
-        count: permutations, and resamples behind intervals at most `resampling.RESAMPLES`.
+        count: number of permutations; also of resamples for intervals, up to `resampling.RESAMPLES`.
     """
     own: list[dict[str, Any]] = []
     pooled: list[dict[str, Any]] = []
@@ -140,17 +141,18 @@ def _pooled(
         [resampling.odds_ratio(*resampling.counts(sides, aligned, drawn)) for aligned in by_layer], axis=1
     )  # [1 + B, K]
     low, high = resampling.interval(every, arrays.clusters)
-    error = resampling.error(every)
+    reach = test.critical * resampling.error(every)
     rows = []
     for k, layer in enumerate(arrays.layers):
         row = size | {"at": "layer", "layer": int(layer), "odds_ratio": np.exp(every[0, k])}
-        row |= {"low": np.exp(low[k]), "high": np.exp(high[k]), "z": float(test.pooled_z[k])}
-        row |= {"p": test.pooled_p_layer[k], "p_layers": test.pooled_p_layers[k]}
+        row |= {"low": np.exp(low[k]), "high": np.exp(high[k]), "high_layers": np.exp(every[0, k] + reach[k])}
+        row |= {"z": float(test.pooled_z[k]), "p": test.pooled_p_layer[k], "p_layers": test.pooled_p_layers[k]}
         rows.append(row | {"note": _NO_RATIO if np.isnan(every[0, k]) else ""})
     k = test.strongest
     if k >= 0:
-        reach = test.critical * error[k]
-        ends = {"low": np.exp(every[0, k] - reach), "high": np.exp(every[0, k] + reach)}
+        tested = np.isfinite(test.pooled_z) & arrays.inner  # elsewhere no item is aligned, or every one
+        limits = np.array([row["high_layers"] for row in rows])[tested]
+        ends = {"low": np.exp(every[0, k] - reach[k]), "high": rows[k]["high_layers"], "high_layers": limits.max()}
         yield rows[k] | ends | {"at": "somewhere", "p": test.pooled_p_somewhere, "p_layers": np.nan}
     yield from rows
 
@@ -169,19 +171,19 @@ def _same_item(arrays: Bundle) -> Iterator[dict[str, Any]]:
 
 
 def chance(study: Study, cells: pd.DataFrame, baselines: pd.DataFrame, by_language: pd.DataFrame) -> pd.DataFrame:
-    """What the shares of aligned items are by chance, and how far they are above it.
+    """Chance levels of the shares of aligned items, and the difference to them.
 
     Args:
         study: from `join`.
         cells: from `tally`.
-        baselines: as `BASELINES`; empty where the runs have none.
-        by_language: `Findings.items_by_language`; has the cross-fitted shares.
+        baselines: as `BASELINES`; empty if the runs have none.
+        by_language: `Findings.items_by_language`, with the cross-fitted shares.
 
     Returns:
-        columns `CHANCE`, a row per language, metric and layer. ``chance``: the share where items are compared with
-        other items; ``deranged``: where X's options are out of order; ``above``: share less chance, over the items
-        that have both, with the 95% interval of clustered errors; ``at_common_n``: the share among so many sentences
-        (``common_n``). ``cross_fitted``: the share at a best layer that other items chose, in the best layer's row.
+        columns `CHANCE`, one row per language, metric and layer. ``chance``: the share when items are compared with
+        other items; ``deranged``: the share when X's options are reordered; ``above``: share minus chance, over the
+        items that have both, with the 95% interval from clustered errors; ``at_common_n``: the share among ``common_n``
+        sentences; ``cross_fitted``: in the best layer's row, the share at a best layer chosen on other items.
     """
     shares = by_language[[*SERIES, "layer", "cross_fitted_share"]].rename(
         columns={"cross_fitted_share": "cross_fitted"}
@@ -203,7 +205,7 @@ def chance(study: Study, cells: pd.DataFrame, baselines: pd.DataFrame, by_langua
 
 
 def _cross_fitted(study: Study, key: tuple[str, str, str, str], cells: pd.DataFrame) -> pd.DataFrame:
-    """Of a task without answers: the columns of `SERIES`, layer and cross_fitted."""
+    """Cross-fitted shares for a task without answers: the columns of `SERIES`, layer and cross_fitted."""
     arrays = bundle(study, key, study.blocks[key], cells, answered=False)
     assert arrays is not None
     table = pd.DataFrame(arrays.units, columns=["language", "pivot"]).assign(**dict(zip(BLOCK, key, strict=True)))
@@ -211,7 +213,7 @@ def _cross_fitted(study: Study, key: tuple[str, str, str, str], cells: pd.DataFr
 
 
 def _by_kind(items: pd.DataFrame, block: Block, baselines: pd.DataFrame) -> pd.DataFrame:
-    """The columns `_OF_BASELINES` of one block, a row per language and layer."""
+    """The columns `_OF_BASELINES` of one block, one row per language and layer."""
     index = _names(items)
     baselines = baselines.drop_duplicates([*SERIES, "layer", "item_id", "kind"])
     tables, sizes = {}, {}

@@ -1,4 +1,4 @@
-"""Over items: are aligned items answered right more often, per language and pooled."""
+"""Statistics over items: are aligned items answered right more often, per language and pooled?"""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ INSTANCE_LEVEL = [
 
 
 def instance_level(cells: pd.DataFrame) -> pd.DataFrame:
-    """Are the items that a language gets right aligned more often than those it gets wrong?
+    """Are the items that a language gets right aligned more often than those that it gets wrong?
 
     Args:
         cells: from `tally`.
@@ -46,8 +46,8 @@ def instance_level(cells: pd.DataFrame) -> pd.DataFrame:
     Returns:
         columns `INSTANCE_LEVEL`. In ``ts_tf`` group a is TS and b is TF; in ``right_wrong`` a is right, b is wrong.
         ``mean_*`` are shares aligned; ``difference`` is a minus b with Newcombe's 95% interval; ``z`` and
-        ``p_one_sided`` are the two-proportion z-test with pooled variance, ``p_fisher`` Fisher's exact test, both with
-        the alternative a > b; ``p_holm`` and ``p_bh`` adjust ``p_one_sided`` over the layers of the same test.
+        ``p_one_sided`` are from the two-proportion z-test with pooled variance, ``p_fisher`` from Fisher's exact test,
+        both with the alternative a > b; ``p_holm`` and ``p_bh`` adjust ``p_one_sided`` over the layers of a test.
     """
     parts = []
     for contrast, a, b in (("ts_tf", "ts", "tf"), ("right_wrong", "right", "wrong")):
@@ -64,7 +64,7 @@ def instance_level(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compare(table: pd.DataFrame) -> None:
-    """Fill in means, difference, interval and tests from n_a, k_a, n_b, k_b."""
+    """Compute means, difference, interval and tests from n_a, k_a, n_b, k_b, in place."""
     n_a, n_b, k_a, k_b = (table[c].to_numpy() for c in ("n_a", "n_b", "k_a", "k_b"))
     for side, n, k in (("a", n_a, k_a), ("b", n_b, k_b)):
         table[f"mean_{side}"] = np.divide(k, n, out=np.full(len(n), np.nan), where=n > 0)
@@ -86,7 +86,7 @@ def _compare(table: pd.DataFrame) -> None:
 
 
 def _adjust(table: pd.DataFrame, family: list[str], column: str) -> None:
-    """Add Holm and Benjamini-Hochberg over the defined p values of each family."""
+    """Add p values with Holm's and Benjamini-Hochberg's adjustment, over the defined p values of each family."""
     table["p_holm"], table["p_bh"] = np.nan, np.nan
     defined = table.loc[table[column].notna(), [*family, column]]
     for rows in defined.groupby(family, observed=True).indices.values():
@@ -96,7 +96,7 @@ def _adjust(table: pd.DataFrame, family: list[str], column: str) -> None:
 
 
 def holm(p: Array) -> Array:
-    """Holm's adjusted p values, as statsmodels' `multipletests`, which collects garbage on every call (60 ms)."""
+    """Holm's adjusted p values; equal to statsmodels' `multipletests`, which collects garbage on every call (60 ms)."""
     order = np.argsort(p, kind="stable")
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
@@ -129,18 +129,18 @@ REGRESSION = [
 
 
 def regression(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
-    """Does alignment go with correctness when all languages are taken together?
+    """Is alignment associated with correctness over all languages together?
 
-    ``method`` `cmh` is the Cochran-Mantel-Haenszel test with languages as strata, ``at`` the `best_layer` of every
-    language or one `layer`; it takes a language's items as independent of the same items in other languages, so its p
-    is too small where alignments and answers recur over languages (`permutation` is not fooled). `logit` is the
-    logistic regression of correctness on alignment at the best layers, with errors clustered by the items' clusters.
-    ``adjusted_for`` names what else is in it: `language` (one intercept each), or `covariates and language`.
+    ``method`` `cmh` is the Cochran-Mantel-Haenszel test with languages as strata; ``at`` is the `best_layer` of every
+    language, or one `layer`. It treats the same item in different languages as independent, so its p is too small if
+    alignments and answers recur over languages (`permutation` avoids this). `logit` is the logistic regression of
+    correctness on alignment at the best layers, with standard errors clustered by the items' clusters.
+    ``adjusted_for`` names its other terms: `language` (one intercept each), or `covariates and language`.
 
     Returns:
-        columns `REGRESSION`; ``low`` and ``high`` bound the odds ratio's 95% interval, ``p`` is two-sided,
-        ``p_holm`` and ``p_bh`` adjust the p of alignment over layers, ``p_homogeneity`` tests (Breslow-Day) that
-        languages share one odds ratio. Covariates are in standard deviations (``unit``).
+        columns `REGRESSION`; ``low`` and ``high`` are the odds ratio's 95% interval, ``p`` is two-sided, ``p_holm`` and
+        ``p_bh`` adjust the p of alignment over layers, ``p_homogeneity`` is the Breslow-Day test of a common odds ratio
+        over languages. Covariates are in standard deviations (``unit``).
     """
     rows = list(_cmh_rows(cells))
     for key, block in study.blocks.items():
@@ -170,7 +170,7 @@ def _cmh_rows(cells: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def cmh(counts: Array) -> dict[str, Any]:
-    """Cochran-Mantel-Haenszel over strata; a row of `counts` is aligned and all items of a, then of b."""
+    """Cochran-Mantel-Haenszel test over strata; each row of `counts` holds aligned and all items of a, then of b."""
     k_a, n_a, k_b, n_b = counts.T
     informative = (n_a > 0) & (n_b > 0) & (k_a + k_b > 0) & (k_a + k_b < n_a + n_b)
     found: dict[str, Any] = {"n": int((n_a + n_b)[informative].sum()), "n_languages": int(informative.sum())}
@@ -228,7 +228,7 @@ def _logit_rows(
 
 
 def _design(items: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str], str]:
-    """Covariates in standard deviations, category as dummies; their units; and what was left out and why."""
+    """Covariates in standard deviations and category dummies; their units; and a note on what was left out and why."""
     columns, units, left_out = {}, {}, []
     for name, meaning in COVARIATES.items():
         value = items[name].astype(float)
@@ -256,13 +256,13 @@ _NO_FIT = (ConvergenceWarning, PerfectSeparationWarning, RuntimeWarning)
 def _logit(
     y: Array, value: Array, design: pd.DataFrame, item: Array, language: Array, shown: list[str]
 ) -> list[dict[str, Any]]:
-    """Logistic regression of y on alignment and `design`, errors clustered by item; a row per shown term."""
+    """Logistic regression of y on alignment and `design`, with errors clustered by item; one row per shown term."""
     present = value >= 0
     y, item, language = y[present], item[present], language[present]
     aligned = value[present].astype(float)
     found = {"n": len(y), "n_items": len(dense(item)[0]), "n_languages": len(dense(language)[0])}
     other = design.to_numpy(float)[present]
-    # a constant column, such as a language without rows at this layer, has no coefficient of its own
+    # a constant column, such as a language without rows at this layer, has no identifiable coefficient
     kept = np.ptp(other, axis=0) > 0 if len(y) else np.zeros(other.shape[1], bool)
     names = ["", "aligned", *design.columns[kept]]
     exog = np.column_stack([np.ones(len(y)), aligned, other[:, kept]])

@@ -1,4 +1,4 @@
-"""Over languages: does alignment go with accuracy."""
+"""Statistics over languages: correlation of alignment with accuracy."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ LANGUAGE_LEVEL = [
     *("model", "alignment_task", "grouping", "note"),
 ]
 EXACT = 7
-"""Up to so many languages all orders are tried (5,040); of more, random ones."""
+"""Up to this many languages, all permutations are used (5,040); beyond, random ones."""
 ORDERS = 4999
 POWER = 0.8
 
 
 def language_level(found: pd.DataFrame, languages: pd.DataFrame | None = None, seed: int = 0) -> pd.DataFrame:
-    """Does a language's alignment go with its accuracy?
+    """Is alignment correlated with accuracy over languages?
 
     Args:
         found: from `points`.
-        languages: script, family and resource class, indexed by FLORES code; a code that it lacks is `unknown`.
-        seed: of the orders of more than `EXACT` languages; every group draws its own.
+        languages: script, family and resource class, indexed by FLORES code; missing codes count as `unknown`.
+        seed: of the random permutations for more than `EXACT` languages; each group uses its own.
 
     Returns:
-        columns `LANGUAGE_LEVEL`. p values are two-sided. Intervals are Fisher's, of Spearman's correlation with the
-        variance of Bonett and Wright (2000); a percentile bootstrap of so few languages is too short. ``partial_*``
-        hold tokenizer fertility constant, ``given_both`` fertility and resource class; ``permutation_p`` permutes the
-        accuracies; ``family_*`` are of family means, since languages of a family are not independent; ``detectable``
-        is the smallest true correlation that so many languages show (p < .05) with a probability of `POWER`.
+        columns `LANGUAGE_LEVEL`. p values are two-sided. Intervals are Fisher's, for Spearman's correlation with the
+        variance of Bonett and Wright (2000), because a percentile bootstrap is too short for so few languages.
+        ``partial_*`` control for tokenizer fertility, ``given_both`` for fertility and resource class;
+        ``permutation_p`` permutes the accuracies; ``family_*`` use family means, because languages of a family are not
+        independent; ``detectable`` is the smallest true correlation detected (p < .05) with probability `POWER`.
     """
     known = languages if languages is not None else pd.DataFrame(columns=["script", "family", "resource"])
     rows: list[dict[str, Any]] = []
@@ -75,7 +75,7 @@ def language_level(found: pd.DataFrame, languages: pd.DataFrame | None = None, s
 
 
 def memberships(codes: pd.Index[Any], languages: pd.DataFrame | None) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
-    """Grouping, group and its members among FLORES codes: all, then by script, family and resource class."""
+    """Grouping, group and mask of its members among FLORES codes: all, then by script, family, resource class."""
     yield "all", "all", np.ones(len(codes), bool)
     known = languages if languages is not None else pd.DataFrame(columns=["script", "family", "resource"])
     about = known.reindex(codes)
@@ -90,7 +90,7 @@ def memberships(codes: pd.Index[Any], languages: pd.DataFrame | None) -> Iterato
 
 @dataclass(frozen=True)
 class _Sides:
-    """What alignment is set against, [n] each: accuracy, fertility, resource class, and the languages' families."""
+    """The variables compared with alignment, [n] each: accuracy, fertility, resource class and family."""
 
     y: Array
     fertility: Array
@@ -102,7 +102,7 @@ class _Sides:
 
 
 def _correlations(x: Array, sides: _Sides, seed: Sequence[int]) -> list[dict[str, Any]]:
-    """Numbers for each row of x [K, n]; rows that lack the same languages are computed together."""
+    """Statistics for each row of x [K, n]; rows with the same missing languages are computed together."""
     rows: list[dict[str, Any]] = [{} for _ in x]
     present = ~np.isnan(x)
     for mask in np.unique(present, axis=0):
@@ -154,7 +154,7 @@ def _correlate(x: Array, sides: _Sides, rng: np.random.Generator) -> list[dict[s
 
 
 def fisher_interval(r: Array, n: int, ranks: bool = False) -> tuple[Array, Array]:
-    """95% interval of correlations of n > 3 pairs; of ranks with the variance of Bonett and Wright (2000)."""
+    """95% interval of correlations of n > 3 pairs; for ranks, with the variance of Bonett and Wright (2000)."""
     with np.errstate(divide="ignore"):
         z = np.arctanh(np.clip(r, -1, 1))
     reach = stats.norm.ppf(0.975) * np.sqrt((1 + r**2 / 2 if ranks else 1.0) / (n - 3))
@@ -162,21 +162,21 @@ def fisher_interval(r: Array, n: int, ranks: bool = False) -> tuple[Array, Array
 
 
 def detectable(n: int) -> float:
-    """The true correlation that n pairs show at the 5% level with a probability of `POWER`; NaN below 4."""
+    """The true correlation that a test on n pairs detects at the 5% level with probability `POWER`; NaN for n < 4."""
     if n < 4:
         return float("nan")
     return float(np.tanh((stats.norm.ppf(0.975) + stats.norm.ppf(POWER)) / np.sqrt(n - 3)))
 
 
 def permuted(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    """Two-sided p of Pearson's r from orders of y: all of few languages, random ones of more. x: [K, n]."""
+    """Two-sided permutation p of Pearson's r: all permutations of y for few languages, else random ones. x: [K, n]."""
     n = len(y)
     if n <= EXACT:
         orders = np.array(list(itertools.permutations(range(n))))
     else:
         orders = np.concatenate([np.arange(n)[None], rng.permuted(np.tile(np.arange(n), (ORDERS, 1)), axis=1)])
     centred = x - x.mean(axis=1, keepdims=True)
-    size = np.abs(centred @ (y - y.mean())[orders].T)  # [K, orders]; the data's own order is the first
+    size = np.abs(centred @ (y - y.mean())[orders].T)  # the first order is that of the data
     found: Array = (size >= size[:, :1] * (1 - 1e-9)).mean(axis=1)
     return found
 
@@ -198,7 +198,7 @@ def _given_both(x: Array, sides: _Sides) -> dict[str, Array]:
 
 
 def _family_means(x: Array, sides: _Sides) -> dict[str, Array]:
-    """Pearson correlation of family means; a language whose family is not known is one of its own."""
+    """Pearson correlation of family means; a language of unknown family is a family of its own."""
     names = [f"{i}" if pd.isna(name) or not name else str(name) for i, name in enumerate(sides.family)]
     codes, families = pd.factorize(np.array(names, dtype=object))
     count = len(families)
@@ -214,7 +214,7 @@ def _family_means(x: Array, sides: _Sides) -> dict[str, Array]:
 
 
 def _pearson(x: Array, y: Array) -> Array:
-    """[K]: of rows with y; NaN where one does not vary."""
+    """[K]: correlation of each row with y; NaN if one of them is constant."""
     a, b = x - x.mean(axis=1, keepdims=True), y - y.mean()
     length = np.sqrt((a**2).sum(axis=1) * (b**2).sum())
     found: Array = np.divide(a @ b, length, out=np.full(len(x), np.nan), where=length > 1e-12)
@@ -222,7 +222,7 @@ def _pearson(x: Array, y: Array) -> Array:
 
 
 def _partial(numbers: dict[str, Array], x: Array, y: Array, control: Array) -> str:
-    """Fill in partial correlations given `control`: of the residuals, with n - 3 degrees of freedom; or say why not."""
+    """Add partial correlations given `control`, from residuals with n - 3 degrees of freedom; or return why not."""
     n = len(y)
     if np.isnan(control).any():
         return "the tables have no item_tokens for the language and English"
@@ -235,7 +235,7 @@ def _partial(numbers: dict[str, Array], x: Array, y: Array, control: Array) -> s
         values = all_three if name == "pearson" else stats.rankdata(all_three, axis=0)
         design, both = np.column_stack([np.ones(n), values[:, 0]]), values[:, 1:]
         rest = both - design @ np.linalg.lstsq(design, both, rcond=None)[0]
-        rest[:, np.ptp(rest, axis=0) < 1e-9 * np.ptp(both, axis=0)] = 0  # nothing but rounding is left
+        rest[:, np.ptp(rest, axis=0) < 1e-9 * np.ptp(both, axis=0)] = 0  # only rounding errors are left
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.ConstantInputWarning)
             r = stats.pearsonr(rest[:, :-1].T, rest[:, -1][None], axis=1).statistic if len(x) else np.empty(0)

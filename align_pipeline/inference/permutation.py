@@ -1,12 +1,12 @@
-"""One test for every question over items: alignments and answers are linked at random, whole clusters at a time.
+"""The permutation test for all questions over items: the link between alignments and answers is permuted by cluster.
 
 An item's alignments over all languages and layers stay together, and so do its answers over all languages and in
-English; only which alignments belong to which answers is permuted, among clusters of one size. So nothing is assumed
-about how items recur over languages, layers and metrics. The statistic is the Cochran-Mantel-Haenszel numerator, the
-aligned items among the right ones beyond their expectation, over its cluster-robust standard error: permuting a
-studentized statistic keeps the level also where the variances differ (DiCiccio and Romano 2017). The largest
-|statistic| over layers against the same maximum in permuted data answers "somewhere in depth" (max-T, Westfall and
-Young 1993).
+English. Only the assignment of answers to alignments is permuted, among clusters of equal size. The test therefore
+assumes nothing about how items correlate over languages, layers and metrics. The statistic is the
+Cochran-Mantel-Haenszel numerator (the aligned items among the right ones, minus their expectation) divided by its
+cluster-robust standard error: permuting a studentized statistic keeps the level even if variances differ (DiCiccio and
+Romano 2017). Whether there is an effect at any layer is tested by the largest |statistic| over layers, compared with
+the same maximum in permuted data (max-T, Westfall and Young 1993).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from align_pipeline.inference.arrays import Bundle
 
 PERMUTATIONS = 2000
 MIN_CLUSTERS = 8
-"""Fewer exchangeable clusters have too few rearrangements to be told apart from."""
+"""With fewer exchangeable clusters there are too few permutations for a test."""
 Floats = NDArray[np.float32]
 
 
 def permutations(cluster: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64] | None:
-    """Random rearrangements that move whole clusters among clusters of one size.
+    """Random permutations that move whole clusters among clusters of equal size.
 
     Args:
-        cluster: [N], whole numbers from 0.
-        count: how many, B.
-        rng: their source.
+        cluster: [N], integers from 0.
+        count: number of permutations, B.
+        rng: random generator.
 
     Returns:
-        [B, N]: the item whose answers go with the alignments of item i; None where fewer than `MIN_CLUSTERS` clusters
-        have a cluster of the same size to change places with.
+        [B, N]: index of the item whose answers are assigned to item i's alignments; None if fewer than `MIN_CLUSTERS`
+        clusters have another cluster of the same size.
     """
     members = np.argsort(cluster, kind="stable")
     sizes = np.bincount(cluster)
@@ -53,21 +53,21 @@ def permutations(cluster: NDArray[np.int64], count: int, rng: np.random.Generato
 
 @dataclass(frozen=True)
 class Test:
-    """What permuting says; U languages, K layers.
+    """Results of the permutation test, for U languages and K layers.
 
     Attributes:
         z: [U, K], each language's statistic at each layer, NaN where it does not exist.
         p: [U], two-sided, at each language's best layer.
-        p_languages: [U], the same, adjusted over the languages (max-T).
-        p_layer: [U, K], at each layer, by itself.
+        p_languages: [U], the same, adjusted over languages (max-T).
+        p_layer: [U, K], at each layer, unadjusted.
         p_somewhere: [U], of the largest |z| over the layers before the final norm.
         pooled_z: [K], over all languages.
-        pooled_p_layer: [K], by itself.
-        pooled_p_layers: [K], adjusted over the layers (max-T).
+        pooled_p_layer: [K], unadjusted.
+        pooled_p_layers: [K], adjusted over layers (max-T).
         pooled_p_somewhere: of the largest |pooled_z|.
         best_z, best_p: over all languages, each at its best layer.
-        strongest: place of the layer before the final norm with the largest |pooled_z|; -1 if none has one.
-        critical: the 95% quantile of the largest permuted |pooled_z| over layers: makes simultaneous intervals.
+        strongest: index of the layer before the final norm with the largest |pooled_z|; -1 if there is none.
+        critical: the 95% quantile of the permuted maximum of |pooled_z| over layers, for simultaneous intervals.
     """
 
     z: NDArray[np.float64]
@@ -86,13 +86,13 @@ class Test:
 
 
 def counted(bundle: Bundle, transfer: bool) -> NDArray[np.bool_]:
-    """[N, U]: the items that have an answer and an alignment; with `transfer`, of those that are right in English."""
+    """[N, U]: items with an answer and an alignment; with `transfer`, only those that are right in English."""
     counts: NDArray[np.bool_] = ~np.isnan(bundle.right) & (bundle.english == 1 if transfer else True)
     return counts & ~np.isnan(bundle.aligned).all(axis=2)
 
 
 def residuals(bundle: Bundle, transfer: bool) -> Floats:
-    """[N, U]: answers less their language's mean, 0 where they do not count; see `counted`."""
+    """[N, U]: answers minus their language's mean; 0 for items that `counted` excludes."""
     counts = counted(bundle, transfer)
     n = np.maximum(counts.sum(axis=0), 1)
     mean = np.where(counts, bundle.right, 0).sum(axis=0) / n
@@ -101,7 +101,7 @@ def residuals(bundle: Bundle, transfer: bool) -> Floats:
 
 
 def centred(aligned: Floats, counts: NDArray[np.bool_]) -> Floats:
-    """Alignments less their mean over the items that count, 0 where there is none.
+    """Alignments minus their mean over the counted items; 0 where there is no alignment.
 
     Args:
         aligned: [N, U, ...].
@@ -118,21 +118,21 @@ def centred(aligned: Floats, counts: NDArray[np.bool_]) -> Floats:
 def run(
     bundle: Bundle, transfer: bool = True, count: int = PERMUTATIONS, seed: int = 0, by_language: bool = True
 ) -> Test | None:
-    """Test one metric of one model and task; None where the clusters cannot be permuted.
+    """Test one metric of one model and task; returns None if the clusters cannot be permuted.
 
     Args:
         bundle: the arrays.
-        transfer: TS against TF; else right against wrong.
-        count: how many permutations.
-        seed: theirs.
-        by_language: whether each language is tested by itself too, which takes most of the time; else NaN.
+        transfer: test TS against TF; otherwise right against wrong.
+        count: number of permutations.
+        seed: of the permutations.
+        by_language: whether to test each language separately too, which takes most of the time; otherwise NaN.
     """
     drawn = permutations(bundle.cluster, count, np.random.default_rng(seed))
     if drawn is None:
         return None
-    order = np.argsort(bundle.cluster, kind="stable")  # clusters side by side, so that sums over them are reductions
+    order = np.argsort(bundle.cluster, kind="stable")  # clusters are contiguous, so that sums over them are reductions
     drawn = np.argsort(order)[drawn[:, order]]
-    drawn = np.concatenate([np.arange(len(order))[None], drawn])  # the data themselves first: one of the permutations
+    drawn = np.concatenate([np.arange(len(order))[None], drawn])  # the data come first and count as a permutation
     answers = residuals(bundle, transfer)[order]
     values = centred(bundle.aligned, counted(bundle, transfer))[order]
     starts = np.flatnonzero(np.diff(bundle.cluster[order], prepend=-1))
@@ -168,7 +168,7 @@ def run(
 
 
 def p_values(statistics: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Two-sided p from [1 + B, ...] statistics, the data's first; the data count as one of the permutations."""
+    """Two-sided p from [1 + B, ...] statistics, the observed ones first; they count as one of the permutations."""
     size = np.abs(np.nan_to_num(statistics, nan=0))
     p = (size >= size[0] - 1e-6).mean(axis=0)
     found: NDArray[np.float64] = np.where(np.isnan(statistics[0]), np.nan, p)
@@ -176,7 +176,7 @@ def p_values(statistics: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def against(size: NDArray[np.floating], largest: NDArray[np.floating]) -> NDArray[np.float64]:
-    """p of each |statistic| against [1 + B] maxima."""
+    """p of each |statistic| in the distribution of [1 + B] maxima."""
     p = (largest[:, None] >= size.ravel()[None] - 1e-6).mean(axis=0).reshape(size.shape)
     found: NDArray[np.float64] = np.where(np.isnan(size), np.nan, p)
     return found
@@ -185,14 +185,14 @@ def against(size: NDArray[np.floating], largest: NDArray[np.floating]) -> NDArra
 def _one(
     values: Floats, answers: Floats, drawn: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64]
 ) -> Floats:
-    """[1 + B, K]: one language's statistics. values [N, K], answers [N], first and second from `_pairs`."""
+    """[1 + B, K]: the statistics of one language. values [N, K], answers [N], first and second from `_pairs`."""
     moved = answers[drawn]  # [1 + B, N]
     weight = np.where(first == second, 1, 2).astype(np.float32)[:, None]
     return _ratio(moved @ values, (moved[:, first] * moved[:, second]) @ (values[first] * values[second] * weight))
 
 
 def _pairs(starts: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All pairs i <= j of items of one cluster: the square of a cluster's sum is a sum over them."""
+    """All pairs i <= j of items of the same cluster; the square of a cluster's sum is a sum over its pairs."""
     ends = np.append(starts[1:], n)
     pairs = [
         np.triu_indices(end - start) + start * np.ones((2, 1), int) for start, end in zip(starts, ends, strict=True)
@@ -202,10 +202,10 @@ def _pairs(starts: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArra
 
 
 def _pooled(values: Floats, answers: Floats, drawn: NDArray[np.int64], starts: NDArray[np.int64]) -> Floats:
-    """[1 + B]: all languages' statistic. values, answers [N, U].
+    """[1 + B]: the statistic of all languages together. values, answers [N, U].
 
-    The sum over languages of item i's alignments times item j's answers is G[i, j]: a permuted statistic only looks
-    such products up.
+    G[i, j] is the sum over languages of item i's alignments times item j's answers, so that a permuted statistic only
+    needs to look up these products.
     """
     products = values @ answers.T
     looked = np.take(products.ravel(), drawn + np.arange(len(values)) * len(values))

@@ -1,4 +1,4 @@
-"""Intervals from resampled clusters, and values at a best layer that other items chose."""
+"""Bootstrap intervals over clusters, and values at a best layer that was chosen on other items."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from align_pipeline.inference.arrays import Bundle
 RESAMPLES = 1000
 SPLITS = 20
 MIN_CLUSTERS = 10
-"""Of fewer clusters a bootstrap interval is too short to be shown."""
+"""With fewer clusters a bootstrap interval is too short to be shown."""
 Floats = NDArray[np.float64]
 
 
 def weights(cluster: NDArray[np.int64], resamples: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """How often each item is drawn when clusters are drawn with replacement: [1 + B, N]; the first row is the data."""
+    """Item counts of a bootstrap over clusters: [1 + B, N]; the first row is the data themselves, all 1."""
     clusters = int(cluster.max()) + 1
     drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
     found: NDArray[np.float32] = np.concatenate([np.ones((1, len(cluster))), drawn[:, cluster]]).astype(np.float32)
@@ -28,11 +28,11 @@ def weights(cluster: NDArray[np.int64], resamples: int, rng: np.random.Generator
 
 @dataclass(frozen=True)
 class Sides:
-    """What the two groups of a contrast are made of: [N, U] each, 1 for items that are in it.
+    """The two groups of a contrast: [N, U] each, 1 for items in the group.
 
     Attributes:
-        a: right here (TS).
-        b: wrong here (TF).
+        a: right in the language (TS).
+        b: wrong in the language (TF).
     """
 
     a: NDArray[np.float32]
@@ -40,7 +40,7 @@ class Sides:
 
     @classmethod
     def of(cls, bundle: Bundle, transfer: bool) -> Sides:
-        """TS and TF, or right and wrong."""
+        """TS and TF, or right and wrong items."""
         counts = (bundle.english == 1) if transfer else np.ones(bundle.right.shape, bool)
         a, b = (counts & (bundle.right == side) for side in (1, 0))
         return cls(a.astype(np.float32), b.astype(np.float32))
@@ -69,7 +69,7 @@ def odds_ratio(k_a: Floats, n_a: Floats, k_b: Floats, n_b: Floats) -> Floats:
 
 
 def difference(k_a: Floats, n_a: Floats, k_b: Floats, n_b: Floats) -> Floats:
-    """Share aligned in a less that in b; NaN where a group is empty."""
+    """Share aligned in a minus that in b; NaN if a group is empty."""
     share_a = np.divide(k_a, n_a, out=np.full(k_a.shape, np.nan), where=n_a > 0)
     share_b = np.divide(k_b, n_b, out=np.full(k_b.shape, np.nan), where=n_b > 0)
     found: Floats = share_a - share_b
@@ -77,7 +77,7 @@ def difference(k_a: Floats, n_a: Floats, k_b: Floats, n_b: Floats) -> Floats:
 
 
 def interval(drawn: Floats, clusters: int) -> tuple[Floats, Floats]:
-    """95% percentile interval of [1 + B, ...] values, the data's first; NaN where too few resamples have a value."""
+    """95% percentile interval of [1 + B, ...] values, the data's first; NaN if too few resamples have a value."""
     rest = drawn[1:]
     known = (~np.isnan(rest)).mean(axis=0)
     if clusters < MIN_CLUSTERS or not len(rest):
@@ -88,7 +88,7 @@ def interval(drawn: Floats, clusters: int) -> tuple[Floats, Floats]:
 
 
 def error(drawn: Floats) -> Floats:
-    """Standard deviation over resamples of [1 + B, ...] values; NaN where fewer than 95% of them exist."""
+    """Standard deviation over the resamples of [1 + B, ...] values; NaN if fewer than 95% of them exist."""
     rest = drawn[1:]
     known = (~np.isnan(rest)).mean(axis=0)
     found: Floats = np.where(known < 0.95, np.nan, np.nanstd(np.where(known < 0.95, 0, rest), axis=0))
@@ -100,11 +100,11 @@ def clustered(values: Floats, influence: Floats, cluster: NDArray[np.int64]) -> 
 
     Args:
         values: [K], the estimates.
-        influence: [N, K], what each item adds to each estimate's error, such as (x - mean) / n.
-        cluster: [N], whole numbers from 0, each used.
+        influence: [N, K], each item's contribution to each estimate's error, such as (x - mean) / n.
+        cluster: [N], integers from 0 without gaps.
 
     Returns:
-        [K] each; NaN of fewer than two clusters, p also where nothing varies.
+        [K] each; NaN for fewer than two clusters; p also if there is no variation.
     """
     count = int(cluster.max()) + 1
     if count < 2:
@@ -120,7 +120,7 @@ def clustered(values: Floats, influence: Floats, cluster: NDArray[np.int64]) -> 
 
 
 def halves(cluster: NDArray[np.int64], splits: int, rng: np.random.Generator) -> Iterator[NDArray[np.bool_]]:
-    """Random halves of the clusters, as items [N]; each is followed by its complement."""
+    """Random halves of the clusters, as item masks [N]; each is followed by its complement."""
     clusters = int(cluster.max()) + 1
     for _ in range(splits):
         chosen = np.zeros(clusters, bool)
@@ -130,12 +130,12 @@ def halves(cluster: NDArray[np.int64], splits: int, rng: np.random.Generator) ->
 
 
 def cross_fitted(bundle: Bundle, splits: int = SPLITS, seed: int = 0) -> tuple[Floats, Floats]:
-    """Share aligned, and TS less TF, at a best layer chosen on one half of the clusters and read on the other.
+    """Share aligned, and TS minus TF, at the best layer of one half of the clusters, computed on the other half.
 
-    The highest of many shares is too high on the items that chose it; what other items give at that layer is not.
+    On the items that chose the layer, the maximum over layers is biased upwards; on other items it is not.
 
     Returns:
-        [U] each, means over both ways of all splits; NaN where a language has too few clusters for two halves.
+        [U] each, means over both directions of all splits; NaN if a language has too few clusters for two halves.
     """
     inner = np.flatnonzero(bundle.inner)
     present = ~np.isnan(bundle.aligned[:, :, inner])
@@ -155,8 +155,8 @@ def cross_fitted(bundle: Bundle, splits: int = SPLITS, seed: int = 0) -> tuple[F
 
     every = share(None)
     with np.errstate(invalid="ignore"):
-        layer = np.where(np.isnan(every), -1, every).argmax(axis=2)  # the lowest of the highest, as `tally`
-    other = np.arange(len(masks)) ^ 1  # the complement of a half stands beside it
+        layer = np.where(np.isnan(every), -1, every).argmax(axis=2)  # the lowest layer of ties, as in `tally`
+    other = np.arange(len(masks)) ^ 1  # index of the complementary half
     units = np.arange(len(bundle.units))
 
     def read(of: Floats) -> Floats:
@@ -168,7 +168,7 @@ def cross_fitted(bundle: Bundle, splits: int = SPLITS, seed: int = 0) -> tuple[F
 
 
 def means(values: Floats) -> Floats:
-    """Means over the first axis of what exists."""
+    """Means over the first axis, without missing values."""
     known = ~np.isnan(values)
     n = known.sum(axis=0)
     found: Floats = np.divide(

@@ -1,8 +1,8 @@
-"""Among the languages of one item: are those in which it is aligned the ones in which it is answered right?
+"""Within one item: is it answered right in the languages in which it is aligned?
 
-What an item brings along (its difficulty, its passage, whether English is right) is the same in all its languages and
-falls out; what a language brings along has an effect of its own. Two forms: a linear one, whose effect is in points of
-accuracy, and the conditional logistic regression, whose effect is an odds ratio.
+Properties of the item (its difficulty, its passage, whether English is right) are the same in all languages and cancel
+out; each language has its own effect. There are two forms: a linear model, whose effect is in points of accuracy, and a
+conditional logistic regression, whose effect is an odds ratio.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from align_pipeline.inference.arrays import Bundle
 
 MAX_STEPS = 50
 MIN_ITEMS = 20
-"""Items whose languages differ, below which errors clustered by item mean little."""
+"""Minimum number of items that vary over languages; with fewer, errors clustered by item are unreliable."""
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Of being aligned, on being right.
+    """The effect of alignment on correctness.
 
     Attributes:
         value: points of accuracy (0 to 1), or log odds.
         low, high: 95% interval.
         p: two-sided.
-        n: answers; items, clusters: behind them.
-        note: why there is none; "" if there is.
+        n: number of answers; items, clusters: numbers of these behind them.
+        note: the reason if there is no effect; "" if there is one.
     """
 
     value: float = np.nan
@@ -46,12 +46,12 @@ class Effect:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers in long form, of items that have at least two languages.
+    """Answers in long form, for items with at least two languages.
 
     Attributes:
         y: [R], right.
         x: [R], aligned at the language's best layer.
-        item, language, cluster: [R], whole numbers from 0.
+        item, language, cluster: [R], integers from 0.
     """
 
     y: Floats
@@ -62,7 +62,7 @@ class Answers:
 
     @classmethod
     def of(cls, bundle: Bundle, varying: bool) -> Answers:
-        """Of a bundle; with `varying`, only of items that are right in some and wrong in other languages."""
+        """Build from a bundle; with `varying`, only items that are right in some languages and wrong in others."""
         known = ~np.isnan(bundle.right) & ~np.isnan(bundle.at_best)
         right = np.where(known, bundle.right, 0).sum(axis=1)
         kept = known.sum(axis=1) > 1
@@ -73,7 +73,7 @@ class Answers:
         return cls(bundle.right[item, language].astype(float), bundle.at_best[item, language].astype(float), *codes)
 
     def missing(self) -> str:
-        """Why the question cannot be asked of them; "" if it can."""
+        """The reason why the question cannot be answered from these data; "" if it can."""
         if not len(self.y) or self.language.max() == 0:
             return "fewer than two languages have answers to the same items"
         within = np.bincount(self.item, self.x) / np.bincount(self.item)
@@ -85,11 +85,11 @@ class Answers:
 
 
 def linear(bundle: Bundle) -> Effect:
-    """Item and language fixed effects; errors clustered by the jackknife, t with clusters - 1 degrees of freedom.
+    """Item and language fixed effects, with cluster jackknife errors and t with clusters - 1 degrees of freedom.
 
-    The jackknife over clusters (CR3; MacKinnon, Nielsen and Webb 2023) holds its level with as few as 20 passages,
-    where Liang and Zeger's errors are too small. The slope without a cluster moves by its score over (1 - its share of
-    x'x).
+    The jackknife over clusters (CR3; MacKinnon, Nielsen and Webb 2023) keeps its level with as few as 20 passages,
+    where Liang and Zeger's errors are too small. Leaving out a cluster changes the slope by its score over
+    (1 - its share of x'x).
     """
     data = Answers.of(bundle, varying=False)
     if reason := data.missing():
@@ -117,7 +117,7 @@ def linear(bundle: Bundle) -> Effect:
 
 
 def conditional_logit(bundle: Bundle) -> Effect:
-    """Conditional logistic regression, a stratum per item and an effect per language; errors clustered (sandwich)."""
+    """Conditional logistic regression with an effect per language and items as strata; errors: `fit_conditional`."""
     data = Answers.of(bundle, varying=True)
     if reason := data.missing():
         return Effect(note=f"not defined, because {reason}")
@@ -136,18 +136,18 @@ def conditional_logit(bundle: Bundle) -> Effect:
 def fit_conditional(
     y: Floats, design: Floats, stratum: NDArray[np.int64], cluster: NDArray[np.int64]
 ) -> tuple[float, float] | None:
-    """The first coefficient of a conditional logistic regression, and its clustered standard error (jackknife, nearly).
+    """First coefficient of a conditional logistic regression and its clustered standard error (approximate jackknife).
 
-    The likelihood of a stratum is that of which of its rows are right, given how many are (Breslow and Day 1980).
-    statsmodels' `ConditionalLogit` has the same optimum, from a recursion over each stratum in Python.
+    The likelihood of a stratum is the probability of which rows are right, given how many are (Breslow and Day 1980).
+    statsmodels' `ConditionalLogit` has the same optimum, but uses a recursion over each stratum in Python.
 
     Args:
         y: [R], 0 or 1.
         design: [R, P].
-        stratum, cluster: [R], whole numbers from 0; a stratum lies within a cluster.
+        stratum, cluster: [R], integers from 0; each stratum is inside one cluster.
 
     Returns:
-        log odds and their error; None if there is no finite optimum.
+        log odds and their standard error; None if there is no finite optimum.
     """
     order = np.argsort(stratum, kind="stable")
     y, design, stratum, cluster = y[order], design[order], stratum[order], cluster[order]
@@ -158,7 +158,7 @@ def fit_conditional(
     right = np.bincount(stratum, y).astype(int)
 
     def gradient(beta: Floats) -> tuple[Floats, Floats]:
-        """[P], and each row's probability of being right given how many of its stratum are."""
+        """[P], and each row's probability of being right, given the number of right rows in its stratum."""
         probability = _inclusion(np.where(table >= 0, (design @ beta)[table], -np.inf), right)[stratum, place]
         return design.T @ (y - probability), probability
 
@@ -172,8 +172,8 @@ def fit_conditional(
             break
     if np.abs(slope).max() > 1e-5 * len(y) or np.abs(beta).max() > 15:
         return None
-    # The row of the inverse information that belongs to the first coefficient, without forming the information: its
-    # products with a vector are differences of gradients.
+    # The first coefficient's row of the inverse information, without computing the information: its products with a
+    # vector are differences of gradients.
     small = 1e-5
     exact = sparse.LinearOperator(
         (len(beta), len(beta)),
@@ -191,14 +191,14 @@ def fit_conditional(
 
 
 def _within(values: Floats, weights: Floats, stratum: NDArray[np.int64]) -> Floats:
-    """Each row's weighted mean of its stratum."""
+    """The weighted mean of each row's stratum."""
     total = np.bincount(stratum, weights)
     found: Floats = (np.bincount(stratum, values * weights) / np.maximum(total, 1e-12))[stratum]
     return found
 
 
 def _information(design: Floats, probability: Floats, stratum: NDArray[np.int64]) -> Floats:
-    """[P, P]: the information nearly: the rows' covariance given the stratum's count, by Hajek's approximation."""
+    """[P, P]: approximate information, from Hajek's approximation of the rows' covariance given the stratum's count."""
     spread = probability * (1 - probability)
     weighted = design * spread[:, None]
     starts = np.flatnonzero(np.diff(stratum, prepend=-1))
@@ -208,18 +208,18 @@ def _information(design: Floats, probability: Floats, stratum: NDArray[np.int64]
 
 
 def _inclusion(eta: Floats, right: NDArray[np.int64]) -> Floats:
-    """[S, T]: each row's probability of being among the right ones of its stratum, given how many there are.
+    """[S, T]: each row's probability of being right, given the number of right rows in its stratum.
 
     Args:
-        eta: [S, T], -inf where a stratum has fewer rows.
-        right: [S], how many of its rows are right.
+        eta: [S, T], -inf as padding if a stratum has fewer rows.
+        right: [S], number of right rows.
     """
     strata, width = eta.shape
     there = np.isfinite(eta)
-    shift = np.where(there, eta, 0).sum(axis=1) / there.sum(axis=1)  # keeps the products of many weights in range
+    shift = np.where(there, eta, 0).sum(axis=1) / there.sum(axis=1)  # keeps products of many weights in range
     weight = np.where(there, np.exp(np.where(there, eta, 0) - shift[:, None]), 0)
     most = int(right.max())
-    # sums over choices of j among the first t rows, and among those from t on
+    # sums over all choices of j rows among the first t, and among those from t on
     first = np.zeros((width + 1, strata, most + 1))
     last = np.zeros((width + 1, strata, most + 1))
     first[0, :, 0] = last[width, :, 0] = 1
@@ -231,7 +231,7 @@ def _inclusion(eta: Floats, right: NDArray[np.int64]) -> Floats:
         last[t, :, 1:] += weight[:, t, None] * last[t + 1, :, :-1]
     whole = first[width, np.arange(strata), right]
     share = np.zeros((strata, width))
-    rest = right[:, None] - 1 - np.arange(most + 1)[None]  # how many the others take if j of the first t are chosen
+    rest = right[:, None] - 1 - np.arange(most + 1)[None]  # how many the others contribute if j of the first t do
     valid, index = rest >= 0, np.maximum(rest, 0)
     for t in range(width):
         others = np.where(valid, np.take_along_axis(last[t + 1], index, axis=1), 0)

@@ -1,7 +1,7 @@
-"""Language level and instance level statistics, from tables alone: pandas in, tidy pandas out, no model and no files.
+"""Language-level and instance-level statistics from tables only: no model and no files are needed.
 
-`join` brings the two tables together once; every other function reads what it returns. Where a number does not exist
-its cell is missing and the row's ``note`` says "not defined, because ...". English is never a point.
+`join` merges the two tables; all other functions use its result. If a number does not exist, its cell is missing and
+the row's ``note`` says "not defined, because ...". English is never a data point.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BLOCK = ["model", "task", "metric", "pooling"]
 
 
 NOISE = 0.02
-"""Largest share of repeated rows that may contradict each other and still pass as rounding between machines."""
+"""Maximum share of duplicate rows that may differ and still count as rounding between machines."""
 
 
 MIN_LANGUAGES, MIN_FOR_INTERVAL = 3, 5
@@ -42,10 +42,10 @@ class Block:
     """One metric's values for one model and task.
 
     Attributes:
-        rows: [R], positions in ``Study.items``, ascending.
+        rows: [R], row positions in ``Study.items``, ascending.
         layers: [K], ascending.
         values: int8 [R, K]: 1 aligned, 0 not, -1 where the table has no such row.
-        inner: bool [K], the layers that reductions and the best layer look at: all below L.
+        inner: bool [K], the layers used by reductions and for the best layer: all below L.
     """
 
     rows: Array
@@ -59,12 +59,12 @@ class Study:
     """Both tables, joined.
 
     Attributes:
-        items: a row per non-English (model, task, language, pivot, item_id) of either table, sorted, with its answer,
-            its English counterpart's (``english_*``) and the covariates; missing where there is no prediction. An item
-            whose ``cluster`` is not known is its own.
+        items: one row per non-English (model, task, language, pivot, item_id) of either table, sorted, with its answer,
+            that of its English counterpart (``english_*``) and the covariates; missing if there is no prediction. An
+            item of unknown ``cluster`` is its own cluster.
         blocks: by (model, task, metric, pooling).
-        predictions: all predictions, English ones too, each once.
-        notes: what was decided about rows that occur more than once, as sentences.
+        predictions: all predictions, English included, each once.
+        notes: sentences on how duplicate rows were handled.
     """
 
     items: pd.DataFrame
@@ -74,15 +74,15 @@ class Study:
 
 
 def join(alignment: pd.DataFrame, predictions: pd.DataFrame, last_layers: Mapping[str, int] | None = None) -> Study:
-    """Bring the tables together; repeated rows count once, whatever the order of rows.
+    """Merge the tables; duplicate rows count once, and the order of rows does not matter.
 
     Args:
         alignment: as `ALIGNMENT`; ``margin`` is not needed.
         predictions: as `PREDICTIONS`; the columns after ``confidence`` may be missing.
-        last_layers: index L of the layer after the final norm, by model. Default: the model's highest layer here.
+        last_layers: index L of the layer after the final norm, by model; default: the model's highest layer here.
 
     Raises:
-        InputError: repeated rows contradict each other in more than `NOISE` of the cases.
+        InputError: duplicate rows contradict each other in more than `NOISE` of the cases.
     """
     answered, notes = unique_predictions(predictions)
     own = _with_english(answered)
@@ -104,7 +104,7 @@ def join(alignment: pd.DataFrame, predictions: pd.DataFrame, last_layers: Mappin
 
 
 def _shared_codes(a: pd.DataFrame, b: pd.DataFrame, columns: Sequence[str]) -> tuple[list[Array], list[Array]]:
-    """Integer codes of both frames' columns, one after the other, over common sorted categories."""
+    """Integer codes of the columns of two frames, over common sorted categories."""
     codes, categories = [], []
     for column in columns:
         parts = [_codes(frame[column]) for frame in (a, b)]
@@ -122,7 +122,7 @@ def _codes(column: pd.Series[Any]) -> tuple[Array, Array]:
 
 
 def dense(values: Array) -> tuple[Array, Array]:
-    """The distinct values, ascending, and each value's place among them; for small whole numbers, in linear time."""
+    """The distinct values, ascending, and each value's index among them; linear time for small integers."""
     present = np.bincount(values) > 0
     return np.flatnonzero(present), (np.cumsum(present) - 1)[values]
 
@@ -177,10 +177,10 @@ def _said(name: str, split: int, repeated: int) -> list[str]:
 
 
 def unique_predictions(predictions: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Every prediction once, sorted, texts as plain strings; and what was decided about repeated ones.
+    """Each prediction once, sorted, texts as plain strings; and sentences on how duplicates were handled.
 
     Raises:
-        InputError: repeated rows contradict each other in more than `NOISE` of the cases.
+        InputError: duplicate rows contradict each other in more than `NOISE` of the cases.
     """
     keys = [*UNIT, "item_id"]
     table = predictions.astype(dict.fromkeys(keys, object)).reset_index(drop=True)
@@ -200,7 +200,7 @@ def unique_predictions(predictions: pd.DataFrame) -> tuple[pd.DataFrame, list[st
 
 
 def _with_english(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The non-English predictions with their English counterparts: same model, task, pivot and item."""
+    """The non-English predictions with their English counterparts (same model, task, pivot and item)."""
     keys = [*UNIT, "item_id"]
     wanted = [
         *keys,
@@ -225,8 +225,8 @@ def _with_english(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _label_prior(predictions: pd.DataFrame) -> pd.Series[float]:
-    """How readily the model gives each answer's label (A, B, ...; first, second), whatever is asked: the mean
-    probability of that option over the language's items; missing where there are no log-likelihoods."""
+    """The model's prior for each answer label (A, B, ...; first, second): the mean probability of that option over the
+    language's items; missing if there are no log-likelihoods."""
     prior = pd.Series(np.nan, predictions.index, dtype=float)
     if "loglikelihoods" not in predictions:
         return prior
@@ -241,7 +241,7 @@ def _label_prior(predictions: pd.DataFrame) -> pd.Series[float]:
 
 
 def groups(predictions: pd.DataFrame) -> pd.DataFrame:
-    """How often the model is right, per language, and the sizes of TS and TF.
+    """Accuracy per language, and the sizes of TS and TF.
 
     Returns:
         a row per non-English (model, task, language, pivot): n (its items), accuracy, stderr (sample standard error of
@@ -270,13 +270,13 @@ def groups(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_block(table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
-    """A table's rows of one model, task, metric and pooling."""
+    """The rows of a table for one model, task, metric and pooling."""
     return table[(table[BLOCK] == pd.Series(dict(zip(BLOCK, key, strict=True)))).all(axis="columns")]
 
 
 def clusters(table: pd.DataFrame) -> pd.Series[Any]:
-    """What each row's item shares with others that are not independent of it; an item of which nothing is known is
-    its own."""
+    """The cluster of each row's item: what it shares with dependent items; an item of unknown cluster is its own
+    cluster."""
     if "cluster" not in table:
         return table["item_id"]
     cluster = table["cluster"].astype(object)
@@ -288,10 +288,10 @@ def _no_english(pivot: str) -> str:
 
 
 def tally(study: Study) -> pd.DataFrame:
-    """Counts per language, metric and layer: what every proportion is made of.
+    """Counts per language, metric and layer, from which all proportions are computed.
 
     Returns:
-        a row per (model, task, language, pivot, metric, pooling, layer): inner (bool: below L), n and k (items, and
+        one row per (model, task, language, pivot, metric, pooling, layer): inner (bool: below L), n and k (items, and
         aligned ones), the same for each of ts, tf, right, wrong (``n_ts``, ``k_ts``, ...), n_english (items whose
         English answer is known), best_layer (bool: the lowest inner layer with the highest share).
     """
@@ -329,12 +329,12 @@ def _tally_block(items: pd.DataFrame, key: tuple[str, str, str, str], block: Blo
 
 
 def points(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
-    """What the language level compares: a language's alignment and its accuracy.
+    """Each language's alignment and accuracy, for the language level.
 
-    A task without predictions, such as FLORES, is set against every task of the same model that has them.
+    A task without predictions, such as FLORES, is paired with every task of the same model that has them.
 
     Returns:
-        a row per (model, task, alignment_task, metric, pooling, reduce, layer, language): alignment (share aligned,
+        one row per (model, task, alignment_task, metric, pooling, reduce, layer, language): alignment (share aligned,
         its max or mean over layers 0..L-1, or at one layer), accuracy, fertility (tokens per English token over the
         task's items), n (items behind the alignment). ``layer`` is missing for max and mean.
     """

@@ -1,10 +1,10 @@
-"""What the report's sentences say, as a table: a question, an effect, an interval, and one of three verdicts by rule.
+"""The table behind the report's sentences: a question, an effect, an interval, and one of three verdicts by rule.
 
 - `supported`: the adjusted p is below .05 and the effect is positive.
-- `ruled_out`: the whole 95% interval lies below the smallest effect of interest (`BOUNDS`).
-- `undecided`: neither; the data are compatible with no effect and with one that matters.
+- `ruled_out`: the whole 95% interval is below the smallest effect of interest (`BOUNDS`).
+- `undecided`: neither; the data are compatible with no effect and with a relevant one.
 
-All questions of one model and task are one family: Holm's adjustment counts every test behind its sentences.
+All questions on one model and task are one family: Holm's adjustment includes every test behind the sentences.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BOUNDS = {
 
 
 def verdicts(level: pd.DataFrame, found: Findings, chances: pd.DataFrame) -> pd.DataFrame:
-    """A row per question, metric and pooling of each model and task.
+    """One row per question, metric and pooling of each model and task.
 
     Args:
         level: from `language_level`.
@@ -41,10 +41,10 @@ def verdicts(level: pd.DataFrame, found: Findings, chances: pd.DataFrame) -> pd.
         chances: from `chance`.
 
     Returns:
-        columns `VERDICTS`. ``chance``: mean share of aligned items by chance at the languages' best layers.
+        columns `VERDICTS`. ``chance``: mean chance level of the share of aligned items at the languages' best layers.
     """
     rows = [*_languages(level), *_items(found.items_pooled), *_same_item(found.same_item)]
-    table = pd.DataFrame(rows, columns=VERDICTS)
+    table = pd.DataFrame([{"limit": row.get("high"), **row} for row in rows], columns=[*VERDICTS, "limit"])
     table["chance"] = table["chance"].astype(float)
     best = chances[chances["best_layer"].astype(bool)].groupby(BLOCK)["chance"].mean()
     keys = pd.MultiIndex.from_frame(table[BLOCK].astype(object))
@@ -57,28 +57,31 @@ def verdicts(level: pd.DataFrame, found: Findings, chances: pd.DataFrame) -> pd.
     order = table.assign(question=table["question"].map(list(QUESTIONS).index)).sort_values(
         ["model", "task", "question", "metric", "pooling"], kind="stable"
     )
-    return table.loc[order.index].reset_index(drop=True).astype({"n_items": "Int64", "n_clusters": "Int64"})
+    return table.loc[order.index, VERDICTS].reset_index(drop=True).astype({"n_items": "Int64", "n_clusters": "Int64"})
 
 
 def adjusted(p: pd.Series[float]) -> pd.Series[float]:
-    """Holm's adjustment over the tests of a family; a question without an answer is none of them."""
+    """Holm's adjustment over the tests of a family; questions without an answer do not count."""
     known = p.astype(float).dropna()
     return pd.Series(holm(known.to_numpy()), known.index).reindex(p.index)
 
 
 def is_supported(p_adjusted: Any, effect: Any, none: float = 0.0) -> Any:
-    """Whether an effect, against that of nothing, is `supported`; of numbers or columns."""
+    """Whether an effect is `supported`; `none` is the value of no effect; for numbers or columns."""
     return (p_adjusted < LEVEL) & (effect > none)
 
 
 def verdict(row: Any) -> str:
-    """One row's, by the rules above; "" where its question has no answer."""
+    """The verdict of one row by the rules above; "" if its question has no answer.
+
+    ``limit``: the largest effect that is compatible with the data: ``high``, or the highest of all layers.
+    """
     if pd.isna(row.p) or pd.isna(row.effect):
         return ""
     none = 1.0 if row.unit == "odds ratio" else 0.0
     if is_supported(row.p_adjusted, row.effect, none):
         return "supported"
-    if not pd.isna(row.high) and row.high < BOUNDS[row.unit]:
+    if not pd.isna(row.limit) and row.limit < BOUNDS[row.unit]:
         return "ruled_out"
     return "undecided"
 
@@ -103,6 +106,7 @@ def _items(pooled: pd.DataFrame) -> list[dict[str, Any]]:
         about |= {"question": "items_somewhere" if somewhere else "items_pooled", "unit": "odds ratio"}
         about |= {"effect": row.odds_ratio, "low": row.low, "high": row.high, "p": row.p, "n_items": row.n_items}
         about |= {"n_clusters": row.n_clusters, "n_languages": row.n_languages}
+        about |= {"limit": row.high_layers} if somewhere else {}
         rows.append(
             about | {"note": "; ".join(filter(None, [f"layer {row.layer}" if somewhere else "", str(row.note)]))}
         )

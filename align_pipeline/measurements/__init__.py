@@ -1,4 +1,4 @@
-"""What a job can measure: a folder each, from what is computed to its section of the report."""
+"""The measurements: each has a folder with its computation, table, figures and section of the report."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ BUILT_IN = (
     "align_pipeline.measurements.patching.measure:Patching",
     "align_pipeline.measurements.translation_patching.measure:TranslationPatching",
 )
-"""In the order in which a job goes through them; a later one may read the tables of those before it."""
+"""In the order in which a job runs them; each may read the tables of those before it."""
 SECTIONS = tuple(
     f"align_pipeline.measurements.{name}.section:SECTION"
     for name in ("translation", "alignment", "patching", "translation_patching", "accuracy")
 )
-"""In the page's order."""
+"""In the order of the report page."""
 GROUP, SECTION_GROUP = "align_pipeline.measurements", "align_pipeline.sections"
-"""The groups of entry points by which another package adds its own, behind these."""
+"""Groups of entry points for measurements and sections of other packages; they come after the built-in ones."""
 
 
 def registered() -> list[type[Measurement]]:
@@ -33,7 +33,7 @@ def registered() -> list[type[Measurement]]:
 
 
 def sections() -> list[Section]:
-    """Each measurement's section of the report, and with it the tables that a report reads; imports no torch."""
+    """Each measurement's section of the report, with the tables that the report reads; does not import torch."""
     return _named(SECTIONS, SECTION_GROUP)
 
 

@@ -1,10 +1,11 @@
-"""What a measurement is, and what it is given: the rooms that `pipeline` asks for, whatever is measured.
+"""The interface between `pipeline` and a measurement.
 
-A new measurement is a class with these members in a folder of its own, and a line in `measurements.BUILT_IN`; from
-another package, an entry point of the group ``align_pipeline.measurements`` that names the class.
+To add a measurement, write a class with the members of `Measurement` in a folder of its own, and add a line to
+`measurements.BUILT_IN`. A class in another package is found by an entry point of the group
+``align_pipeline.measurements``.
 
-Its section of the report is a `page.part.Section` that `measurements.SECTIONS`, or an entry point of the group
-``align_pipeline.sections``, names.
+Its section of the report is a `page.part.Section`, listed in `measurements.SECTIONS` or in an entry point of the group
+``align_pipeline.sections``.
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ from align_pipeline.tracking.wandb import Curve
 log = logging.getLogger(__name__)
 
 Columns = dict[str, Any]
-"""Of a table's rows: a sequence for each column, or one text for all rows."""
+"""The rows of a table by column: a sequence of values, or one text for all rows."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What is computed at once, and kept in the cache under a key of its own.
+    """One computation, stored as one cache entry.
 
     Attributes:
-        kind: names the computation in the key.
-        texts: digest of everything but the model that the numbers depend on.
-        what: says it on the console and in the cache's list.
-        compute: the forward passes, called in all processes if the cache has no answer; tensors by name.
-        others: rows of the measurement's other tables, by table, likewise.
+        kind: names the computation in the cache key.
+        texts: digest of everything that the numbers depend on, except the model.
+        what: a description, for the console and the cache's list.
+        compute: runs the forward passes and returns tensors by name; called in all processes on a cache miss.
+        others: like `rows`, for the measurement's other tables, by table name.
         is_prompted: whether the texts are prompts, which ``model.chat_template`` changes.
-        rows: makes rows of the table of what `compute` gave, in as many pieces as it likes; in the main process alone.
+        rows: turns the tensors of `compute` into rows of the table, in one or more chunks; main process only.
     """
 
     kind: str
@@ -61,18 +62,18 @@ class Unit:
 
 @dataclass
 class Job:
-    """What a measurement may ask of the job that it is part of.
+    """The job, as its measurements see it.
 
     Attributes:
         config: the typed config.
         task: the benchmark.
-        source: where its rows come from.
-        languages: those that the task has.
-        pairs: the same languages' items beside the English ones.
-        stages: times and tells pieces of work.
+        source: where the task's rows come from.
+        languages: the selected languages that the task has.
+        pairs: each language's items, paired with the English ones.
+        stages: times and logs the stages of the job.
         folder: where tables and figures go.
-        num_layers: L, as soon as a computation has told; 0 before.
-        known: what one measurement has prepared and another may use, by name.
+        num_layers: L, set by the first computation; 0 before.
+        known: values that one measurement computes and another may use, by name.
     """
 
     config: Config
@@ -94,22 +95,22 @@ class Job:
 
     @property
     def last_layers(self) -> dict[str, int]:
-        """Layer L of the model, if it is known by now."""
+        """Layer L of the model, if it is known yet."""
         return {self.config.model.name: self.num_layers} if self.num_layers else {}
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table that an earlier measurement of the job has written; empty if none has. In the main process alone."""
+        """A table that an earlier measurement of the job wrote; empty if there is none. Main process only."""
         path = self.folder / f"{name}.parquet"
         return pd.read_parquet(path) if path.exists() else pd.DataFrame()
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the console's table.
+    """A column of the console table.
 
     Attributes:
         head: its heading.
-        cell: a language's text, made of its row of ``summary.json``.
+        cell: makes a language's text from its row of ``summary.json``.
         no_wrap: whether its cells stay on one line.
     """
 
@@ -120,16 +121,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Told:
-    """What a measurement tells of its table.
+    """The results of a measurement, read from its tables.
 
     Attributes:
-        rows: by language and pivot, what it adds to their row of ``summary.json``.
-        curves: by layer, for W&B.
+        rows: by language and pivot, the entries added to their row of ``summary.json``.
+        curves: values by layer, for W&B.
         figures: PNG files in the job's folder.
-        columns: of the console's table.
-        caption: a sentence below that table that explains them.
+        columns: columns of the console table.
+        caption: a sentence below the console table that explains them.
         printed: further tables for the console.
-        place: columns and captions of a lower place stand before those of a higher one.
+        place: sort key of columns and captions; lower values come first.
     """
 
     rows: Mapping[tuple[str, str], Mapping[str, Any]]
@@ -144,18 +145,18 @@ class Told:
 class Measurement(Protocol):
     """One measurement of one job.
 
-    `pipeline` takes the classes whose `asked` says yes and lets each `check` the config; then data are read and one of
-    each is made. It goes through its `units`: what the cache does not have is computed, and the rows are appended to
-    the table. At last it asks what to `tell`.
+    `pipeline` selects the classes whose `asked` returns True and lets each `check` the config. It then reads the data
+    and creates one instance of each. It goes through the `units`, computes those that are not in the cache and appends
+    their rows to the table. At the end it calls `tell`.
 
     Attributes:
         name: of the measurement.
-        stage: what its tokens are counted as in ``summary.json``.
+        stage: the name in ``summary.json`` under which its tokens are counted.
         table: the table's name; its file is ``<table>.parquet``.
         schema: the table's columns.
         others: further tables and their columns, by name.
-        blank: what a language's row of ``summary.json`` holds where the measurement was not asked for.
-        job: what it is part of.
+        blank: default entries of a language's row of ``summary.json``, for jobs without this measurement.
+        job: the job.
     """
 
     name: ClassVar[str]
@@ -170,40 +171,40 @@ class Measurement(Protocol):
         """Prepare the measurement, before any forward pass.
 
         Raises:
-            InputError: the config asks for what the data do not have.
+            InputError: the config asks for something that the data do not have.
         """
         self.job = job
 
     @staticmethod
     def asked(config: Config, task: ParallelTask) -> bool:
-        """Whether a job's config asks for it, and the task has it; every job's unless a measurement says more."""
+        """Whether the config asks for the measurement and the task supports it. By default it is part of every job."""
         return True
 
     @staticmethod
     def check(config: Config, task: ParallelTask, last: int | None) -> None:
-        """Refuse, before data are read, what the config alone shows to be of no use.
+        """Refuse, before data are read, a config that cannot work.
 
         Args:
             config: the job's.
             task: the benchmark.
-            last: L, the model's last layer; None where its files do not tell.
+            last: L, the model's last layer; None where the model's files do not give it.
 
         Raises:
-            InputError: the config asks for what the task or the model does not have.
+            InputError: the config asks for something that the task or the model does not have.
         """
 
     def units(self) -> Iterator[Unit]:
-        """What is to be computed, in order; tables of the measurements before it are there by then."""
+        """The units to compute, in order. Tables of earlier measurements exist when they run."""
 
     def tell(self) -> Told:
-        """What came of it, from the table; in the main process alone."""
+        """The results, read from the tables; main process only."""
 
     @staticmethod
     def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-        """A language's row of ``summary.json`` as flat numbers by name, for W&B's summary; none by default."""
+        """A language's row of ``summary.json`` as flat numbers by name, for W&B's summary; empty by default."""
         return {}
 
 
 def tables_of(one: Measurement | type[Measurement]) -> dict[str, pa.Schema]:
-    """All tables of a measurement: its own first."""
+    """All tables of a measurement, its main table first."""
     return {one.table: one.schema, **getattr(one, "others", {})}

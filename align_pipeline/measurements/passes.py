@@ -1,4 +1,4 @@
-"""Units' numbers, from the cache or from forward passes, however many processes there are, and the tables of them."""
+"""Compute units, or read them from the cache, and write their tables. Works with any number of processes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _TRUNCATED = "truncated"
 
 @dataclass
 class Passes:
-    """What a job's model makes of units.
+    """Runs the units of a job and counts their tokens.
 
     Attributes:
-        job: has the model, which is loaded when the cache does not have the answer.
-        cache: the store.
-        truncated: texts that lost tokens so far, in cached passes too.
-        tokens: that went through the model so far in all processes, by stage: without padding, and with it.
+        job: holds the model, which is loaded at the first cache miss.
+        cache: the store of earlier results.
+        truncated: number of texts truncated so far, in cached passes too.
+        tokens: tokens that went through the model so far in all processes, by stage: (without padding, with padding).
     """
 
     job: Job
@@ -41,15 +41,15 @@ class Passes:
 
     @functools.cached_property
     def model_key(self) -> Mapping[str, Any]:
-        """What the model's numbers depend on."""
+        """Everything about the model that its numbers depend on, as part of the cache key."""
         key = model_key(self.job.config.model)
-        if distributed.from_main(key is None):  # not on this machine yet: loading it fetches it
+        if distributed.from_main(key is None):  # the model is not on this machine yet: loading downloads it
             key = model_key(self.job.config.model) if self.job.lm else None
         assert key is not None or not distributed.is_main()
         return key or {}
 
     def write(self, one: Measurement, job: str) -> None:
-        """Go through a measurement's units and write its tables, in the main process, with the name of the job."""
+        """Compute a measurement's units and write its tables, labelled with the job. The main process writes."""
         run_before, computed_before = self._counted()
         with contextlib.ExitStack() as stack:
             written: dict[str, Table] = {}
@@ -73,9 +73,9 @@ class Passes:
         return distributed.total(run), distributed.total(computed)
 
     def get(self, unit: Unit) -> dict[str, Tensor] | None:
-        """What the model makes of a unit; counts texts that lost tokens.
+        """The tensors of a unit, from the cache or computed; counts truncated texts.
 
-        None in every process but the main one, which alone goes on to write it.
+        Returns None in every process but the main one, which writes the tables.
         """
         job = self.job
         key = {"kind": unit.kind, **self.model_key, "texts": unit.texts}

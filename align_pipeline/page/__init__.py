@@ -1,1 +1,1 @@
-"""The page that the report is: templates, macros, columns of tables, numbers as text."""
+"""Building blocks of the report page: templates, macros, table columns, and numbers as text."""

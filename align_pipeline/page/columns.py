@@ -1,7 +1,7 @@
-"""Columns of a table that sorts by a click on a heading; templates have these functions as ``column``.
+"""Columns of sortable tables; templates have these functions as ``column``.
 
-A field is named, or a function or macro makes its value of the row. A missing value shows as a dash, with the row's
-`note` as its tip.
+The value of a column is a field of the row, or computed from the row by a function or macro. A missing value is shown
+as a dash, with the row's `note` as its tooltip.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Column:
 
     Attributes:
         head: the heading.
-        value: what a row is sorted by there.
-        show: the row's cell; None where the value itself is shown, left-aligned and sorted as text.
+        value: sort key of a row.
+        show: the cell's content; None to show the value itself, left-aligned and sorted as text.
     """
 
     head: str
@@ -30,28 +30,28 @@ class Column:
 
 
 def text(head: str, value: str | Callable[[Any], Any]) -> Column:
-    """Text."""
+    """A column of text."""
     return Column(head, attrgetter(value) if isinstance(value, str) else value)
 
 
 def number(head: str, name: str, digits: int = 3, sign: bool = False) -> Column:
-    """Numbers with so many digits."""
+    """A column of numbers with a fixed number of digits."""
     value = attrgetter(name)
     return Column(head, value, lambda row: as_number(value(row), digits, sign))
 
 
 def count(head: str, name: str) -> Column:
-    """Whole numbers."""
+    """A column of integers."""
     value = attrgetter(name)
     return Column(head, value, lambda row: as_count(value(row)))
 
 
 def p_value(head: str, name: str) -> Column:
-    """P values."""
+    """A column of p values."""
     value = attrgetter(name)
     return Column(head, value, lambda row: as_p(value(row)))
 
 
 def interval(low: str, high: str) -> Column:
-    """Intervals, sorted by their lower ends."""
+    """A column of intervals, sorted by their lower ends."""
     return Column("95% interval", attrgetter(low), lambda row: as_range(getattr(row, low), getattr(row, high)).strip())

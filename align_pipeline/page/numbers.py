@@ -1,4 +1,4 @@
-"""Numbers and names as text."""
+"""Format numbers and names as text."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _METRICS = {"dali_strong": Markup("DALI<sub>S</sub>"), "mexa_t": Markup("MEXA<su
 
 
 def is_missing(value: Any) -> bool:
-    """Whether there is no value: None, NaN or NA."""
+    """Whether a value is missing: None, NaN or NA."""
     return value is None or (not isinstance(value, str) and bool(pd.isna(value)))
 
 
 def as_number(value: Any, digits: int = 3, sign: bool = False) -> str:
-    """A number with so many digits, with a true minus."""
+    """A number with a fixed number of digits and a typographic minus sign."""
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
 
 
 def as_count(value: Any) -> str:
-    """A whole number."""
+    """An integer."""
     return f"{int(value):,}"
 
 
@@ -39,7 +39,7 @@ def p_text(value: Any) -> str:
 
 
 def as_range(low: Any, high: Any, digits: int = 2) -> str:
-    """An interval behind a number, in brackets; nothing if there is none."""
+    """An interval in brackets, to follow a number; "" if there is none."""
     return "" if pd.isna(low) or pd.isna(high) else f" [{as_number(low, digits)}, {as_number(high, digits)}]"
 
 
@@ -50,12 +50,12 @@ def layer_range(layers: Sequence[int]) -> str:
 
 
 def task_name(task: str) -> str:
-    """A task's name as it is written."""
+    """Display name of a task."""
     return style.TASKS.get(task, task)
 
 
 def metric_name(metric: str, pooling: str) -> Markup:
-    """A metric with its pooling; "" leaves that out."""
+    """Display name of a metric with its pooling; pooling "" leaves it out."""
     name = escape(_METRICS.get(metric, style.METRICS.get(metric, metric)))
     return name + f" ({style.POOLINGS.get(pooling, pooling)})" if pooling else name
 

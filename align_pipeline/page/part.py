@@ -1,4 +1,4 @@
-"""What a section of the report is made of: the tables of one model and task."""
+"""The input of a report section: the tables of one model and task."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Part:
     """A report's tables for one model and task.
 
     Attributes:
-        model, task: which.
+        model, task: names of the model and the task.
         tables: all tables of the report, by name.
-        study: alignment and answers, joined.
+        study: alignment joined with answers.
         languages: name, script, family and resource class by FLORES code.
-        models: how many models the report has.
-        plots: the folder of the figures.
+        models: number of models in the report.
+        plots: the folder for figures.
     """
 
     model: str
@@ -37,14 +37,14 @@ class Part:
     plots: Path
 
     def of(self, name: str) -> pd.DataFrame:
-        """The rows of one of the tables; empty if the report does not have it."""
+        """The rows of a table for this model and task; empty if the report does not have the table."""
         table = self.tables.get(name, pd.DataFrame())
         keys = {key: value for key, value in (("model", self.model), ("task", self.task)) if key in table}
         return table[(table[list(keys)] == pd.Series(keys)).all(axis=1)] if keys else table
 
     @property
     def metrics(self) -> list[tuple[str, str]]:
-        """Metric and pooling, in the order of DALI, DALI_S, MEXA_T, others."""
+        """(metric, pooling) pairs: DALI, DALI_S and MEXA_T first, then others."""
         found = [
             (metric, pooling)
             for model, task, metric, pooling in self.study.blocks
@@ -53,14 +53,14 @@ class Part:
         return sorted(found, key=lambda m: (_place(m[0]), m))
 
     def draw(self, draw: Callable[[], Any], *words: str) -> str:
-        """Draw a figure and keep it as PNG and SVG.
+        """Draw a figure and save it as PNG and SVG.
 
         Args:
             draw: see `style.save`.
-            words: name the files, beside the task and, where the report has several, the model.
+            words: parts of the file names, after the task and, if the report has several models, the model.
 
         Returns:
-            the SVG, as the address of an image.
+            the SVG as an image address.
         """
         name = "_".join([words[0], *([self.model] if self.models > 1 else []), self.task, *words[1:]])
         stem = self.plots / style.slug(name)
@@ -71,15 +71,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """A measurement's part of the report; another package's is named by an entry point.
+    """A measurement's section of the report; sections of other packages are found by entry points.
 
     Attributes:
         table: the measurement's table; the report reads every ``<table>.parquet``.
-        schema: the columns that are read; they may have no empty cells.
-        show: makes HTML, as `template.render` does, of a part; "" where there is nothing to show.
+        schema: the required columns, which must not have empty cells, and the optional ones.
+        show: renders a part to HTML, as `template.render` does; "" if there is nothing to show.
         optional: columns that may be missing or have empty cells.
-        csv: what the rows are, if the report is to write them as ``<table>.csv`` too.
-        others: further tables of the measurement and their columns, by name; the report may do without them.
+        csv: description of the rows, if the report also writes them to ``<table>.csv``.
+        others: further tables of the measurement and their columns, by name; they may be missing.
     """
 
     table: str
@@ -90,12 +90,12 @@ class Section:
     others: Mapping[str, pa.Schema] = field(default_factory=dict)
 
     def tables(self) -> dict[str, Section]:
-        """Every table that the report reads for it, as a section of that table alone."""
+        """Each table that the report reads for the section, as a section with that table only."""
         return {self.table: self} | {name: Section(name, schema, self.show) for name, schema in self.others.items()}
 
 
 def in_order(table: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
-    """Rows by task of the alignment, metric and pooling, the metrics of most interest first."""
+    """Rows grouped by alignment task, metric and pooling, in the order of `style.METRICS`."""
     groups = [
         ((str(k[0]), str(k[1]), str(k[2])), rows) for k, rows in table.groupby(["alignment_task", "metric", "pooling"])
     ]

@@ -1,4 +1,4 @@
-"""Templates: how they are found, and what each of them may use."""
+"""Find and render the templates of the page."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from align_pipeline.page import columns, numbers
 
 
 class _Packages(dict[str, BaseLoader]):
-    """A loader for each package that is asked for, so that other packages' sections can have templates too."""
+    """Template loaders by package, created on first use, so that sections of other packages can have templates."""
 
     def __missing__(self, package: str) -> BaseLoader:
         return self.setdefault(package, PackageLoader(package, "."))
 
 
 def render(template: str, **shown: Any) -> Markup:
-    """Fill a template.
+    """Render a template.
 
     Args:
-        template: its package (or single module) and the path from there, as ``align_pipeline/report/page.html``.
-        shown: what it shows; text is escaped, `Markup` is not.
+        template: path starting with its package (or single module), such as ``align_pipeline/report/page.html``.
+        shown: values for the template; text is escaped, `Markup` is not.
 
     Raises:
-        jinja2.UndefinedError: it asks for more than it is given.
+        jinja2.UndefinedError: the template uses a value that is missing.
     """
     return Markup(_environment().get_template(template).render(shown))
 

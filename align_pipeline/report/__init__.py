@@ -1,1 +1,1 @@
-"""The report, from tables alone."""
+"""The report, built from tables only."""

@@ -1,4 +1,4 @@
-"""``key=value`` arguments of the commands that read runs."""
+"""``key=value`` arguments of the commands that read finished runs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from align_pipeline.errors import InputError, unknown
 
 
 class Arguments:
-    """What was given, by key; a key may be given several times.
+    """The values given, by key; a key may be repeated.
 
     Args:
         given: the command line.
-        keys: those that exist.
-        required: those of `keys` that name a folder and must be given.
+        keys: the keys that exist.
+        required: those of `keys` that must be given.
 
     Raises:
-        InputError: a key that does not exist, has no value or is missing.
+        InputError: a key does not exist, has no value or is missing.
     """
 
     def __init__(self, given: Sequence[str], keys: Sequence[str], required: Sequence[str]) -> None:
@@ -37,14 +37,14 @@ class Arguments:
                 raise InputError(f"{key}=<folder> is missing; --help shows how it is used.")
 
     def path(self, key: str) -> Path | None:
-        """The last that was given; None if none was."""
+        """The last value given; None if there is none."""
         return Path(self.values[key][-1]) if key in self.values else None
 
     def whole(self, key: str, default: int, least: int = 0) -> int:
-        """A whole number.
+        """The value as an integer.
 
         Raises:
-            InputError: it is none, or too small.
+            InputError: it is not an integer, or too small.
         """
         text = self.values.get(key, [str(default)])[-1]
         if not text.isdigit() or int(text) < least:
@@ -52,10 +52,10 @@ class Arguments:
         return int(text)
 
     def folders(self, key: str) -> list[Path]:
-        """All folders that folders and globs name.
+        """All folders that match the values, which are folders or globs.
 
         Raises:
-            InputError: one of them names none.
+            InputError: one of them matches no folder.
         """
         return [path for pattern in self.values[key] for path in _matching(key, pattern)]
 
@@ -71,12 +71,12 @@ def _matching(key: str, pattern: str) -> list[Path]:
 
 
 def command(given: Sequence[str] | None, usage: str, run: Callable[[Sequence[str]], None]) -> None:
-    """A command line: every mistake of the user's ends in one sentence and an exit code of 1.
+    """Run a command. A user's mistake ends in one sentence and exit code 1.
 
     Args:
-        given: the arguments; None for the process's own.
-        usage: what ``--help`` prints.
-        run: does it; may raise `InputError`.
+        given: the arguments; None for those of the process.
+        usage: text that ``--help`` prints.
+        run: runs the command; may raise `InputError`.
     """
     given = sys.argv[1:] if given is None else given
     if any(argument in ("-h", "--help") for argument in given):

@@ -1,4 +1,4 @@
-"""The report as one page of HTML: plain sentences first, then tables that sort and figures, all inline."""
+"""The report as one HTML page: plain sentences first, then sortable tables and figures, all inline."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from align_pipeline.report.results import Results
 
 
 def render(results: Results, files: Mapping[str, str], failed: Sequence[str], plots_folder: Path) -> str:
-    """The page.
+    """The HTML of the page.
 
     Args:
-        results: what the analyses found.
-        files: the CSV files beside the page, and what is in them.
-        failed: jobs to list as failed, one line each.
-        plots_folder: where every figure also goes as PNG and SVG.
+        results: the results of all analyses.
+        files: the CSV files beside the page, with a description of each.
+        failed: failed jobs to list, one line each.
+        plots_folder: the folder for PNG and SVG copies of the figures.
     """
     studies = sorted(set(_studies(results)))
     models, tasks = (sorted(set(names)) for names in zip(*studies, strict=True)) if studies else ([], [])
@@ -58,7 +58,7 @@ def render(results: Results, files: Mapping[str, str], failed: Sequence[str], pl
 
 
 def _studies(results: Results) -> Iterator[tuple[str, str]]:
-    """(model, task) of every row of the tables that has both."""
+    """(model, task) pairs of all tables with both columns."""
     for model, task, _, _ in results.study.blocks:
         yield model, task
     for table in (results.study.predictions, results.tables.translations, *results.tables.added.values()):

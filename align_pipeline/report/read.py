@@ -1,4 +1,4 @@
-"""Tables of folders, checked: that they are such tables, and of one job each."""
+"""Read the tables of folders, and check their columns, their values and that each folder is of one job."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from align_pipeline.store import folders
 
 @dataclass(frozen=True)
 class Tables:
-    """What the folders hold.
+    """The contents of the folders.
 
     Attributes:
-        alignment, baselines, predictions, translations, patching, translation_patching: the columns of a measurement's
-            section, without those that no file has; texts as categories.
-        folders: with at least one table.
-        summaries: the ``summary.json`` beside the tables, where there is one.
-        added: other packages' tables, by name.
+        alignment, baselines, predictions, translations, patching, translation_patching: the columns of the
+            measurement's section, without columns that no file has; texts as categories.
+        folders: those with at least one table.
+        summaries: the ``summary.json`` files beside the tables.
+        added: tables of other packages, by name.
     """
 
     alignment: pd.DataFrame
@@ -46,7 +46,7 @@ def read(runs: Sequence[Path]) -> Tables:
     """Read all tables in the folders and below them.
 
     Raises:
-        InputError: no tables, or a file that is not such a table.
+        InputError: there are no tables, or a file is not such a table.
     """
     every = sections()
     known = {name: one for section in every for name, one in section.tables().items()}
@@ -70,10 +70,10 @@ def _folders(run: Path, tables: Iterable[str]) -> Iterator[Path]:
 
 
 def _refuse_mixtures(found: Sequence[Path]) -> None:
-    """Refuse a folder whose files are of several jobs, and a name that stands for several models.
+    """Refuse a folder with files of several jobs, and a name that is used for several models.
 
     Raises:
-        InputError: there is one; names the files.
+        InputError: there is such a folder or name; names the files.
     """
     models: dict[str, tuple[Path, Mapping[str, Any]]] = {}
     for folder in found:
@@ -116,7 +116,7 @@ def _dtype(f: pa.Field) -> Any:
 
 
 def _read(path: Path, section: Section) -> pa.Table:
-    """One file, by name alone: folders called ``lang=swh`` are no partitions of it."""
+    """Read one file; folders named like ``lang=swh`` are not treated as partitions."""
     try:
         wanted = list(section.schema)
         texts = [f.name for f in wanted if pa.types.is_string(f.type) and f.name in pq.read_schema(path).names]
@@ -144,7 +144,7 @@ def _read(path: Path, section: Section) -> pa.Table:
 
 
 def _laws(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray, str]]:
-    """Columns whose values are bound by what they mean, in which rows they are possible, and the law in words."""
+    """Validity rules: a column, a mask of the rows whose value is possible, and the rule in words."""
     have = set(table.column_names)
     if "confidence" in have:
         sure = table["confidence"]

@@ -1,4 +1,4 @@
-"""The study's answers from tables alone: ``python -m align_pipeline.report runs=<folder or glob> out=<folder>``.
+"""The study's answers from tables only: ``python -m align_pipeline.report runs=<folder or glob> out=<folder>``.
 
 Reads every table of `measurements.sections` in the folders and below them; writes CSV files, plots (PNG and SVG) and
 one self-contained ``report.html``. Needs no model, no torch and no network.
@@ -28,19 +28,19 @@ USAGE = """Usage: python -m align_pipeline.report runs=<folder or glob> out=<fol
 
 
 def write(runs: Sequence[Path], out: Path, failed: Sequence[str] = (), seed: int = 0) -> Path:
-    """Analyse all runs and write the report; what was there under the same names is replaced, the page itself last.
+    """Analyse all runs and write the report; existing files of the same names are replaced, the page last.
 
     Args:
-        runs: folders with tables, or above folders with tables; several may hold the same rows.
-        out: made if it does not exist.
-        failed: jobs to list as failed, one line each.
+        runs: folders with tables, or their parent folders; several may contain the same rows.
+        out: output folder; created if it does not exist.
+        failed: failed jobs to list, one line each.
         seed: of the bootstrap.
 
     Returns:
         the path of ``report.html``.
 
     Raises:
-        InputError: no tables, tables that contradict each other, or a place that cannot be written to.
+        InputError: there are no tables, tables contradict each other, or the output cannot be written.
     """
     results = analyse(read(runs), seed)
     try:
@@ -83,7 +83,7 @@ def arguments(given: Sequence[str]) -> tuple[list[Path], Path, int]:
     """The runs' folders, the report's folder and the seed from ``key=value`` arguments.
 
     Raises:
-        InputError: a key that does not exist, or a value that cannot be used.
+        InputError: a key does not exist, or a value is invalid.
     """
     found = Arguments(given, ("runs", "out", "seed"), required=("runs", "out"))
     seed, out = found.whole("seed", 0), found.path("out")

@@ -1,4 +1,4 @@
-"""Every analysis of the report's tables."""
+"""Run all analyses of the report's tables."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from align_pipeline.inference import study as analysis
 from align_pipeline.inference.findings import chance, findings
 from align_pipeline.inference.verdicts import verdicts
 from align_pipeline.measurements.patching import statistics as patching_analysis
+from align_pipeline.measurements.patching import units
 from align_pipeline.measurements.translation import statistics as translation_analysis
 from align_pipeline.measurements.translation_patching import statistics as translation_patching_analysis
 from align_pipeline.page.numbers import layer_range
@@ -35,14 +36,14 @@ def language_table() -> pd.DataFrame:
 
 
 def published() -> pd.DataFrame:
-    """The study's released figures for Llama-3.1-8B; the file's first lines say where they are from."""
+    """The study's published figures for Llama-3.1-8B; the first lines of the file name their source."""
     table = pd.read_csv(PACKAGE / "published.csv", comment="#", keep_default_na=False, na_values={"layer": [""]})
     return table.astype({"layer": "Int64"})
 
 
 @dataclass(frozen=True)
 class Results:
-    """All tables of a report; those in `FILES` become CSV files."""
+    """All result tables of a report; those in `FILES` become CSV files."""
 
     tables: Tables
     study: analysis.Study
@@ -107,7 +108,7 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
     found = findings(study, cells, seed)
     chances = chance(study, cells, tables.baselines, found.items_by_language)
     level = languages.language_level(points, known, seed=seed)
-    patched = patching_analysis.join(tables.patching, tables.predictions, last_layers(tables.summaries))
+    patched = units.join(tables.patching, tables.predictions, last_layers(tables.summaries))
     again = translation_patching_analysis.analyse(tables.translation_patching, last_layers(tables.summaries), seed=seed)
     return Results(
         tables=tables,
@@ -141,7 +142,7 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
 
 
 def last_layers(summaries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Index of each model's layer after the final norm, where a summary tells (``num_layers``)."""
+    """Index L of each model's layer after the final norm, from the summaries that have it (``num_layers``)."""
     return {s["model"]: s["num_layers"] for s in summaries if "model" in s and isinstance(s.get("num_layers"), int)}
 
 
@@ -167,7 +168,7 @@ def _about_layers(study: analysis.Study, tables: Tables) -> Iterator[str]:
 
 
 def against_published(study: analysis.Study, points: pd.DataFrame) -> pd.DataFrame:
-    """A run of the study's model beside the study's released figures.
+    """Compare a run of the study's model with the study's published figures.
 
     Returns:
         a row per figure that both have: model, task, language, pivot, quantity (accuracy or a metric), pooling, reduce,

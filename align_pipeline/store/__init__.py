@@ -1,1 +1,1 @@
-"""What is kept: forward passes by content, tables, output folders."""
+"""Storage: the cache of forward passes, tables and output folders."""

@@ -1,10 +1,11 @@
-"""A content-addressed store of what forward passes gave: the same question is never put to a model twice.
+"""A content-addressed cache of forward passes, so that no computation is ever repeated for the same model.
 
-An entry is a safetensors file, named by the SHA-256 of what its numbers depend on, and a manifest with the file's own
-digest that is renamed into place last. A reader that finds anything else says so and recomputes. A writer holds a lock,
-so that jobs that start the same work at once wait for one of them. Nothing is ever unpickled.
+An entry is a safetensors file, named by the SHA-256 of everything its numbers depend on, and a manifest with the file's
+own digest. The manifest is renamed into place last. If a reader finds an entry incomplete or damaged, it says so and
+recomputes. A writer holds a lock, so that of several jobs that start the same work one computes and the others wait.
+Nothing is ever unpickled.
 
-What an entry does not depend on is not in its key: batch size, device, launcher, the metrics and the layers asked for.
+The key leaves out everything that does not change an entry: batch size, device, launcher, chosen metrics and layers.
 """
 
 from __future__ import annotations
@@ -33,34 +34,34 @@ log = logging.getLogger(__name__)
 
 
 CODE = 3
-"""Raise it when the code gives other numbers for the same question: older entries are then never found."""
+"""Increase it when the code computes other numbers for the same key: older entries are then never found."""
 
 
 _ELSEWHERE = "choose another folder with cache=<folder>, or turn the cache off with cache=null"
 
 
 _PATIENCE = 30.0
-"""Seconds after which a job says that it waits for another one."""
+"""Seconds after which a job logs that it is waiting for another one."""
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The store; ``folder`` None keeps nothing."""
+    """The store; with ``folder`` None nothing is stored."""
 
     folder: Path | None
 
     def get(
         self, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]], note: Mapping[str, str] | None = None
     ) -> tuple[dict[str, Tensor], bool]:
-        """The entry of a key, computed if need be.
+        """The entry of a key, computed if it is missing.
 
         Args:
             key: everything that the numbers depend on.
-            compute: gives the tensors; may raise.
-            note: what a person wants to read of the entry in a list.
+            compute: returns the tensors; may raise.
+            note: a description of the entry for lists of the cache.
 
         Returns:
-            The tensors, on the CPU, and whether they were found.
+            The tensors, on the CPU, and whether they were in the cache.
 
         Raises:
             InputError: the folder cannot be written to.
@@ -75,21 +76,21 @@ class Cache:
         with writing(self.folder, _ELSEWHERE):
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked(path):
-            found = _read(path)  # somebody else may have computed it while this process waited
+            found = _read(path)  # another process may have computed it while this one waited
             if found is not None:
                 return found, True
             if path.exists() and not _manifest(path).exists():
                 log.warning("Cache entry %s is incomplete; it is computed again.", path.name)
             tensors = {key: value.contiguous().cpu() for key, value in compute().items()}
             with writing(self.folder, _ELSEWHERE):
-                for left in path.parent.glob(f".{path.stem}.*.partial"):  # of a writer that was killed
+                for left in path.parent.glob(f".{path.stem}.*.partial"):  # left by a writer that was killed
                     left.unlink(missing_ok=True)
                 _write(path, tensors, described, note or {})
         return tensors, False
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
-        """Hold the entry's lock, which the system takes from a process that dies."""
+        """Hold the entry's lock, which the system releases if the process dies."""
         assert self.folder is not None
         lock = FileLock(path.with_suffix(".lock"))
         with writing(self.folder, _ELSEWHERE):
@@ -107,7 +108,7 @@ class Cache:
 
 
 def _place(described: str) -> str:
-    """An entry's path in the store, by all of its key."""
+    """An entry's path in the store, from its whole key."""
     name = hashlib.sha256(described.encode()).hexdigest()
     return f"{name[:2]}/{name}.safetensors"
 
@@ -120,7 +121,7 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An entry and its manifest.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError, SafetensorError: it is damaged.
+        OSError, ValueError, KeyError, TypeError, SafetensorError: the entry is damaged.
     """
     manifest = json.loads(_manifest(path).read_text(encoding="utf-8"))
     content = path.read_bytes()
@@ -153,12 +154,12 @@ def _write(path: Path, tensors: dict[str, Tensor], described: str, note: Mapping
     digest = hashlib.sha256(content).hexdigest()
     manifest = {"sha256": digest, "key": json.loads(described), "note": dict(note)}
     for target, data in ((path, content), (_manifest(path), json.dumps(manifest, ensure_ascii=False).encode())):
-        partial = target.with_name(f".{target.stem}.{os.urandom(8).hex()}.partial")  # process numbers repeat over nodes
+        partial = target.with_name(f".{target.stem}.{os.urandom(8).hex()}.partial")  # process ids repeat across nodes
         try:
             with partial.open("wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())  # a network file system may say only now that the disk is full
+                os.fsync(file.fileno())  # a network file system may report a full disk only here
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
@@ -166,14 +167,14 @@ def _write(path: Path, tensors: dict[str, Tensor], described: str, note: Mapping
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry as a person sees it.
+    """An entry, as listed for a person.
 
     Attributes:
         path: its tensors.
-        note: what its writer said of it.
+        note: the writer's description.
         size: bytes, manifest included.
         used: time of its last change, seconds since 1970.
-        damage: why it would be computed again; None if it would not.
+        damage: why it would be recomputed; None if it is intact.
     """
 
     path: Path
@@ -184,7 +185,7 @@ class Entry:
 
 
 def entries(folder: Path) -> list[Entry]:
-    """All entries of a store, damaged and half-written ones too, oldest first."""
+    """All entries of a store, damaged and half-written ones included, oldest first."""
     found = []
     for path in {path.with_suffix(".safetensors") for path in folder.glob("??/*") if path.suffix in _SUFFIXES}:
         if not _is_own(path):
@@ -196,26 +197,26 @@ def entries(folder: Path) -> list[Entry]:
         except _DAMAGE as error:
             damage = "half written" if isinstance(error, FileNotFoundError) else str(error)
         status = [part.stat() for part in (path, _manifest(path)) if part.exists()]
-        if status:  # not pruned by somebody else in the meantime
+        if status:  # not pruned by another process in the meantime
             size, used = sum(part.st_size for part in status), max(part.st_mtime for part in status)
             found.append(Entry(path, note, size, used, damage))
     return sorted(found, key=lambda entry: (entry.used, entry.path))
 
 
 def _is_own(path: Path) -> bool:
-    """Whether a file has an entry's name, 64 hexadecimal digits, in a folder of the first two: others' files stay."""
+    """Whether a file is named like an entry: 64 hexadecimal digits, in a folder named by the first two."""
     return re.fullmatch("[0-9a-f]{64}", path.stem) is not None and path.parent.name == path.stem[:2]
 
 
 def prune(folder: Path, older_than_days: float | None = None, model: str | None = None) -> list[Entry]:
-    """Remove what is of no use: damaged entries and what killed writers left; and the entries that the arguments name.
+    """Remove damaged entries, leftovers of killed writers, and the entries that the arguments select.
 
-    Entries that a job is writing at this moment stay.
+    Entries that a job is writing at the moment stay.
 
     Args:
         folder: the store.
-        older_than_days: remove entries written longer ago.
-        model: only entries of the model of this name; all of them if `older_than_days` is None.
+        older_than_days: remove entries written longer ago than this.
+        model: remove only entries of this model; without `older_than_days`, all of them.
 
     Returns:
         The removed entries.
@@ -246,7 +247,7 @@ def prune(folder: Path, older_than_days: float | None = None, model: str | None 
 
 @contextmanager
 def _if_free(path: Path) -> Iterator[bool]:
-    """Hold an entry's lock and give True, or False if a job holds it."""
+    """Try to hold an entry's lock: yields True, or False if a job holds it."""
     lock = FileLock(path.with_suffix(".lock"))
     try:
         lock.acquire(timeout=0)

@@ -1,8 +1,8 @@
-"""Output folders: each belongs to one job or one sweep, and holds that job's results whole or not at all.
+"""Output folders: each belongs to one job or sweep, and contains either a complete result or none.
 
-A job asks for its folder before anything is written there. While it runs it holds a lock that the system takes from a
-process that dies; what it makes lies in a hidden folder inside until all of it is there, and then takes its place, the
-summary last. So no folder ever mixes two jobs, and a job that fails leaves an earlier result as it was.
+A job claims its folder before anything is written there. While it runs it holds a lock, which the system releases if
+the process dies. Its files go to a hidden folder inside until all are complete; they are then moved into place, the
+summary last. A folder therefore never mixes two jobs, and a job that fails leaves an earlier result as it was.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from align_pipeline.config import Config
 from align_pipeline.errors import ELSEWHERE, InputError, writing
 
 SUMMARY, ERROR, NOTHING = "summary.json", "error.txt", "nothing_to_do.txt"
-"""How a job ends: with a result; failed; its task has none of its languages."""
+"""Files that mark how a job ended: with a result; failed; the task has none of the selected languages."""
 _LOCK = ".lock"
 _MAKING = ".making-"
 _NOT_ASKED = ("wandb", "cache", "batch_tokens", "named")
 _NOT_ASKED_OF_MODEL = ("device", "parallel")
-"""Keys that do not change what a job finds, only where it runs and what is told of it."""
+"""Keys of the model's config that change where a job runs and what it logs, but not its result."""
 
 _held: dict[Path, FileLock] = {}
 
 
 def identity(config: Config) -> str:
-    """A digest of what a job asks: equal for two jobs whose results may stand for each other."""
+    """A digest of the config: equal for two jobs whose results are interchangeable."""
     asked = {**dataclasses.asdict(config), "data": config.source}
     for key in _NOT_ASKED:
         del asked[key]
@@ -49,10 +49,10 @@ def identity(config: Config) -> str:
 
 
 def new(wanted: Path) -> Path:
-    """Make a folder that nobody else has: the wanted one, or the first of ``<wanted>_2``, ``_3``, ... that is free.
+    """Make a folder that nobody else has: the wanted one, or the first free one of ``<wanted>_2``, ``_3``, ...
 
     Raises:
-        InputError: it cannot be made there.
+        InputError: it cannot be created there.
     """
     with writing(wanted, ELSEWHERE):
         wanted.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def new(wanted: Path) -> Path:
 
 @contextlib.contextmanager
 def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold a folder, unless this process does already.
+    """Hold a folder, unless this process already does.
 
     Raises:
         InputError: as `hold`.
@@ -81,14 +81,14 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
 
 def hold(folder: Path, patience: float = 0.0) -> None:
-    """Keep other jobs out of a folder, which is made if need be, until `release` or the end of this process.
+    """Lock a folder, created if needed, against other jobs until `release` or the end of this process.
 
     Args:
         folder: the folder.
-        patience: seconds to wait for another job; on a network file system the lock of a dead one lasts a while.
+        patience: seconds to wait for another job; on a network file system the lock of a dead job lasts for a while.
 
     Raises:
-        InputError: another job is at work in it, or it cannot be written to.
+        InputError: another job is using the folder, or it cannot be written to.
     """
     place = folder.resolve()
     if place in _held:
@@ -107,29 +107,29 @@ def hold(folder: Path, patience: float = 0.0) -> None:
 
 
 def release(folder: Path) -> None:
-    """Let other jobs into a folder again."""
+    """Release the lock of a folder."""
     lock = _held.pop(folder.resolve(), None)
     if lock is not None:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: who waits for it notices and makes another
+        Path(lock.lock_file).unlink(missing_ok=True)  # removed while locked: a waiting job notices and makes a new one
         lock.release()
 
 
 def release_all() -> None:
-    """Let other jobs into all folders that this process holds."""
+    """Release the locks of all folders that this process holds."""
     for place in list(_held):
         release(place)
 
 
 def refuse_others(folder: Path, job: str, settings: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds another job's result; the same job's may be replaced.
+    """Refuse a folder with another job's result; a result of the same job may be replaced.
 
     Args:
-        folder: it need not exist.
-        job: `identity` of the job that asks.
-        settings: its resolved config, to say what differs.
+        folder: may not exist yet.
+        job: `identity` of the job.
+        settings: the job's resolved config, to say what differs.
 
     Raises:
-        InputError: it does; says what differs.
+        InputError: the folder holds another job's result; says what differs.
     """
     owners = {name: owner for name, owner in owners_of(folder).items() if owner != job}
     if not owners:
@@ -142,18 +142,18 @@ def refuse_others(folder: Path, job: str, settings: Mapping[str, Any]) -> None:
 
 
 def difference(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """How a config differs from that of the result in a folder, in words; None if it does not, or there is none."""
+    """How a config differs from that of the result in a folder, in words; None if it does not or there is no result."""
     found = summary_of(folder)
     return _difference(found.get("config"), settings) if found else None
 
 
 def owners_of(folder: Path) -> dict[str, str | None]:
-    """Which job the result files of a folder say they are of, by file name; None where a file does not say.
+    """The job recorded in each result file of a folder, by file name; None where a file records none.
 
     Raises:
         InputError: one of them is damaged.
     """
-    import pyarrow as pa  # not at the top: --help and a mistyped key answer without it
+    import pyarrow as pa  # not at the top: --help and a mistyped key must work without it
     import pyarrow.parquet as pq
 
     from align_pipeline.store.tables import JOB
@@ -174,7 +174,7 @@ def owners_of(folder: Path) -> dict[str, str | None]:
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    """What ``summary.json`` holds; nothing where there is none.
+    """The content of ``summary.json``; empty if there is no such file.
 
     Raises:
         InputError: it cannot be read.
@@ -190,7 +190,7 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 def _difference(theirs: Any, own: Mapping[str, Any]) -> str | None:
-    """The first key that two configs give different values, in words."""
+    """The first key with different values in two configs, in words."""
     for key in ("languages", "metrics"):
         sets = [sorted((settings or {}).get(key) or {}) for settings in (theirs, own)]
         if sets[0] != sets[1]:
@@ -220,16 +220,16 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """Give a hidden folder for the files of a result, and move them into place together when the block ends well.
+    """Yield a hidden folder for a result's files; move them into place together if the block succeeds.
 
-    The folder must be held. A summary that is there goes before its tables do, and the new one comes last: whoever
-    stops in between leaves a folder without a summary.
+    The folder must be held. An existing summary is removed before its tables, and the new one is moved last: after an
+    interruption the folder has no summary.
     """
     with writing(folder, ELSEWHERE):
-        for left in folder.glob(f"{_MAKING}*"):  # of a job that was killed
+        for left in folder.glob(f"{_MAKING}*"):  # left by a job that was killed
             shutil.rmtree(left, ignore_errors=True)
         making = Path(tempfile.mkdtemp(prefix=_MAKING, dir=folder))
-        making.chmod(0o755)  # plots and tables lie in it, which others may read as they may the folder
+        making.chmod(0o755)  # mkdtemp's folder is private, but plots and tables may be read by others
     try:
         yield making
         with writing(folder, ELSEWHERE):

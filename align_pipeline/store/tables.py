@@ -1,8 +1,8 @@
-"""The records that flow through a run, and the schemas of the tables it writes.
+"""The writer of a run's parquet tables.
 
 Ids are shared by all languages, so every table joins on ``(task, language, pivot, item_id)``.
-`language` is a FLORES code (``swh_Latn``), whatever the data set calls it; `pivot` names the English set that a row
-is paired with (``eng_Latn``, or XCOPA's ``translation-sw``), and English rows carry their own set's name there.
+`language` is a FLORES code (``swh_Latn``), whatever name the data set uses. `pivot` names the English set that a row is
+paired with (``eng_Latn``, or XCOPA's ``translation-sw``); English rows have the name of their own set there.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ TEXT, INT, FLOAT = pa.string(), pa.int32(), pa.float64()
 
 
 JOB = b"align_pipeline.job"
-"""Key of a parquet file's metadata: the digest of the job that wrote it, as ``job`` in ``summary.json``."""
+"""Metadata key of a parquet file: the digest of the job that wrote it, as ``job`` in ``summary.json``."""
 
 
 class Table:
-    """A parquet file in the making: rows go to a temporary name and appear under their own only when all are there."""
+    """A parquet file being written, under a temporary name until it is complete."""
 
     def __init__(self, path: Path, schema: pa.Schema, job: str = "") -> None:
         self.path, self.schema = path, schema.with_metadata({JOB: job.encode()}) if job else schema
@@ -34,7 +34,7 @@ class Table:
         self.writer = pq.ParquetWriter(self.partial, self.schema, compression="zstd")
 
     def append(self, **columns: Any) -> None:
-        """Add rows; a column that is one value, not a sequence or array, is repeated."""
+        """Add rows; a single value, as opposed to a sequence or array, is repeated for all rows."""
         length = max(len(v) for v in columns.values() if not isinstance(v, str))
         if not length:
             return
@@ -51,13 +51,13 @@ class Table:
 
 @contextmanager
 def table(folder: Path, name: str, schema: pa.Schema, job: str = "") -> Iterator[Table]:
-    """Write ``<name>.parquet`` atomically: nothing is left of it if the block fails.
+    """Write ``<name>.parquet`` atomically: no file is left if the block fails.
 
     Args:
-        folder: where.
-        name: of the table.
+        folder: the output folder.
+        name: the table's name.
         schema: its columns.
-        job: the digest that the file's metadata names its job by; "" names none.
+        job: the digest of the job, for the file's metadata; "" for none.
     """
     with writing(folder):
         written = Table(folder / f"{name}.parquet", schema, job)
@@ -83,5 +83,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def unfinished(path: Path) -> Path:
-    """A name that nobody else writes to, for a file that is not complete yet; process numbers repeat over nodes."""
+    """A unique temporary name for a file that is not complete yet; process ids alone repeat across nodes."""
     return path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")

@@ -1,1 +1,1 @@
-"""A multirun's beginning and end, and SLURM."""
+"""Start and end of a multirun, and SLURM."""

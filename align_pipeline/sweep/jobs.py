@@ -1,7 +1,7 @@
-"""What the command does around its jobs: folders that nobody shares; in a multirun, a report over what did not fail.
+"""Work around Hydra's jobs: claim output folders, and after a multirun write a report over the jobs that succeeded.
 
-Hydra calls no callback when a job of a multirun raised, and a launcher may know of one process alone. So a job that
-fails says so in its own folder, and the report is made from the folders, whatever happened to the processes.
+Hydra calls no callback if a job of a multirun raises, and a launcher may know only one process. A job that fails
+therefore writes an error file to its own folder, and the report is built from the folders alone.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Sweep:
 
     Attributes:
         folder: the sweep's folder.
-        wandb: where its report is logged.
-        jobs: how many jobs were asked for; None where another sweeper than Hydra's own decides as it goes.
+        wandb: the config for logging the report.
+        jobs: number of requested jobs; None if another sweeper than Hydra's own decides as it goes.
     """
 
     folder: Path
@@ -54,9 +54,9 @@ _running: list[Sweep] = []
 
 
 class Begin(Callback):
-    """Gives each run and each sweep a folder of its own, before anything is written there.
+    """Gives each run and each sweep its own folder, before anything is written.
 
-    Hydra makes warnings of a callback's exceptions; a `SystemExit` ends the command.
+    Hydra turns exceptions in a callback into warnings, but a `SystemExit` ends the command.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -84,12 +84,12 @@ def _ending_the_command() -> Iterator[None]:
 
 
 def _claim_run(config: DictConfig) -> None:
-    """A new folder for the run, or the one that the user named, if it holds no other job's result."""
+    """Claim a new folder for the run, or the folder that the user named, unless it holds another job's result."""
     overrides = config.hydra.overrides
     composed = copy.deepcopy(config)
     with read_write(composed), open_dict(composed):
         del composed["hydra"]
-    typed = from_hydra(composed, list(overrides.task), multirun=False)  # what is wrong with it is said before
+    typed = from_hydra(composed, list(overrides.task), multirun=False)  # finds config errors before a folder is made
     folder = Path(config.hydra.run.dir)
     if _is_named("hydra.run.dir", overrides.hydra):
         folders.hold(folder)
@@ -104,7 +104,7 @@ def _claim_run(config: DictConfig) -> None:
 
 
 def _claim_sweep(config: DictConfig) -> None:
-    """A new folder for all jobs of the sweep, or the one that the user named, if it holds no other sweep."""
+    """Claim a new folder for the sweep's jobs, or the folder that the user named, unless it holds another sweep."""
     overrides = config.hydra.overrides
     wandb = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(WandbConfig), config.wandb))
     assert isinstance(wandb, WandbConfig)
@@ -121,7 +121,7 @@ def _claim_sweep(config: DictConfig) -> None:
     literal = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     with read_write(config.hydra):
         config.hydra.sweep.dir = str(folder)
-        overrides.hydra.append(f"hydra.sweep.dir='{literal}'")  # each job is composed anew, from these
+        overrides.hydra.append(f"hydra.sweep.dir='{literal}'")  # each job's config is composed from these overrides
     wandb.group = wandb.group or folder.name
     _running.append(Sweep(folder, wandb, None if jobs is None else len(jobs)))
 
@@ -131,10 +131,10 @@ def _is_named(key: str, overrides: Sequence[str]) -> bool:
 
 
 def _refuse_other_sweeps(folder: Path, overrides: list[str]) -> None:
-    """Refuse a folder with the jobs of another command.
+    """Refuse a folder that contains the jobs of another command.
 
     Raises:
-        InputError: it has; names what differs.
+        InputError: it does; names the difference.
     """
     record = folder / "multirun.yaml"
     if not record.is_file():
@@ -150,7 +150,7 @@ def _refuse_other_sweeps(folder: Path, overrides: list[str]) -> None:
 
 
 def _jobs(config: DictConfig) -> list[list[str]] | None:
-    """Each job's overrides; None if they are not all known before.
+    """The overrides of each job; None if they are not all known in advance.
 
     Raises:
         InputError: ``key=glob(...)`` matches nothing.
@@ -162,7 +162,7 @@ def _jobs(config: DictConfig) -> list[list[str]] | None:
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides = parser.parse_overrides(given)
     for one in overrides:
-        if one.is_sweep_override() and not list(one.sweep_iterator()):  # Hydra would end well
+        if one.is_sweep_override() and not list(one.sweep_iterator()):  # Hydra would succeed without any job
             raise InputError(
                 f"{one.input_line} matches nothing, so no job would run; --help lists each group's options."
             )
@@ -171,13 +171,13 @@ def _jobs(config: DictConfig) -> list[list[str]] | None:
 
 
 def _refuse_shared_names(jobs: Sequence[Sequence[str]], config_name: str) -> None:
-    """Refuse a sweep in which one name stands for two models: their rows could not be told apart.
+    """Refuse a sweep that uses one name for two models, because their rows could not be told apart.
 
     Raises:
-        InputError: it does.
+        InputError: the sweep does so.
     """
     loader = GlobalHydra.instance().config_loader()
-    # Only what may change the model is composed, and each such choice once.
+    # Only overrides that can change the model are composed, and each combination once.
     choices = {tuple(o for o in job if o.lstrip("+~").startswith(("model", "experiment"))) for job in jobs}
     if len(choices) < 2:
         return
@@ -203,9 +203,9 @@ class Planned:
     """A job of a sweep.
 
     Attributes:
-        number: Hydra's, from 0.
-        overrides: its command line.
-        folder: where it writes.
+        number: Hydra's job number, from 0.
+        overrides: its command line overrides.
+        folder: its output folder.
         settings: its resolved config.
     """
 
@@ -215,13 +215,13 @@ class Planned:
     settings: Any
 
     def is_finished(self) -> bool:
-        """Whether its folder holds the result of just this config."""
+        """Whether its folder holds the result of exactly this config."""
         return (
             has_result(self.folder) and folders.difference(self.folder, json.loads(json.dumps(self.settings))) is None
         )
 
     def outcome(self) -> JobReturn:
-        """What Hydra takes from it: nothing if it failed, since the report says so and one failure must not end all."""
+        """The return value for Hydra: empty for a failed job, which must not end all others; the report lists it."""
         rows = folders.summary_of(self.folder)["languages"] if has_result(self.folder) else []
         known = [row["accuracy"] for row in rows if row["accuracy"] is not None]
         found = JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
@@ -230,7 +230,7 @@ class Planned:
 
 
 def refuse_others(job: Planned) -> None:
-    """Refuse a job whose folder holds the result of another config.
+    """Refuse a job if its folder holds the result of another config.
 
     Raises:
         InputError: it does; says what differs.
@@ -244,9 +244,9 @@ def refuse_others(job: Planned) -> None:
 
 
 def begin(job: Planned) -> None:
-    """Make a job's folder before the job runs, so that the report knows of it even if it never does.
+    """Create a job's folder before the job runs, so that the report lists it even if it never starts.
 
-    What an earlier attempt left there of its ending is removed.
+    Files that mark the end of an earlier attempt are removed.
     """
     for name in (ERROR, NOTHING):
         (job.folder / name).unlink(missing_ok=True)
@@ -255,29 +255,29 @@ def begin(job: Planned) -> None:
 
 
 def has_result(folder: Path) -> bool:
-    """Whether a job's latest attempt left a result."""
+    """Whether the latest attempt of a job has a result."""
     return (folder / SUMMARY).exists() and not (folder / ERROR).exists()
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether a job left a result, or a reason why it has none."""
+    """Whether a job has a result, or a reason for having none."""
     return any((folder / name).exists() for name in (SUMMARY, ERROR, NOTHING))
 
 
 def note_failure(error: Exception, folder: Path) -> None:
-    """Leave the reason in the job's folder."""
+    """Write the error's reason to the job's folder."""
     sentence = one_sentence(error)
     log.error("Job failed: %s", sentence or f"{type(error).__name__}: {error}")
     note_reason(sentence or "".join(traceback.format_exception(error)), folder)
 
 
 def note_reason(text: str, folder: Path) -> None:
-    """Leave a text, whose last line is the reason, in the folder of a job that failed."""
+    """Write a text, whose last line is the reason, to the folder of a failed job."""
     folder.joinpath(ERROR).write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
 def ending(folder: Path) -> str | None:
-    """Why a job has no result, in a line; None if it has one, or there was nothing to do."""
+    """The reason why a job has no result, on one line; None if it has one or had nothing to do."""
     error = folder / ERROR
     if not error.exists() and ((folder / SUMMARY).exists() or (folder / NOTHING).exists()):
         return None
@@ -285,7 +285,7 @@ def ending(folder: Path) -> str | None:
 
 
 def failed_jobs(folder: Path) -> list[str]:
-    """A line for each job of a sweep that has no result: its overrides and why."""
+    """One line for each job of a sweep without a result: its overrides and the reason."""
     lines = []
     for hydra_folder in sorted(folder.glob("*/.hydra"), key=lambda path: _number(path.parent.name)):
         job = hydra_folder.parent
@@ -303,10 +303,10 @@ def _number(name: str) -> tuple[int, str]:
 
 
 def finish() -> list[str]:
-    """Report on the sweep of this process, if it ran one.
+    """Write the report of this process's sweep, if there was one.
 
     Returns:
-        A line for each failed job.
+        One line for each failed job.
     """
     failed: list[str] = []
     while _running:
@@ -321,7 +321,7 @@ def finish() -> list[str]:
         from align_pipeline.report import report
         from align_pipeline.tracking import wandb as tracking
 
-        with threadpool_limits(limits=1, user_api="blas"):  # its many small regressions only wait for one another
+        with threadpool_limits(limits=1, user_api="blas"):  # many small regressions: BLAS threads would only wait
             page = report.write(done, sweep.folder / "report", failed)
         tracking.track_report(sweep.wandb, sweep.folder, page.parent, failed)
         asked = "" if sweep.jobs is None else f" of {sweep.jobs}"

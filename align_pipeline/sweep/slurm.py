@@ -1,7 +1,7 @@
-"""What a sweep must know of SLURM: the process group of a job's tasks, which jobs are over, and how they ended.
+"""SLURM for sweeps: the process group of a job's tasks, which jobs have ended, and how they ended.
 
-The queue says which jobs are over and the jobs' own folders say which have a result: neither needs SLURM's accounting
-database, which not every cluster has, nor anything that a job would have to do after it was killed.
+The queue says which jobs have ended, and the jobs' own folders say which have a result. This needs neither SLURM's
+accounting database, which not every cluster has, nor any action of a job after it is killed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 PYTHON = f"""sh -c 'trap "" USR2; exec "$0" "$@"' {shlex.quote(sys.executable)}"""
-"""Python in a job's process: SLURM's warning does not kill it before it can listen."""
+"""Python command of a job: it ignores SLURM's warning signal, which could otherwise kill it during startup."""
 _POLL_SECONDS = (2.0, 30.0)
-"""Time between two questions to SLURM: at first, and at most."""
+"""Seconds between two queries to SLURM: at first, and at most."""
 
 
 def set_process_group() -> int:
-    """Tell torch.distributed, and so Accelerate, of a job's tasks: what torchrun would have set.
+    """Set the variables for torch.distributed (and Accelerate) in a job's tasks, as torchrun would.
 
-    To be called in a job of submitit, before a process group is made. A job of one task needs none.
+    Call it in a submitit job before a process group is created. A job with one task does not need it.
 
     Returns:
         This task's rank.
@@ -37,20 +37,20 @@ def set_process_group() -> int:
 
     job = JobEnvironment()
     if job.num_tasks > 1:
-        # Every task sees all GPUs of its node, and takes the one of its local rank.
+        # Each task sees all GPUs of its node and uses the one of its local rank.
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     return job.global_rank
 
 
 def as_over(jobs: Collection[str]) -> Iterator[str]:
-    """SLURM's numbers of jobs (12, or 12_3 in an array), each as soon as it is over: it will not run again."""
+    """Yields SLURM job ids (12, or 12_3 in an array) as soon as each job has ended and will not run again."""
     waiting = list(jobs)
     start, answered = time.monotonic(), True
     while waiting:
         least, most = _POLL_SECONDS
         time.sleep(min(most, max(least, (time.monotonic() - start) / 20)))
         queued = queue()
-        if queued is None:  # its controller restarts or is busy
+        if queued is None:  # its controller is restarting or busy
             if answered:
                 log.warning("squeue does not answer; waiting for it.")
             answered = False
@@ -61,17 +61,17 @@ def as_over(jobs: Collection[str]) -> Iterator[str]:
 
 
 def queue() -> set[str] | None:
-    """The user's jobs that are not over, in arrays each by itself; None if SLURM does not answer."""
+    """The user's pending and running jobs, with each array task listed separately; None if SLURM does not answer."""
     asked = _run("squeue", "--me", "--noheader", "--array", "--format=%i")
     return None if asked is None else set(asked.split())
 
 
 def how_it_ended(job: str, errors: Path) -> str:
-    """Why a job that is over has no result, in one line.
+    """The reason why an ended job has no result, on one line.
 
     Args:
-        job: SLURM's number.
-        errors: the file of its first task's error stream.
+        job: SLURM's job id.
+        errors: the error stream file of its first task.
     """
     state, code, signal = _ending(job)
     if state == "CANCELLED":
@@ -80,7 +80,7 @@ def how_it_ended(job: str, errors: Path) -> str:
         reason = "it ran out of time (hydra.launcher.timeout_min)"
     elif state == "OUT_OF_MEMORY":
         reason = "it ran out of memory (hydra.launcher.mem_gb)"
-    elif signal or code > 128:  # a shell's exit code for a process that a signal ended
+    elif signal or code > 128:  # a shell's exit code for a process that was killed by a signal
         reason = f"it was killed by signal {signal or code - 128}"
     elif state == "COMPLETED":
         reason = "it ended without a result"
@@ -92,7 +92,7 @@ def how_it_ended(job: str, errors: Path) -> str:
 
 
 def _ending(job: str) -> tuple[str, int, int]:
-    """State, exit code and signal: from the controller, which forgets a job minutes after its end, or the database."""
+    """State, exit code and signal: from the controller, which forgets jobs minutes after they end, or the database."""
     shown = _run("scontrol", "--oneliner", "show", "job", job)
     found = re.search(r"\bJobState=(\w+).*?\bExitCode=(\d+):(\d+)", shown or "")
     if found is None:
@@ -102,7 +102,7 @@ def _ending(job: str) -> tuple[str, int, int]:
 
 
 def _last_words(errors: Path) -> str:
-    """The last line of a log that is not SLURM's own."""
+    """The last line of a log, apart from SLURM's own lines."""
     if not errors.exists():
         return ""
     lines = errors.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -111,12 +111,12 @@ def _last_words(errors: Path) -> str:
 
 
 def cancel(jobs: Collection[str]) -> None:
-    """End jobs, whether they run or wait."""
+    """Cancel jobs, pending or running."""
     _run("scancel", *jobs)
 
 
 def _run(*command: str) -> str | None:
-    """What a command printed; None if it failed."""
+    """The output of a command; None if it failed."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=os.environ)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,1 +1,1 @@
-"""What is told of a job: console, log files, Weights & Biases."""
+"""Reporting of a job's progress and results: console, log files, Weights & Biases."""

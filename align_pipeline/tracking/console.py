@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: bars with rates on a terminal, plain log lines elsewhere."""
+"""Progress of a job: bars with rates on a terminal, otherwise plain log lines."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from align_pipeline import distributed
 log = logging.getLogger(__name__)
 
 MINUTE = 60.0
-"""Seconds between the lines that tell how far a long piece of work is."""
+"""Seconds between the progress lines of a long stage."""
 
 
 def _console() -> Console:
-    """The terminal, or where there is none, lines wide enough for the final table; nothing but in the main process."""
+    """The console: the terminal, or else wide enough for the final table; silent except in the main process."""
     if not distributed.is_main():
         return Console(quiet=True, force_terminal=False)
     console = Console()
@@ -40,7 +40,7 @@ def _rate(texts: float) -> str:
 
 @contextmanager
 def _told(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A line a minute in the log while a piece of work goes on; yields what counts its texts."""
+    """Log the progress once a minute; yields the function that counts finished texts."""
     start, done, over = time.perf_counter(), 0, threading.Event()
 
     def count(number: int) -> None:
@@ -67,10 +67,10 @@ def _told(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 @dataclass
 class Stages:
-    """Seconds per stage, and a bar or log lines for each piece of work in it.
+    """Time per stage, with a progress bar or log lines for each piece of work.
 
     Attributes:
-        seconds: wall time by stage name, summed over its pieces.
+        seconds: wall time by stage name, summed over its pieces of work.
     """
 
     console: Console = field(default_factory=lambda: _console())
@@ -78,15 +78,15 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Time a piece of work.
+        """Time a piece of work and show its progress.
 
         Args:
-            name: the stage its time counts for.
-            what: the piece, as shown.
-            total: number of texts, if it advances.
+            name: the stage to which its time is added.
+            what: its description on the console.
+            total: number of texts, if it reports progress.
 
         Yields:
-            A function that takes the number of texts just finished.
+            A function to call with the number of texts just finished.
         """
         start = time.perf_counter()
         try:

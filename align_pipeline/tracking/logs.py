@@ -1,4 +1,4 @@
-"""One log file per job and process, each with the error that ended it."""
+"""One log file per job and process; it ends with the error, if there was one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def file_of(folder: Path, rank: int) -> Path:
 
 
 def to_own_file(folder: Path, rank: int) -> None:
-    """Send what this process logs to its own file and nowhere else; for all processes but the main one.
+    """Send this process's log lines to its own file only; for all processes but the main one.
 
     Raises:
         OSError: the file cannot be written.
@@ -33,7 +33,7 @@ def to_own_file(folder: Path, rank: int) -> None:
 
 
 def note_end(error: BaseException) -> None:
-    """Write why the process ends to its log file; the console gets its sentence elsewhere."""
+    """Write the reason why the process ends to its log file; the console shows one sentence elsewhere."""
     sentence = one_sentence(error) if isinstance(error, Exception) else f"Stopped: {error or type(error).__name__}"
     text = sentence or "".join(traceback.format_exception(error)).rstrip()
     record = logging.getLogger(__name__).makeRecord(__name__, logging.ERROR, __file__, 0, text, (), None)

@@ -1,4 +1,4 @@
-"""Weights & Biases: one run per job, curves against a `layer` axis, the tables as an artifact."""
+"""Weights & Biases: one run per job, with curves against a `layer` axis and the tables as an artifact."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Curve:
-    """A share of items, or a score, per layer, for one language.
+    """Values by layer for one language: a share of items, or a score.
 
     Attributes:
-        metric: the alignment metric, or the condition of patching, behind its direction if that is of translation.
+        metric: the alignment metric, or the condition of patching, prefixed by the direction for translation.
         group: ``alignment`` (share of aligned items), ``patching`` (share of TF items corrected) or ``patched_chrf``
             (chrF++ of patched translations).
     """
@@ -52,13 +52,13 @@ def track(
         tags: task, model and languages.
         settings: the resolved config.
         summary: flat numbers, by name.
-        curves: logged against the `layer` axis as ``<group>/<metric>/<language>``; a job of one language also logs
-            ``<group>/<metric>``, which a dashboard overlays over the jobs of a sweep.
+        curves: logged against the `layer` axis as ``<group>/<metric>/<language>``. A job with one language also logs
+            ``<group>/<metric>``, so that a dashboard can overlay the jobs of a sweep.
         plots: PNG files.
         tables: parquet and JSON files for the artifact.
 
     Raises:
-        InputError: W&B fails and `config.required` is set; else a line says so.
+        InputError: W&B fails and `config.required` is set; otherwise only a line is logged.
     """
     if config.mode is WandbMode.disabled:
         return
@@ -96,10 +96,10 @@ def _track(
 
 
 def checked(config: WandbConfig) -> WandbConfig:
-    """Ask before the passes what would be refused after them: names that W&B does not take, a missing login.
+    """Check the settings before the forward passes, so that a job does not fail late: names that W&B refuses, no login.
 
     Returns:
-        The config to go on with: offline where there is no login, disabled where nothing would come of it.
+        The config to use: offline if there is no login, disabled if nothing could be logged.
 
     Raises:
         InputError: W&B refuses and `config.required` is set.
@@ -123,7 +123,7 @@ def checked(config: WandbConfig) -> WandbConfig:
 
 
 def _complain(config: WandbConfig, error: BaseException, consequence: str) -> None:
-    """Say in a line that W&B failed, or raise it where it is required.
+    """Log a line that W&B failed, or raise an error if W&B is required.
 
     Raises:
         InputError: `config.required` is set.
@@ -136,7 +136,7 @@ def _complain(config: WandbConfig, error: BaseException, consequence: str) -> No
 
 @contextlib.contextmanager
 def _told(config: WandbConfig) -> Iterator[None]:
-    """Turn whatever W&B raises into a line: it costs no result."""
+    """Turn any error of W&B into a log line, so that no result is lost."""
     try:
         yield
     except Exception as error:
@@ -145,7 +145,7 @@ def _told(config: WandbConfig) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_folders(folder: Path) -> Iterator[None]:
-    """Let W&B keep its copies in the output folder, where `wandb sync` finds them later, and not in a home folder."""
+    """Make W&B write its local copies to the output folder, where `wandb sync` finds them, not to the home folder."""
     kinds = ["cache", "data"]
     if not os.access(Path.home(), os.W_OK):
         kinds.append("config")
@@ -164,7 +164,7 @@ def _own_folders(folder: Path) -> Iterator[None]:
 def _start(
     config: WandbConfig, folder: Path, name: str, tags: Sequence[str], settings: Mapping[str, Any], kind: str
 ) -> Any:
-    """A run of W&B; one that cannot go online is kept offline."""
+    """Start a W&B run; if it cannot go online, it is kept offline."""
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
@@ -179,8 +179,8 @@ def _start(
             config=dict(settings),
             mode=mode.value,
             dir=str(folder),
-            # Neither the machine nor the checkout is the experiment's business, and a git remote may hold a token.
-            # A cluster's node that eighty jobs start on takes its time: W&B's own 30 s are too few.
+            # Machine and git data are not part of the experiment, and a git remote may contain a token.
+            # On a busy cluster node W&B's default timeout of 30 s is too short.
             settings=wandb.Settings(
                 console="off",
                 disable_git=True,
@@ -211,7 +211,7 @@ def _log_curves(run: Any, curves: Sequence[Curve]) -> None:
         row: dict[str, float] = {"layer": layer}
         for curve in curves:
             values = dict(zip(curve.layers, curve.values, strict=True))
-            if layer not in values:  # attention and MLPs begin at layer 1
+            if layer not in values:  # attention and MLP start at layer 1
                 continue
             row[f"{curve.group}/{curve.metric}/{curve.language}"] = values[layer]
             if single:
@@ -231,13 +231,13 @@ def _log_curves(run: Any, curves: Sequence[Curve]) -> None:
 
 
 def track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequence[str]) -> None:
-    """Log a sweep's report as a run of the sweep's group: correlations as a table, plots, all files as an artifact.
+    """Log a sweep's report as a run of its group: correlations as a table, plots, and all files as an artifact.
 
     Args:
         config: mode, project, entity and group.
         folder: the sweep's folder.
         report: the report's folder.
-        failed: a line for each failed job.
+        failed: one line per failed job.
     """
     if config.mode is WandbMode.disabled:
         return

@@ -267,6 +267,8 @@ def test_the_clustered_error_is_nearly_that_of_leaving_out_each_cluster() -> Non
 
 # ------------------------------------------------------------------------------------------------ chance and verdicts
 
+EMPTY = pd.DataFrame(columns=[f.name for f in BASELINES])
+
 
 def test_chance_is_the_mean_of_the_baselines_and_its_error_is_clustered() -> None:
     alignment, predictions = simulate(3, 60, 4, seed=1)
@@ -310,7 +312,7 @@ def test_shares_are_cross_fitted_without_answers_too() -> None:
         study = analysis.join(alignment, answered)
         cells = analysis.tally(study)
         tested = findings.findings(study, cells, count=19).items_by_language
-        chances = findings.chance(study, cells, pd.DataFrame(columns=[f.name for f in BASELINES]), tested)
+        chances = findings.chance(study, cells, EMPTY, tested)
         found.append(chances["cross_fitted"])
     assert found[0].notna().sum() == 3
     assert found[1].tolist() == pytest.approx(found[0].tolist(), nan_ok=True)
@@ -331,8 +333,29 @@ def test_shares_are_cross_fitted_without_answers_too() -> None:
     ],
 )
 def test_verdicts_by_rule(effect: float, low: float, high: float, p: float, unit: str, says: str) -> None:
-    row = pd.DataFrame([{"effect": effect, "low": low, "high": high, "p": p, "p_adjusted": p, "unit": unit}])
+    row = pd.DataFrame([{"effect": effect, "low": low, "limit": high, "p": p, "p_adjusted": p, "unit": unit}])
     assert verdicts.verdict(next(row.itertuples())) == says
+
+
+def test_somewhere_is_ruled_out_only_if_every_layer_is() -> None:
+    """The strongest layer may speak against the question and another one leave it open."""
+    alignment, predictions = simulate(6, 300, 4, effect=-0.7, item_spread=0.0, seed=11)
+    rng = np.random.default_rng(0)
+    one = alignment["layer"] == 1
+    free = alignment.assign(value=alignment["value"].where(~one, (rng.random(len(alignment)) < 0.01).astype(np.int8)))
+    found = {}
+    for name, table in (("against", alignment), ("one open", free)):
+        study = analysis.join(table, predictions)
+        cells = analysis.tally(study)
+        tested = findings.findings(study, cells, count=200)
+        (somewhere,) = tested.items_pooled[tested.items_pooled["at"] == "somewhere"].to_dict("records")
+        layers = tested.items_pooled[(tested.items_pooled["at"] == "layer") & (tested.items_pooled["layer"] < 3)]
+        assert somewhere["odds_ratio"] < 1
+        assert somewhere["high_layers"] == pytest.approx(layers["high_layers"].max(skipna=False), nan_ok=True)
+        level = findings_level(study, cells)
+        rows = verdicts.verdicts(level, tested, findings.chance(study, cells, EMPTY, tested.items_by_language))
+        found[name] = rows.loc[rows["question"] == "items_somewhere", "verdict"].item()
+    assert found == {"against": "ruled_out", "one open": "undecided"}
 
 
 def test_every_test_of_a_task_is_in_one_family() -> None:
@@ -345,7 +368,7 @@ def test_every_test_of_a_task_is_in_one_family() -> None:
     table = verdicts.verdicts(
         level,
         found,
-        findings.chance(study, cells, pd.DataFrame(columns=[f.name for f in BASELINES]), found.items_by_language),
+        findings.chance(study, cells, EMPTY, found.items_by_language),
     )
     assert list(table.columns) == verdicts.VERDICTS
     assert len(table) == 8

@@ -24,12 +24,11 @@ from align_pipeline.measurements.patching.statistics import (
     by_category,
     contrasts,
     effects,
-    join,
-    log_odds,
     mcnemar,
     summary,
 )
 from align_pipeline.measurements.patching.table import PATCHING
+from align_pipeline.measurements.patching.units import join, log_odds
 from align_pipeline.report import report
 
 LAYERS = range(7)  # L = 6: the middle third is 2, 3, 4

@@ -1,4 +1,4 @@
-"""The benchmarks: rows of a data set in, parallel `Item`s out. A new task is one file here and one in conf/task."""
+"""The benchmarks turn rows of a data set into parallel `Item`s. A new task is one file here and one in conf/task."""
 
 from align_pipeline.data.tasks.belebele import Belebele
 from align_pipeline.data.tasks.choice import ChoiceTask

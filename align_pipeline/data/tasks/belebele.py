@@ -1,4 +1,4 @@
-"""Belebele (Bandarkar et al. 2023): a FLORES passage, a question, four options; 122 language variants."""
+"""Belebele (Bandarkar et al. 2023): a FLORES passage, a question and four options; 122 language variants."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Belebele(ChoiceTask):
     lm_eval_draws: ClassVar[bool] = False
 
     def item(self, row: Row, config: str) -> Item:
-        """See `ChoiceTask.item`; the prompt is byte for byte lm-evaluation-harness's."""
+        """See `ChoiceTask.item`; the prompt is byte-identical to lm-evaluation-harness's."""
         passage, question, *options = texts_of(row, ("flores_passage", "question", *_OPTIONS))
         premise = f"{passage} {question}"
         pieces = [("", "P: "), ("passage", row["flores_passage"]), ("", "\nQ: "), ("question", question), ("", "\n")]
@@ -39,7 +39,7 @@ class Belebele(ChoiceTask):
             pieces += [("", f"{letter}: "), (f"option_{number}", row[column]), ("", "\n")]
         prompt, parts = parts_of([*pieces, ("", "Answer:")])
         return Item(
-            # Rows of two languages need not be in one order: the passage's link and the question's number are shared.
+            # Row order can differ between languages; the passage's link and the question's number are shared.
             id=f"{row['link']}/{row['question_number']}",
             options=tuple(f"{premise} {option}" for option in options),
             premise=premise,

@@ -1,4 +1,4 @@
-"""What the multiple-choice benchmarks share: few-shot prompts and gold labels."""
+"""Common code of the multiple-choice benchmarks: few-shot prompts and gold labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from align_pipeline.data.source import Source
 from align_pipeline.data.tasks.parallel import ParallelTask
 from align_pipeline.errors import InputError
 
-# lm-evaluation-harness seeds each task's few-shot sampler with this, whatever the user's own seed is.
+# lm-evaluation-harness seeds each task's few-shot sampler with this value, whatever seed the user sets.
 LM_EVAL_FEWSHOT_SEED = 1234
 
 
@@ -22,13 +22,13 @@ class ChoiceTask(ParallelTask):
     """A multiple-choice benchmark."""
 
     fewshot: str = "fixed"
-    """``fixed``: the split's first items; ``lm_eval``: drawn as lm-evaluation-harness draws them."""
+    """``fixed``: the first items of the split; ``lm_eval``: sampled as in lm-evaluation-harness."""
 
     offers: ClassVar[frozenset[str]] = frozenset({"options", "premises"})
     lm_eval_draws: ClassVar[bool] = True
-    """Whether lm-evaluation-harness draws the task's examples at random (else it takes the first)."""
+    """Whether lm-evaluation-harness samples the task's examples at random; if not, it takes the first ones."""
     lm_eval_spare: ClassVar[int] = 0
-    """How many examples it draws beyond those it uses; they move its generator on."""
+    """How many unused examples it samples in addition; they advance its random generator."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,7 +40,7 @@ class ChoiceTask(ParallelTask):
         return self._with_shots(items, shots, f"{self.dataset} ({config})")
 
     def _with_shots(self, items: Sequence[Item], pool: Sequence[Item], where: str) -> Iterable[Item]:
-        """The items with few-shot examples before their prompts; an item is never its own example."""
+        """The items with few-shot examples before their prompts; an item is never an example for itself."""
         if self.num_fewshot == 0:
             return items
         if len(pool) < self.num_fewshot + max(self.split == self.fewshot_split, self.lm_eval_spare):
@@ -68,7 +68,7 @@ def index_of(value: object, first: int, options: int, column: str) -> int:
     """A gold label as an index from 0.
 
     Raises:
-        ValueError: it is not one of the options.
+        ValueError: the label is not one of the options.
     """
     try:
         index = int(str(value)) - first

@@ -1,4 +1,4 @@
-"""FLORES+ (NLLB Team 2022; OLDI): the same sentences in some 200 languages, to be translated in both directions."""
+"""FLORES+ (NLLB Team 2022; OLDI): the same sentences in about 200 languages, translated in both directions."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Translation:
     Attributes:
         direction: ``en-xx`` or ``xx-en``.
         language: X's FLORES code.
-        target: FLORES code of the language that is asked for.
+        target: FLORES code of the language to translate into.
         ids: item ids.
-        sources: sentences to be translated.
-        references: what people made of them.
-        prompts: few-shot examples and source; a model goes on with a space and the translation.
-        ending: what a prompt has after its source.
+        sources: sentences to translate.
+        references: human translations.
+        prompts: few-shot examples and source; the model continues with a space and the translation.
+        ending: text of a prompt after its source.
     """
 
     direction: str
@@ -44,21 +44,21 @@ class Translation:
     ending: str
 
     def prompt_of(self, index: int, source: str) -> tuple[str, int, int]:
-        """A prompt with another source, and the characters from which and up to which it stands in it."""
+        """The prompt with another source, and the start and end of that source in it, in characters."""
         before = self.prompts[index].removesuffix(self.sources[index] + self.ending)
         return before + source + self.ending, len(before), len(before) + len(source)
 
 
 @dataclass(frozen=True)
 class Flores(ParallelTask):
-    """Translation; its sentences are also what MEXA is measured on."""
+    """Translation; MEXA is also measured on its sentences."""
 
     direction: str = "both"
     """``en-xx``, ``xx-en`` or ``both``."""
     max_new_tokens: int = 256
-    """A translation that is longer is cut off there, and counted."""
+    """Longer translations are cut at this length, and counted."""
     resamples: int = 1000
-    """Bootstrap resamples behind the intervals of corpus scores; 0 for none."""
+    """Bootstrap resamples for the intervals of corpus scores; 0 for none."""
 
     columns: ClassVar[tuple[str, ...]] = ("id", "text")
     texts: ClassVar[tuple[str, ...]] = ("text",)
@@ -79,7 +79,7 @@ class Flores(ParallelTask):
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """The directions that were asked for."""
+        """The requested directions."""
         return DIRECTIONS if self.direction == "both" else (self.direction,)
 
     def item(self, row: Row, config: str) -> Item:
@@ -90,14 +90,14 @@ class Flores(ParallelTask):
         return Item(str(row["id"]), options=(), premise=text, prompt="", continuations=(), gold=-1)
 
     def config_of(self, language: Language, present: Collection[str] | None) -> str | None:
-        """See `ParallelTask.config_of`; version 2.0 renamed some, and local copies may have either name."""
+        """See `ParallelTask.config_of`; version 2.0 renamed some configs, and local copies may use either name."""
         config = super().config_of(language, present)
         if config is None and present is not None and self.name in language.codes and language.flores in present:
             return language.flores
         return config
 
     def pairs(self, languages: Sequence[Language], source: Source) -> list[Pair]:
-        """See `ParallelTask.pairs`; the benchmark is parallel, so every sentence must be there in every language.
+        """See `ParallelTask.pairs`; the benchmark is parallel, so every sentence must exist in every language.
 
         Raises:
             InputError: sentences are missing on one side.
@@ -118,12 +118,12 @@ class Flores(ParallelTask):
     def translations(
         self, pairs: Sequence[Pair], languages: Sequence[Language], source: Source
     ) -> dict[str, list[Translation]]:
-        """What is to be translated, by X's FLORES code, in the order of `directions`.
+        """The sentences to translate, by X's FLORES code, in the order of `directions`.
 
         Args:
             pairs: from `pairs`.
             languages: the same languages, for their names and configs.
-            source: where the examples are read.
+            source: where the few-shot examples are read.
 
         Raises:
             InputError: the examples' split is not parallel, or too small.

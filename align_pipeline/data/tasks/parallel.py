@@ -1,6 +1,6 @@
-"""What all benchmarks share: rows of both sides, languages that exist, pairing by id.
+"""Common code of all benchmarks: reading both sides, finding the languages that exist, pairing by id.
 
-A task says how one row becomes one `Item` (`ParallelTask.item`) and what its data set's columns are; the rest is here.
+A task defines how one row becomes one `Item` (`ParallelTask.item`) and the columns of its data set.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ItemSet:
 
     Attributes:
         language: FLORES code, ``eng_Latn`` for an English side.
-        pivot: name of the English set the side is paired with.
+        pivot: name of the English set that the side is paired with.
         items: in the data set's order; ids are unique.
     """
 
@@ -36,7 +36,7 @@ class ItemSet:
     items: tuple[Item, ...]
 
     def by_id(self) -> dict[str, Item]:
-        """The items by their id."""
+        """The items by id."""
         return {item.id: item for item in self.items}
 
 
@@ -46,9 +46,9 @@ class Pair:
 
     Attributes:
         language: the language's side.
-        english: the English side; the same object for all languages that share it.
+        english: the English side; languages with the same English side share one object.
         ids: ids that both sides have, in English order.
-        left_out: why and how often an id was left out of the pairing.
+        left_out: how many ids were left out of the pairing, by reason.
     """
 
     language: ItemSet
@@ -59,29 +59,29 @@ class Pair:
 
 @dataclass(frozen=True)
 class ParallelTask(ABC):
-    """A benchmark with the same items in many languages; the fields are the keys of ``conf/task/<name>.yaml``."""
+    """A benchmark with the same items in many languages; its fields are the keys of ``conf/task/<name>.yaml``."""
 
     name: str
     dataset: str
-    """Hub id, also the path below a data folder."""
+    """Hub id, and the path inside a data folder."""
     split: str
     fewshot_split: str
     revision: str | None = None
     files: str | None = None
-    """Pattern with {config} and {split} for a hub revision whose card names no configs."""
+    """Pattern with {config} and {split}, for a hub revision whose card declares no configs."""
     pivot: str | None = None
-    """Config of the English side; None: it is the language's own, in `Language.pivots`."""
+    """Config of the English side; None: each language has its own, in `Language.pivots`."""
     num_fewshot: int = 5
     limit: int | None = None
-    """Only the first N English items and their counterparts."""
+    """Only the first N English items and their counterparts are used."""
     unicode: str | None = None
-    """``NFC``, or another of Unicode's normal forms, converts all texts, English ones too; None leaves them alone."""
+    """``NFC`` or another Unicode normal form: all texts are converted to it, English included. None: no conversion."""
 
     columns: ClassVar[tuple[str, ...]] = ()
     texts: ClassVar[tuple[str, ...]] = ()
-    """Those of `columns` that hold text, whatever a file's values look like."""
+    """Those of `columns` that hold text, even if all values of a file look like numbers or dates."""
     offers: ClassVar[frozenset[str]]
-    """Which texts its items have for the metrics: ``options``, ``premises``, ``sentences``."""
+    """Kinds of text that its items have for the metrics: ``options``, ``premises``, ``sentences``."""
 
     def __post_init__(self) -> None:
         if not is_whole(self.num_fewshot, 0):
@@ -103,13 +103,13 @@ class ParallelTask(ABC):
             config: the data set's name for the language.
 
         Raises:
-            ValueError: the row is not usable; says why.
+            ValueError: the row cannot be used; says why.
         """
 
     # ---- languages
 
     def config_of(self, language: Language, present: Collection[str] | None) -> str | None:
-        """The data set's config that holds the language; None if it has none.
+        """The data set's config for the language; None if there is none.
 
         Args:
             language: the language.
@@ -119,10 +119,10 @@ class ParallelTask(ABC):
         return config if present is None or config in present else None
 
     def english_of(self, language: Language) -> tuple[str, str]:
-        """The English side of a language: (name of the set as in the tables, config).
+        """The English side of a language, as (name of the set in the tables, config).
 
         Raises:
-            InputError: it has none, or what is named as such is another language.
+            InputError: the language has none, or its config is not English.
         """
         own = language.pivots.get(self.name)
         if own is not None:
@@ -137,10 +137,10 @@ class ParallelTask(ABC):
         return ENGLISH, self.pivot
 
     def _refuse_other_pivots(self, config: str, key: str) -> None:
-        """Refuse another language where English belongs: tables and report would call it English.
+        """Refuse a pivot that is not English, because tables and report would call it English.
 
         Raises:
-            InputError: `config` is another language's.
+            InputError: `config` belongs to another language.
         """
         named = {one["codes"].get(self.name): one["name"] for one in known_languages().values() if "codes" in one}
         name = named.get(config)
@@ -150,15 +150,15 @@ class ParallelTask(ABC):
             )
 
     def supported(self, languages: Iterable[Language], source: Source, named: Collection[str]) -> list[Language]:
-        """The languages that the task has in this source; the others are left out with a line.
+        """The languages that the task has in this source; the others are left out and logged.
 
         Args:
             languages: what the user selected.
-            source: where rows would come from.
-            named: FLORES codes that were asked for by name.
+            source: where the rows would be read.
+            named: FLORES codes that the user asked for by name.
 
         Raises:
-            InputError: a language asked for by name does not exist here, or none is left.
+            InputError: a language asked for by name does not exist here, or no language is left.
         """
         present = source.configs(self.dataset)
         kept, lacking = [], []
@@ -193,7 +193,7 @@ class ParallelTask(ABC):
     # ---- items
 
     def pairs(self, languages: Sequence[Language], source: Source) -> list[Pair]:
-        """Both sides of every language, paired by id; an English side is read once however many languages share it."""
+        """Both sides of every language, paired by id; an English side that several languages share is read once."""
         english: dict[str, ItemSet] = {}
         present = source.configs(self.dataset)
         pairs = []
@@ -212,14 +212,14 @@ class ParallelTask(ABC):
         return ItemSet(language, pivot, tuple(self._prompted(limited, items, source, config)))
 
     def _prompted(self, items: Sequence[Item], every: Sequence[Item], source: Source, config: str) -> Iterable[Item]:
-        """The items with what a prompt needs beside them; `every` is the whole split."""
+        """The items with complete prompts, few-shot examples included; `every` is the whole split."""
         return items
 
     def _read(self, source: Source, config: str, split: str) -> list[Item]:
         """All items of one split.
 
         Raises:
-            InputError: a column is missing, a row is not usable, or an id appears twice.
+            InputError: a column is missing, a row cannot be used, or an id appears twice.
         """
         where = f"{self.dataset} ({config}, {split})"
         rows = source.load(self.dataset, config, split, self.revision, self.files, self.texts)
@@ -244,12 +244,12 @@ class ParallelTask(ABC):
 
 
 def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
-    """Pair two sides by id; ids that only one side has, or that disagree on what is right, are left out and counted.
+    """Pair two sides by id; ids that only one side has, or whose gold labels differ, are left out and counted.
 
     Args:
         language: all items of the language.
         english: the English items, already limited.
-        limit: if set, items of the language outside the English ones are dropped too: they were not asked for.
+        limit: if set, items of the language without an English counterpart are dropped and not counted.
 
     Raises:
         InputError: the sides share no id.
@@ -287,10 +287,10 @@ def _in_form(form: str, value: Any) -> Any:
 
 
 def texts_of(row: Row, columns: Iterable[str]) -> list[str]:
-    """The columns' texts with surrounding white space stripped.
+    """The columns' texts, with surrounding white space stripped.
 
     Raises:
-        ValueError: one of them is empty or no text.
+        ValueError: one of them is empty or not text.
     """
     texts = []
     for column in columns:

@@ -1,4 +1,4 @@
-"""Prompts that know where their parts stand."""
+"""Build prompts and record the character offsets of their parts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def parts_of(pieces: Sequence[tuple[str, str]]) -> tuple[str, tuple[tuple[str, int, int], ...]]:
-    """A prompt from its pieces.
+    """Join pieces to a prompt.
 
     Args:
-        pieces: (name, text); the name is "" for what is between the named parts.
+        pieces: (name, text); the name is "" for text between the named parts.
 
     Returns:
         The prompt, and `Item.parts`.

@@ -1,4 +1,4 @@
-"""What makes a data set's numbers weak without making them wrong: counted and said, never changed."""
+"""Count properties of the data that weaken the numbers; they are reported, and the data stay unchanged."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SAYS = {
     "same_premise": "have the premise of another item, so that MEXA_T cannot tell them apart",
     "equals_english": "have the same text as in English",
 }
-"""What is counted, and how it is said of so many items."""
+"""Each weakness and the phrase that describes it for a number of items."""
 
 
 def weak_points(side: ItemSet, english: ItemSet | None = None) -> dict[str, int]:
-    """How many items of a side have each weakness of `SAYS`; those that none has are left out.
+    """The number of items of a side with each weakness of `SAYS`; weaknesses without items are left out.
 
     Args:
         side: the items.
@@ -37,7 +37,7 @@ def weak_points(side: ItemSet, english: ItemSet | None = None) -> dict[str, int]
         "not_nfc": sum(not all(map(_is_nfc, (item.premise, *item.options))) for item in items),
         "same_options": sum(len(set(item.options)) < len(item.options) for item in items),
         "identical": sum(whole[item.premise, item.options] > 1 for item in items),
-        # Belebele asks about a passage twice: its premise is passage and question, so that these differ too
+        # Belebele has two questions per passage: its premise holds both passage and question, so these two differ.
         "same_premise": sum(premises[_plain(item.premise)] > 1 for item in items),
         "equals_english": sum(
             (item.premise, item.options) == (other[item.id].premise, other[item.id].options)
@@ -50,7 +50,7 @@ def weak_points(side: ItemSet, english: ItemSet | None = None) -> dict[str, int]
 
 
 def weak_sides(pairs: Sequence[Pair]) -> dict[tuple[str, str], dict[str, int]]:
-    """`weak_points` of all sides, by language and pivot; each that has some is logged in one line."""
+    """`weak_points` of all sides, by language and pivot; each side that has some gets one log line."""
     found = {}
     for pair in pairs:
         for side, english in ((pair.english, None), (pair.language, pair.english)):
@@ -63,7 +63,7 @@ def weak_sides(pairs: Sequence[Pair]) -> dict[tuple[str, str], dict[str, int]]:
 
 
 def said(side: ItemSet, weak: Mapping[str, int]) -> str:
-    """The weaknesses in one line; "" if there is none."""
+    """The weaknesses on one line; "" if there are none."""
     total = len(side.items)
     parts = [f"{count:,} of {total:,} items {SAYS[name]}" for name, count in weak.items()]
     return f"{side.language} ({side.pivot}): {'; '.join(parts)}." if parts else ""
@@ -74,5 +74,5 @@ def _is_nfc(text: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """A text without regard to how it is encoded, its case and its white space."""
+    """A text normalised for comparison: without differences of encoding, case and white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -22,12 +22,12 @@ class Xcopa(ChoiceTask):
     """Causal reasoning with two options; scored by the option's own text."""
 
     connectors: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """[cause, effect] words between premise and option, by config; ``en`` serves the ``translation-xx`` configs."""
+    """[cause, effect] words between premise and option, by config; ``en`` is also used for ``translation-xx``."""
     scoring_connectors: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Where the scoring prompt's words differ."""
+    """The words of the scoring prompt, where they differ."""
     published_quirks: bool = False
-    """Alignment texts as in the published run: the premise's last character is cut whatever it is, the whole option is
-    lower-cased, and English always has "because" and Chinese always 因为."""
+    """Build alignment texts as in the published run: the premise's last character is always cut, the whole option is
+    lower-cased, English always uses "because" and Chinese always 因为."""
 
     columns: ClassVar[tuple[str, ...]] = ("idx", "premise", "choice1", "choice2", "question", "label")
     texts: ClassVar[tuple[str, ...]] = ("premise", "choice1", "choice2", "question")
@@ -40,7 +40,7 @@ class Xcopa(ChoiceTask):
         kind = _QUESTIONS.index(row["question"])
         code = "en" if config.startswith("translation-") else config
         connector, scoring_connector = self._connector(code, kind)
-        # The scoring prompt cuts the premise's last character whatever it is, as lm-evaluation-harness does; METHOD.
+        # The scoring prompt always cuts the premise's last character, as lm-evaluation-harness does; see METHOD.
         cut = premise[:-1]
         if self.published_quirks:
             first_connector = self._connector(code, 0)[0] if code in ("en", "zh") else connector
@@ -61,7 +61,7 @@ class Xcopa(ChoiceTask):
         )
 
     def _connector(self, code: str, kind: int) -> tuple[str, str]:
-        """The words between premise and option, in alignment texts and in scoring prompts."""
+        """The words between premise and option: (in alignment texts, in scoring prompts)."""
         if code not in self.connectors:
             raise InputError(
                 f"XCOPA's '{code}' has no connectors; add [cause, effect] words as task.connectors.{code} in "

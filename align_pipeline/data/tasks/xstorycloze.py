@@ -19,14 +19,14 @@ _ENDINGS = ("sentence_quiz1", "sentence_quiz2")
 class XStoryCloze(ChoiceTask):
     """Story completion with two endings; scored by the ending's own text."""
 
-    # The harness's task names no test split, which it takes for "examples come from the test split": it draws one
-    # more, to be able to leave the item itself out.
+    # The harness's task names no test split. It then assumes that examples come from the test split, and samples one
+    # more than needed so that it can leave out the item itself.
     lm_eval_spare: ClassVar[int] = 1
     columns: ClassVar[tuple[str, ...]] = ("story_id", *_SENTENCES, *_ENDINGS, "answer_right_ending")
     texts: ClassVar[tuple[str, ...]] = (*_SENTENCES, *_ENDINGS)
 
     def item(self, row: Row, config: str) -> Item:
-        """See `ChoiceTask.item`; the prompt joins the sentences as they stand, as lm-evaluation-harness does."""
+        """See `ChoiceTask.item`; the prompt joins the sentences unchanged, as lm-evaluation-harness does."""
         story = " ".join(texts_of(row, _SENTENCES))
         endings = texts_of(row, _ENDINGS)
         prompt, parts = parts_of([("passage", " ".join(row[column] for column in _SENTENCES))])

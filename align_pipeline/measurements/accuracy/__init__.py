@@ -1,1 +1,1 @@
-"""Whether the model answers right."""
+"""Task accuracy of the model."""

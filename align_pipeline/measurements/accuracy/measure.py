@@ -1,4 +1,4 @@
-"""The model's answers to every item, English ones too: ``predictions.parquet``."""
+"""The model's answers to every item, in English too: ``predictions.parquet``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KEYS = ("accuracy", "stderr", "accuracy_norm", "english_accuracy", "english_acc
 
 
 class Accuracy:
-    """Whether the model answers right."""
+    """Task accuracy of the model."""
 
     name: ClassVar[str] = "accuracy"
     stage: ClassVar[str] = "scoring"
@@ -45,7 +45,7 @@ class Accuracy:
         """See `Measurement`."""
 
     def units(self) -> Iterator[Unit]:
-        """A side of a pair each; an English side once, however many languages share it."""
+        """One unit per side of a pair; an English side that several languages share is computed once."""
         scored: set[tuple[str, str]] = set()
         for side, english in (
             (side, pair.english) for pair in self.job.pairs for side in (pair.english, pair.language)
@@ -108,7 +108,7 @@ class Accuracy:
 
 
 def accuracies(pair: Pair, predictions: pd.DataFrame) -> dict[str, Any]:
-    """A pair's numbers: TS and TF are counted over its items, accuracies over all items of their own side."""
+    """The accuracy numbers of a pair: TS and TF are counted over its items, accuracies over all items of each side."""
 
     def side(items: ItemSet) -> pd.DataFrame:
         chosen = (predictions["language"] == items.language) & (predictions["pivot"] == items.pivot)
@@ -120,7 +120,7 @@ def accuracies(pair: Pair, predictions: pd.DataFrame) -> dict[str, Any]:
     correct = own["correct"].to_numpy()
     values = (
         float(correct.mean()),
-        # As lm-evaluation-harness: from the sample standard deviation.
+        # As in lm-evaluation-harness: from the sample standard deviation.
         float(correct.std(ddof=1) / math.sqrt(len(correct))) if len(correct) > 1 else 0.0,
         float(own["correct_norm"].to_numpy().mean()),
         float(english["correct"].to_numpy().mean()),
@@ -132,7 +132,7 @@ def accuracies(pair: Pair, predictions: pd.DataFrame) -> dict[str, Any]:
 
 
 def _prompts(side: ItemSet) -> str:
-    """Digest of all texts that the side's predictions are of, in order."""
+    """Digest of all texts that the side's predictions depend on, in order."""
     return hashlib.sha256(repr([(i.prompt, i.continuations, i.premise) for i in side.items]).encode()).hexdigest()
 
 
@@ -141,14 +141,14 @@ def _normalized(p: Prediction) -> int:
 
 
 def option_similarity(item: Item) -> float:
-    """How alike the item's two most alike options are: Jaccard index of their character trigrams, premise left out."""
+    """Similarity of the item's two most similar options: Jaccard index of their character trigrams, without premise."""
     sets = [_trigrams(answer) for answer in _answers(item)]
     return max((_jaccard(a, b) for i, a in enumerate(sets) for b in sets[:i]), default=0.0)
 
 
 def english_overlap(item: Item, english: Item) -> float:
-    """How much of its options' text an item has in common with English (names, numbers, loans): the mean over options
-    of the Jaccard index of character trigrams with the same option in English, premises left out."""
+    """Overlap of an item's options with English (names, numbers, loan words): Jaccard index of the character trigrams
+    of each option and the same option in English, without premise, averaged over options."""
     both = zip(_answers(item), _answers(english), strict=True)
     overlaps = [_jaccard(_trigrams(own), _trigrams(other)) for own, other in both]
     return sum(overlaps) / len(overlaps)

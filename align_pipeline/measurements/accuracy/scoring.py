@@ -1,4 +1,4 @@
-"""Task accuracy: the option with the highest summed log-likelihood after a few-shot prompt."""
+"""Task accuracy: the answer is the option with the highest summed log-likelihood after a few-shot prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from align_pipeline.errors import InputError
 from align_pipeline.measurements.accuracy.prediction import Prediction
 
 BLOCK = 512
-"""Items whose prompts are in memory at once: with their examples they are long."""
+"""Number of items whose prompts are in memory at once; prompts with few-shot examples are long."""
 
 
 def predict(lm: LanguageModel, items: Sequence[Item], batch_tokens: int | None, advance: Advance) -> list[Prediction]:
@@ -48,7 +48,7 @@ def _predict(lm: LanguageModel, items: Sequence[Item], batch_tokens: int | None,
 
 
 def to_tensors(predictions: Sequence[Prediction]) -> dict[str, Tensor]:
-    """What a model gave, as named tensors for the cache; the rest of a `Prediction` is the item's."""
+    """The model's outputs as named tensors for the cache; all other fields of `Prediction` come from the item."""
     return {
         "loglikelihoods": torch.tensor([p.loglikelihoods for p in predictions], dtype=torch.float64),
         "tokens": torch.tensor([(p.prompt_tokens, p.item_tokens) for p in predictions]),
@@ -66,10 +66,10 @@ def _lengths(item: Item) -> tuple[int, ...]:
 
 
 def encode_options(lm: LanguageModel, item: Item) -> list[tuple[Tokens, Tokens]]:
-    """(context, continuation) tokens of each option, split as lm-evaluation-harness splits them.
+    """(context, continuation) tokens of each option, split as in lm-evaluation-harness.
 
-    The whole text is tokenized and cut after as many tokens as the context alone has; white space at the context's end
-    belongs to the continuation, as tokenizers join it to the next word.
+    The whole text is tokenized and split after the number of tokens of the context alone. White space at the context's
+    end moves to the continuation, because tokenizers join it to the next word.
     """
     item = templated(lm, item)
     context = item.prompt.rstrip()
@@ -78,17 +78,17 @@ def encode_options(lm: LanguageModel, item: Item) -> list[tuple[Tokens, Tokens]]
     requests = []
     for whole in wholes:
         continuation = whole[len(context_tokens) :]
-        # The last token is only predicted, never read, so a text may be one token longer than the model's context.
+        # The last token is only predicted, not read, so a text may be one token longer than the model's context.
         read = lm.limit(whole[: len(whole) - bool(continuation)], f"The prompt of item {item.id}")
         requests.append((read[: len(read) - max(len(continuation) - 1, 0)], continuation))
     return requests
 
 
 def templated(lm: LanguageModel, item: Item) -> Item:
-    """The item as the model reads it: through the chat template where ``model.chat_template`` says so.
+    """The item as the model reads it: with the chat template applied if ``model.chat_template`` is set.
 
-    As lm-evaluation-harness does it: examples are turns of their own, the answer is the assistant's, without the space
-    that separates it in plain text.
+    As in lm-evaluation-harness, each example is a turn of its own, and the answer is the assistant's turn, without the
+    space that separates it in plain text.
     """
     if not lm.chat:
         return item
@@ -97,7 +97,7 @@ def templated(lm: LanguageModel, item: Item) -> Item:
     turns = [turn for question, answer in item.shots for turn in (("user", question), ("assistant", _bare(answer)))]
     messages = [{"role": role, "content": content} for role, content in [*turns, ("user", own)]]
     prompt: str = lm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    at = prompt.rfind(own.strip())  # some templates strip what is said
+    at = prompt.rfind(own.strip())  # some templates strip messages
     if at < 0:
         raise InputError(f"The chat template of {lm.name} changes the prompt of item {item.id}.")
     behind = len(prompt) - (at - (len(own) - len(own.lstrip())) + len(own))
@@ -106,16 +106,16 @@ def templated(lm: LanguageModel, item: Item) -> Item:
 
 
 def _bare(continuation: str) -> str:
-    """A continuation without the space that separates it from the prompt."""
+    """A continuation without its separating space."""
     return continuation.removeprefix(" ")
 
 
 def prediction(loglikelihoods: Sequence[float]) -> int:
-    """The most likely option; the first of equals, as in lm-evaluation-harness."""
+    """Index of the most likely option; the first one of ties, as in lm-evaluation-harness."""
     return max(range(len(loglikelihoods)), key=lambda i: (loglikelihoods[i], -i))
 
 
 def confidence(loglikelihoods: Sequence[float]) -> float:
-    """Softmax over the options' log-likelihoods, at the most likely one."""
+    """The softmax over the options' log-likelihoods, at the most likely option."""
     best = max(loglikelihoods)
     return 1.0 / sum(math.exp(value - best) for value in loglikelihoods)

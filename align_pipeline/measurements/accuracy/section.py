@@ -1,4 +1,4 @@
-"""Its section of the report."""
+"""The section of the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from align_pipeline.page.template import render
 
 
 def _show(part: Part) -> Markup:
-    """Is the model as sure as it is right?"""
+    """Calibration: does the model's confidence match its accuracy?"""
     table, bins, sure = part.of("calibration"), part.of("reliability"), part.of("confidence")
     if table.empty:
         return Markup()

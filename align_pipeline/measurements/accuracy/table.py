@@ -1,4 +1,4 @@
-"""The table's columns."""
+"""The columns of the table."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PREDICTIONS = pa.schema(
         ("loglikelihoods", pa.list_(FLOAT)),
         ("prompt_tokens", INT),
         ("item_tokens", INT),  # tokens of the alignment text's premise: for fertility, X against English
-        ("option_similarity", FLOAT),  # the most alike pair of options: Jaccard index of their character trigrams
-        ("english_overlap", FLOAT),  # the same index of each option with itself in English, mean over options
+        ("option_similarity", FLOAT),  # the most similar pair of options: Jaccard index of their character trigrams
+        ("english_overlap", FLOAT),  # the same index of each option and its English version, mean over options
         ("category", TEXT),  # the item's semantic category where its data set has one, else ""
-        ("cluster", TEXT),  # what dependent items share (Belebele's passage); an item by itself has its own id
+        ("cluster", TEXT),  # shared by dependent items (Belebele's passage); an independent item has its own id
     ]
 )

@@ -1,1 +1,1 @@
-"""Whether a language's items lie closest to their English counterparts, layer by layer."""
+"""Whether a language's items are closest to their English counterparts, layer by layer."""

@@ -1,4 +1,4 @@
-"""Whether a language's items lie closest to their English counterparts, layer by layer: ``alignment.parquet``."""
+"""Whether a language's items are closest to their English counterparts, layer by layer: ``alignment.parquet``."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from align_pipeline.page.numbers import layer_range
 from align_pipeline.tracking.wandb import Curve
 
 COMMON_N = 100
-"""MEXA falls with the number of sentences; this many is what its published numbers are of."""
+"""MEXA decreases with the number of sentences; its published numbers use this many."""
 
 
 class Alignment:
-    """How many items are aligned with English."""
+    """The number of items aligned with English."""
 
     name: ClassVar[str] = "alignment"
     stage: ClassVar[str] = "extraction"
@@ -71,7 +71,7 @@ class Alignment:
             layers(config, last)
 
     def units(self) -> Iterator[Unit]:
-        """A language each; all metrics and layers come of the same cosines."""
+        """One unit per language; all metrics and layers are computed from the same cosines."""
         for pair in self.job.pairs:
             what, compute = f"Embedded {pair.language.language}", functools.partial(self._compute, pair)
             rows = functools.partial(self._rows, pair)
@@ -82,7 +82,7 @@ class Alignment:
         lm, budget, pivot = self.job.lm, self.job.config.batch_tokens, pair.english.pivot
         layers(self.job.config, lm.num_layers)  # before the passes: a layer that does not exist fails at once
         if pivot not in self._english:
-            self._english.clear()  # pairs come grouped by pivot or nearly so; states are large
+            self._english.clear()  # pairs are roughly grouped by pivot; states are large
             with self._stage(f"Embedded English ({pivot})", pair.english.items) as advance:
                 self._english[pivot] = english_states(lm, pair.english, budget, advance)
         with self._stage(f"Embedded {pair.language.language}", pair.language.items) as advance:
@@ -101,7 +101,7 @@ class Alignment:
             yield self._columns(pair, name, metric.pooling) | values
 
     def _columns(self, pair: Pair, metric: str, pooling: str) -> Columns:
-        """What a row of either table is of, layer by layer and item by item."""
+        """The key columns of both tables, layer by layer and item by item."""
         asked = layers(self.job.config, self.job.num_layers)
         return {
             "model": self.job.config.model.name,
@@ -115,7 +115,7 @@ class Alignment:
         }
 
     def _baselines(self, pair: Pair, tensors: dict[str, Tensor]) -> Iterator[Columns]:
-        """What the metrics give where nothing corresponds, and MEXA at a size that data sets have in common."""
+        """Chance levels of the metrics, and MEXA at the number of sentences that data sets have in common."""
         every = Similarities.from_tensors(tensors).at(layers(self.job.config, self.job.num_layers))
         by_id = pair.language.by_id()
         clusters = np.array([by_id[i].cluster or i for i in pair.ids], dtype=object)
@@ -159,7 +159,7 @@ class Alignment:
 
 
 def baselines(metric: Metric, every: Similarities) -> Iterator[tuple[str, Tensor, int]]:
-    """Kind, values [layers, items] and n of each baseline that a metric has; see `BASELINES`."""
+    """Kind, values [layers, items] and n of each baseline of a metric; see `BASELINES`."""
     if metric.needs == "options" and every.options:
         for kind, variants in (("mismatched", list(every.mismatched())), ("deranged", list(every.deranged()))):
             if variants:
@@ -174,15 +174,15 @@ def baselines(metric: Metric, every: Similarities) -> Iterator[tuple[str, Tensor
 
 
 def metrics_of(config: Config) -> dict[str, Metric]:
-    """The metrics that the config names, built."""
+    """Instances of the metrics that the config names."""
     return {name: instantiate(one) for name, one in config.metrics.items()}
 
 
 def layers(config: Config, last: int) -> list[int]:
-    """The layers to report of a model whose layers end with `last`.
+    """The layers to report, for a model with last layer `last`.
 
     Raises:
-        InputError: the model does not have one that is asked for.
+        InputError: the config asks for a layer that the model does not have.
     """
     asked = config.layers
     if asked == "all":
@@ -204,7 +204,7 @@ def curves(alignment: pd.DataFrame) -> list[Curve]:
 
 
 def reduced(curve: Curve, num_layers: int) -> dict[str, Any]:
-    """A curve's max, where it is, and its mean, over layers 0..L-1 (L, after the final norm, if it is alone)."""
+    """Maximum of a curve, its layer, and the mean, over layers 0..L-1, or L (after the final norm) if it is alone."""
     inner = [(k, v) for k, v in zip(curve.layers, curve.values, strict=True) if k < num_layers]
     inner = inner or list(zip(curve.layers, curve.values, strict=True))
     best, value = max(inner, key=lambda point: (point[1], -point[0]))
@@ -218,7 +218,7 @@ def reduced(curve: Curve, num_layers: int) -> dict[str, Any]:
 
 
 def _over(reported: Sequence[int], last: int) -> str:
-    """Which layers `reduced` looks at, in words."""
+    """The layers that `reduced` uses, in words."""
     inner = [k for k in reported if k < last]
     if len(inner) == last:
         return "over the layers before the final norm"
@@ -233,7 +233,7 @@ def _cell(metric: str, row: Mapping[str, Any]) -> str:
 
 
 def _texts(pair: Pair) -> str:
-    """Digest of all texts that the pair's similarities are of, in order."""
+    """Digest of all texts that the pair's similarities depend on, in order."""
     own, other = pair.language.by_id(), pair.english.by_id()
     texts = [(own[i].options, own[i].premise, other[i].options, other[i].premise) for i in pair.ids]
     return hashlib.sha256(repr(texts).encode()).hexdigest()

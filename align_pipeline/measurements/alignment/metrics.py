@@ -1,8 +1,8 @@
 """The alignment metrics: pure functions of cosines, vectorised over layers and items.
 
-Each gives a margin in cosine, [layers, items]: positive where the criterion holds (aligned, value 1), zero at a tie and
-negative where it fails (value 0). All comparisons of METHOD are strict, so value = margin > 0.
-The dataclasses at the end are what ``conf/metric`` names; a new metric is one more of them.
+Each metric returns a margin in cosine, [layers, items]: positive if the criterion holds (aligned, value 1), zero for a
+tie and negative if it fails (value 0). All comparisons of METHOD are strict, so value = margin > 0.
+The dataclasses at the end are the metrics of ``conf/metric``; a new metric is another such class.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def dali(cross: Tensor, criterion: str = "global") -> Tensor:
         criterion: ``global`` (published numbers) or ``rowwise`` (the paper's formula).
 
     Returns:
-        [...]; +inf for a single option, which nothing can be confused with.
+        [...]; +inf for a single option, because there is no other option to confuse it with.
     """
     own = cross.diagonal(dim1=-2, dim2=-1)
     others = _off_diagonal(cross)
@@ -38,29 +38,29 @@ def dali(cross: Tensor, criterion: str = "global") -> Tensor:
 
 
 def dali_strong(cross: Tensor, english: Tensor, language: Tensor) -> Tensor:
-    """DALI_S: like `dali`, the least c_ii must also exceed every cos(E_i, E_j) and cos(X_i, X_j), i != j."""
+    """DALI_S: like `dali`, but the smallest c_ii must also exceed all cos(E_i, E_j) and cos(X_i, X_j), i != j."""
     own = cross.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
     others = torch.stack([_off_diagonal(block).amax(dim=(-2, -1)) for block in (cross, english, language)])
     return own - others.amax(dim=0)
 
 
 def mexa(own: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """MEXA (Kargaran et al.): s_ii minus the largest other entry of its row and of its column."""
+    """MEXA (Kargaran et al.): s_ii minus the largest off-diagonal entry of its row and of its column."""
     return own - torch.maximum(row, column)
 
 
 def _off_diagonal(block: Tensor) -> Tensor:
-    """The block with -inf on its diagonal."""
+    """The block with its diagonal set to -inf."""
     eye = torch.eye(block.shape[-1], dtype=torch.bool, device=block.device)
     return block.masked_fill(eye, -float("inf"))
 
 
 class Metric(Protocol):
-    """What a metric is to the pipeline."""
+    """The interface of a metric."""
 
     pooling: str
     needs: ClassVar[str]
-    """``options``, ``premises`` or ``sentences``: what a task must offer (`ParallelTask.offers`)."""
+    """``options``, ``premises`` or ``sentences``: the texts that a task must have (`ParallelTask.offers`)."""
 
     def margin(self, similarities: Similarities) -> Tensor:
         """[layers, items]."""
@@ -127,13 +127,13 @@ class Mexa:
         return mexa(found.own, found.row, found.column)
 
     def swapped(self, similarities: Similarities) -> Tensor:
-        """[layers, items]: what is expected of each item once one side is shuffled; its mean is MEXA by chance."""
+        """[layers, items]: probability that an item is aligned after shuffling one side; the mean is MEXA by chance."""
         return similarities.premises[self.pooling].swapped
 
     def among(self, similarities: Similarities, size: int) -> Tensor:
-        """[layers, items]: the probability that an item is aligned among `size` sentences drawn from all, itself one.
+        """[layers, items]: the probability that an item is aligned among itself and `size` - 1 other random sentences.
 
-        None of its rivals may be drawn: C(N - 1 - rivals, size - 1) / C(N - 1, size - 1).
+        No rival may be among them: C(N - 1 - rivals, size - 1) / C(N - 1, size - 1).
         """
         rivals = similarities.premises[self.pooling].rivals.double()
         others = rivals.shape[1] - 1

@@ -1,4 +1,4 @@
-"""Its section of the report."""
+"""The section of the report."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from align_pipeline.page.template import render
 
 
 def _show(part: Part) -> Markup:
-    """Headline findings, then alignment against accuracy over languages, by layer and over items."""
-    is_answered = part.of("translation_scores").empty  # else there is no accuracy to set it against
+    """Headline findings, then alignment against accuracy: over languages, by layer and over items."""
+    is_answered = part.of("translation_scores").empty  # without answers there is no accuracy to compare with
     if not part.metrics and part.of("calibration").empty:
         return Markup()
     answered = None
@@ -39,7 +39,7 @@ def _of(table: pd.DataFrame, metric: str, pooling: str) -> pd.DataFrame:
 
 
 def _findings(part: Part) -> dict[str, Any]:
-    """The headline answers: rows and numbers of which sentences are made."""
+    """The headline answers: rows and numbers for the sentences of the template."""
     calibration, verdicts = part.of("calibration"), part.of("verdicts")
     english = calibration["language"] == ENGLISH
     return {
@@ -55,13 +55,13 @@ def _findings(part: Part) -> dict[str, Any]:
 
 
 def _names(metrics: Collection[tuple[str, str]]) -> dict[tuple[str, str], Markup]:
-    """The metrics, without their pooling where it tells nothing apart."""
+    """Display names of the metrics, with the pooling only if a metric has several."""
     count = Counter(metric for metric, _ in metrics)
     return {(metric, pooling): metric_name(metric, pooling if count[metric] > 1 else "") for metric, pooling in metrics}
 
 
 def _questions(verdicts: pd.DataFrame) -> Iterator[SimpleNamespace]:
-    """Each question with the verdicts that its metrics give, the same ones together."""
+    """Each question with the verdicts of all metrics, grouped by verdict."""
     for question in ("languages", "items_pooled", "items_somewhere", "same_item"):
         rows = verdicts[verdicts["question"] == question]
         if len(rows):
@@ -79,7 +79,7 @@ def _questions(verdicts: pd.DataFrame) -> Iterator[SimpleNamespace]:
 
 
 def _by_language(part: Part) -> Iterator[SimpleNamespace]:
-    """In how many languages TS and TF differ, and how far the best aligned language is above chance."""
+    """In how many languages TS and TF differ, and in how many the best layer's alignment is above chance."""
     items, chances = part.of("items_by_language"), part.of("chance")
     for metric, pooling in part.metrics:
         rows, best = _of(items, metric, pooling), _of(chances, metric, pooling)
@@ -98,7 +98,7 @@ def _by_language(part: Part) -> Iterator[SimpleNamespace]:
 
 
 def _overview(part: Part) -> dict[str, Any]:
-    """Accuracy and best alignment of each language."""
+    """Accuracy and best alignment per language."""
     cells, groups, known = part.of("cells"), part.of("groups"), part.languages
     units = pd.concat([cells[["language", "pivot"]], groups[["language", "pivot"]]]).drop_duplicates()
     table = units.merge(groups.drop(columns=["model", "task"]), how="left", on=["language", "pivot"])
@@ -125,7 +125,7 @@ def _overview(part: Part) -> dict[str, Any]:
 
 
 def _languages(part: Part) -> dict[str, Any]:
-    """Over languages: does alignment go with accuracy?"""
+    """Correlation of alignment with accuracy, over languages."""
     level, points = part.of("language_level"), part.of("points")
     whole = level[(level["grouping"] == "all") & (level["reduce"] != "layer")]
     layers = level[(level["grouping"] == "all") & (level["reduce"] == "layer")]
@@ -165,14 +165,14 @@ def _layers(part: Part) -> Iterator[SimpleNamespace]:
 
 
 def _last(part: Part, metric: str, pooling: str) -> int:
-    """The first layer that is not counted; beyond all layers if every one is."""
+    """The first layer after those that count; one past the last layer if all count."""
     block = part.study.blocks[part.model, part.task, metric, pooling]
     outside = block.layers[~block.inner]
     return int(outside[0]) if len(outside) else int(block.layers[-1]) + 1
 
 
 def _items(part: Part) -> dict[str, Any]:
-    """Over items, per language."""
+    """Results over items, per language."""
     instance, pooled, own = part.of("instance_level"), part.of("items_pooled"), part.of("items_by_language")
     transfer = instance[instance["contrast"] == "ts_tf"]
     pooled = pooled[pooled["at"] == "layer"]
@@ -198,7 +198,7 @@ def _items(part: Part) -> dict[str, Any]:
 
 
 def _pooled(part: Part) -> dict[str, Any]:
-    """Over items, pooled over languages."""
+    """Results over items, pooled over languages."""
     pooled = part.of("regression")
     best = pooled[pooled["at"] == "best_layer"]
     logit = best[(best["method"] == "logit") & (best["term"] == "aligned")]

@@ -1,6 +1,6 @@
-"""Hidden states -> the few cosines that the metrics need, while the states stream past.
+"""Reduce hidden states, batch by batch, to the cosines that the metrics need.
 
-English states are kept once per English set; a language's states live for one batch.
+English states are kept in memory once per English set; a language's states only for one batch.
 Notation (METHOD): E is English, X the other language, c_ij = cos(E_i, X_j) over an item's options,
 s_ij = cos(E_i, X_j) over the premises of all items.
 """
@@ -30,7 +30,7 @@ class OptionCosines:
     """Cosines among an item's options, each [layers, items, n, n] in float32: E_i with X_j, within E, within X.
 
     Attributes:
-        cross, english, language: of the item's own two versions.
+        cross, english, language: between and within the item's own two versions.
         mismatched: [layers, items, K, n, n], the item's X options with the E options of K other items (`partners`).
     """
 
@@ -46,11 +46,11 @@ class PremiseCosines:
 
     Attributes:
         own: s_ii.
-        row: max_j s_ij, j != i: E_i's best other X.
-        column: max_j s_ji, j != i: X_i's best other E.
-        rivals: int32, how many j != i have s_ij or s_ji of at least s_ii; i is aligned where it is 0.
-        swapped: the chance that i counts as aligned once the X side is shuffled: 1 / (N - 1) where X_i and another
-            item's E are strictly each other's best, else 0. The mean over all shuffles without a fixed point.
+        row: max_j s_ij, j != i: cosine of E_i with its closest other X.
+        column: max_j s_ji, j != i: cosine of X_i with its closest other E.
+        rivals: int32, number of j != i for which s_ij or s_ji is at least s_ii; i is aligned if it is 0.
+        swapped: the probability that i counts as aligned after shuffling the X side: 1 / (N - 1) if X_i and the E of
+            another item are strictly each other's closest, else 0; the mean over all shuffles without a fixed point.
     """
 
     own: Tensor
@@ -62,20 +62,20 @@ class PremiseCosines:
 
 @dataclass(frozen=True)
 class Similarities:
-    """All that the metrics need of one language, by pooling, at all layers 0 to L; item order is `Pair.ids`."""
+    """All cosines of one language that metrics need, by pooling, at layers 0 to L; items are in `Pair.ids` order."""
 
     options: dict[str, OptionCosines]
     premises: dict[str, PremiseCosines]
 
     def at(self, layers: Sequence[int]) -> Similarities:
-        """These layers alone."""
+        """Only these layers."""
         return Similarities(
             {p: OptionCosines(**{k: t[layers] for k, t in vars(c).items()}) for p, c in self.options.items()},
             {p: PremiseCosines(**{k: t[layers] for k, t in vars(c).items()}) for p, c in self.premises.items()},
         )
 
     def mismatched(self) -> Iterator[Similarities]:
-        """The items' X options beside the E options of another item, K times: what alignment is by chance."""
+        """The items' X options with the E options of another item, K times: the chance level of alignment."""
         for k, others in enumerate(partners(next(iter(self.options.values())).cross.shape[1])):
             yield Similarities(
                 {
@@ -86,7 +86,7 @@ class Similarities:
             )
 
     def deranged(self) -> Iterator[Similarities]:
-        """The items' X options out of order, in every way that leaves none in its place; see `derangements`."""
+        """The items' X options reordered, in every way that leaves none in its place; see `derangements`."""
         n = next(iter(self.options.values())).cross.shape[-1]
         for order in derangements(n):
             yield Similarities(
@@ -98,7 +98,7 @@ class Similarities:
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """As named tensors, for the cache."""
+        """The cosines as named tensors, for the cache."""
         options = {f"options.{p}.{name}": value for p, c in self.options.items() for name, value in vars(c).items()}
         premises = {f"premises.{p}.{name}": value for p, c in self.premises.items() for name, value in vars(c).items()}
         return options | premises
@@ -117,13 +117,13 @@ class Similarities:
 
 
 MISMATCHES = 10
-"""K: how many other items an item's options are compared with to know what chance gives."""
+"""K: number of other items that an item's options are compared with, to estimate the chance level."""
 
 
 def partners(n: int) -> Tensor:
-    """[K, n]: for each item K others, the same whatever the model and language; K is less where there are fewer.
+    """[K, n]: for each item K other items, independent of model and language; K is smaller if there are fewer items.
 
-    Each row is a shuffle without a fixed point, and no two rows agree anywhere: rotations of one fixed order.
+    Each row is a permutation without a fixed point, and no two rows agree anywhere: rotations of one fixed order.
     """
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(n, generator=generator)
@@ -135,7 +135,7 @@ def partners(n: int) -> Tensor:
 
 
 def derangements(n: int) -> list[list[int]]:
-    """All orders of up to four options that leave none in its place; rotations of more."""
+    """All permutations of up to four options without a fixed point; for more options, the rotations."""
     if n > 4:
         return [[(i + shift) % n for i in range(n)] for shift in range(1, n)]
     return [list(order) for order in itertools.permutations(range(n)) if all(i != j for i, j in enumerate(order))]
@@ -143,13 +143,13 @@ def derangements(n: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class EnglishStates:
-    """Pooled states of an English set, kept for all languages that are paired with it.
+    """Pooled states of an English set, kept for all languages paired with it.
 
     Attributes:
         position: row of each item id.
-        tokens: the texts' token ids, to tell equal texts.
-        states: by pooling [layers, items, texts, D] in the model's dtype, on the model's device or in host memory; an
-            item's texts are its options, then its premise.
+        tokens: the texts' token ids, to detect equal texts.
+        states: by pooling [layers, items, texts, D] in the model's dtype, on the model's device or in host memory; the
+            texts of an item are its options, then its premise.
     """
 
     position: dict[str, int]
@@ -158,7 +158,7 @@ class EnglishStates:
 
 
 def english_states(lm: LanguageModel, english: ItemSet, batch_tokens: int | None, advance: Advance) -> EnglishStates:
-    """Run an English set through the model; see `forward.hidden_states` for the errors."""
+    """Run an English set through the model; for errors see `forward.hidden_states`."""
     tokens = text_tokens(lm, english.items)
     ids = [item.id for item in english.items]
     shape = (lm.num_layers + 1, len(ids), len(tokens[0]), lm.width)
@@ -173,7 +173,7 @@ def english_states(lm: LanguageModel, english: ItemSet, batch_tokens: int | None
 
 
 def _home(lm: LanguageModel, numbers: int) -> torch.device:
-    """Where so many numbers of the model's dtype are kept: on its device, unless they take a third of what is free."""
+    """The device for so many numbers of the model's dtype: the model's, unless they take a third of its free memory."""
     fits = True
     if lm.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(lm.device)
@@ -184,10 +184,10 @@ def _home(lm: LanguageModel, numbers: int) -> torch.device:
 def similarities(
     lm: LanguageModel, pair: Pair, english: EnglishStates, batch_tokens: int | None, advance: Advance
 ) -> Similarities:
-    """Run a language through the model and keep its cosines with English; `forward.hidden_states` has the errors.
+    """Run a language through the model and compute its cosines with English; for errors see `forward.hidden_states`.
 
-    Options and premises, both poolings and all layers come out of one pass: a premise is where its options begin, so
-    it costs next to nothing, and any metric can then be had without another pass.
+    One pass gives options and premises, both poolings and all layers. The premise is a prefix of the options, so it is
+    almost free, and any metric can then be computed without another pass.
     """
     by_id = pair.language.by_id()
     items = [by_id[item_id] for item_id in pair.ids]
@@ -251,13 +251,13 @@ def text_tokens(lm: LanguageModel, items: Sequence[Item]) -> list[list[Tokens]]:
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """cos of every row of `a` [..., n, D] with every row of `b` [..., m, D], in float32; 0 where a vector is zero."""
+    """cos of every row of `a` [..., n, D] with every row of `b` [..., m, D], in float32; 0 if a vector is zero."""
     a, b = a.float(), b.float()
     return _over(a @ b.transpose(-1, -2), torch.linalg.vector_norm(a, dim=-1), torch.linalg.vector_norm(b, dim=-1))
 
 
 def _over(dots: Tensor, norms_a: Tensor, norms_b: Tensor) -> Tensor:
-    """Dot products [..., n, m] over the norms [..., n] and [..., m]; 0 where a norm is."""
+    """Dot products [..., n, m] divided by the norms [..., n] and [..., m]; 0 where a norm is 0."""
     norms = norms_a[..., :, None] * norms_b[..., None, :]
     return torch.where(norms > 0, dots / norms, 0.0)
 
@@ -268,17 +268,17 @@ def _take(values: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def cross_cosines(english: Tensor, language: Tensor, twins_e: Tensor, twins_x: Tensor) -> Tensor:
-    """[layers, items, n, n]: cosines of E's options with X's alone; arguments as `option_cosines`."""
+    """[layers, items, n, n]: cosines of E's options with X's only; arguments as in `option_cosines`."""
     return _take(cosines(english, language), twins_e, twins_x)
 
 
 def option_cosines(english: Tensor, language: Tensor, twins_e: Tensor, twins_x: Tensor) -> dict[str, Tensor]:
-    """Cosines among the options of some items: cross, english and language of `OptionCosines`.
+    """Cosines among the options of a set of items: cross, english and language of `OptionCosines`.
 
     Args:
         english, language: [layers, items, n, D].
-        twins_e, twins_x: [items, n], each option's first equal option: equal texts take one entry, so that rounding
-            cannot break their tie.
+        twins_e, twins_x: [items, n], index of each option's first equal option. Equal texts share one entry, so that
+            rounding cannot break their tie.
     """
     e, x = english.float(), language.float()
     within_e, within_x, cross = e @ e.transpose(-1, -2), x @ x.transpose(-1, -2), e @ x.transpose(-1, -2)
@@ -291,12 +291,12 @@ def option_cosines(english: Tensor, language: Tensor, twins_e: Tensor, twins_x: 
 
 
 class PremiseStream:
-    """X's premises, from batches, and then what MEXA needs of all s_ij, a layer at a time.
+    """Collect X's premises from batches, then compute what MEXA needs of all s_ij, one layer at a time.
 
     Args:
         english: E's premises, [layers, N, D].
-        groups_e, groups_x: [N], equal numbers for equal texts. An equal text ties with the own one exactly; rounding
-            must not decide, so its entry is the own one's.
+        groups_e, groups_x: [N], equal numbers for equal texts. Equal texts must tie exactly, despite rounding, so the
+            entry of an equal text is set to the item's own.
     """
 
     def __init__(self, english: Tensor, groups_e: Tensor, groups_x: Tensor) -> None:
@@ -304,17 +304,17 @@ class PremiseStream:
         self.language = torch.zeros_like(english)
 
     def add(self, chosen: Sequence[int], language: Tensor) -> None:
-        """Take in X's premises [layers, b, D] at the positions `chosen` of the N."""
+        """Add X's premises [layers, b, D] at the positions `chosen` of the N."""
         self.language[:, chosen] = language.to(self.language)
 
     def finish(self) -> PremiseCosines:
-        """The cosines, once every premise was added, each in one of the processes."""
+        """The cosines, after all premises were added; each premise was run in one of the processes."""
         distributed.filled(self.language)
         layers = [self._layer(cosines(e, x)) for e, x in zip(self.english, self.language, strict=True)]
         return PremiseCosines(*(torch.stack(parts) for parts in zip(*layers, strict=True)))
 
     def _layer(self, s: Tensor) -> tuple[Tensor, ...]:
-        """The fields of `PremiseCosines` of one layer's s [N, N]."""
+        """The fields of `PremiseCosines` for one layer's s [N, N]."""
         n = len(s)
         own = s.diagonal().clone()
         twins_e, twins_x = (g[:, None] == g for g in (self.groups_e, self.groups_x))
@@ -339,7 +339,7 @@ class PremiseStream:
 
 
 def _option_twins(texts: Sequence[Sequence[Tokens]], n: int) -> Tensor:
-    """[items, n]: each option's first equal option."""
+    """[items, n]: index of each option's first equal option."""
     return torch.tensor([[group.index(group[i]) for i in range(n)] for group in texts], dtype=torch.long)
 
 

@@ -1,4 +1,4 @@
-"""The table's columns."""
+"""The columns of the table."""
 
 from __future__ import annotations
 
@@ -31,12 +31,9 @@ BASELINES = pa.schema(
         ("pooling", TEXT),
         ("layer", INT),
         ("item_id", TEXT),
-        ("cluster", TEXT),  # what dependent items share (Belebele's passage); an item by itself has its own id
-        (
-            "kind",
-            TEXT,
-        ),  # mismatched: beside other items; deranged: X's options out of order; common_n: MEXA among fewer
-        ("value", pa.float32()),  # the item's share of comparisons in which it counts as aligned
-        ("n", INT),  # how many comparisons (mismatched, deranged), or among how many sentences (common_n)
+        ("cluster", TEXT),  # shared by dependent items (Belebele's passage); an independent item has its own id
+        ("kind", TEXT),  # mismatched: with other items; deranged: options reordered; common_n: MEXA among fewer
+        ("value", pa.float32()),  # the share of the item's comparisons in which it counts as aligned
+        ("n", INT),  # number of comparisons (mismatched, deranged), or of sentences (common_n)
     ]
 )

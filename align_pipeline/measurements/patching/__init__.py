@@ -1,1 +1,1 @@
-"""What answers become when an activation is replaced."""
+"""Activation patching: answers after an activation is replaced."""

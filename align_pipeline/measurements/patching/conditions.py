@@ -1,4 +1,4 @@
-"""What an activation is replaced by, where, and for which items."""
+"""The conditions of patching: the replacement activation, its position, and the items to patch."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ OF_ANOTHER_ITEM = ("random_item", "same_answer")
 OF_ALL_ITEMS = ("mean_english", "mean")
 
 
-_NO_CONTROL = ("zero", "mean")  # what `all` leaves out: ablations are another question
+_NO_CONTROL = ("zero", "mean")  # left out of `all`, because ablations answer another question
 
 
 Place = tuple[tuple[int, ...], tuple[int, ...]]
-"""A context's tokens, and the positions of a site in it."""
+"""The tokens of a context, and the positions of a site in it."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is patched, checked against the task.
+    """The requested patching, checked against the task.
 
     Attributes:
-        config: as the user gave it, `conditions` spelled out.
+        config: the user's config, with all `conditions` listed.
         others: the items of the language of each ``language=<code>`` condition.
     """
 
@@ -54,7 +54,7 @@ class Plan:
         return list(self.config.conditions)
 
     def source_language(self, condition: str, pair: Pair) -> str:
-        """Whose activations a condition puts in place; "" for nobody's."""
+        """The language of a condition's activations; "" for none."""
         if condition in self.others:
             return self.others[condition].language
         if condition in ("noise", "zero"):
@@ -63,10 +63,10 @@ class Plan:
 
 
 def plan(config: PatchConfig, task: ParallelTask, pairs: Sequence[Pair], source: Source) -> Plan:
-    """Check what is asked against the task and its items, before any model is loaded.
+    """Check the requested patching against the task and its items, before any model is loaded.
 
     Raises:
-        InputError: a condition or a site that the task cannot have, a language it lacks, or too few items for a donor.
+        InputError: the task does not support a condition or site, lacks a language, or has too few items for donors.
     """
     item = pairs[0].english.items[0]
     if not item.continuations:
@@ -95,10 +95,10 @@ def plan(config: PatchConfig, task: ParallelTask, pairs: Sequence[Pair], source:
 
 
 def others_of(conditions: Sequence[str], task: ParallelTask, source: Source) -> dict[str, ItemSet]:
-    """The items of the language of each ``language=<code>`` condition.
+    """The items in the language of each ``language=<code>`` condition.
 
     Raises:
-        InputError: there is no such language, or the task lacks it.
+        InputError: the language does not exist, or the task lacks it.
     """
     others = {}
     for condition in conditions:
@@ -110,7 +110,7 @@ def others_of(conditions: Sequence[str], task: ParallelTask, source: Source) -> 
 
 
 def need_several(condition: str, items: Sequence[Item]) -> None:
-    """Refuse a condition that takes activations from other items where there are none."""
+    """Refuse a condition that takes activations from other items if there are no others."""
     if condition in (*OF_ANOTHER_ITEM, *OF_ALL_ITEMS) and len(items) < 2:
         raise InputError(
             f"The condition {condition} needs activations of other items, but there is only one item; raise task.limit."
@@ -125,10 +125,10 @@ def _language(code: str) -> Language:
 
 
 def chosen_items(which: PatchItems, pair: Pair, predictions: pd.DataFrame) -> list[str]:
-    """The paired items of a language that are to be patched, in English order.
+    """Ids of the paired items to patch, in English order.
 
     Args:
-        which: all, or those that are right in English and right (ts) or wrong (tf) in the language.
+        which: all items, or those that are right in English and right (ts) or wrong (tf) in the language.
         pair: the language and its English.
         predictions: as `PREDICTIONS`, with both sides.
     """
@@ -145,7 +145,7 @@ def chosen_items(which: PatchItems, pair: Pair, predictions: pd.DataFrame) -> li
 
 
 def digest(asked: Plan, pair: Pair, ids: Sequence[str], seed: int) -> str:
-    """Digest of everything but the model that a language's patched log-likelihoods depend on."""
+    """Digest of everything, except the model, that a language's patched log-likelihoods depend on."""
     config = asked.config
     texts = [
         [(item.id, item.prompt, item.continuations, item.gold) for item in side.items]
@@ -156,11 +156,11 @@ def digest(asked: Plan, pair: Pair, ids: Sequence[str], seed: int) -> str:
 
 
 def permuted(item: Item, seed: int) -> Item:
-    """The item with its options in another order, in the prompt too, so that the gold option stands elsewhere."""
+    """The item with its options reordered, in the prompt too, so that the gold option is at another place."""
     listed = [(name, start, end) for name, start, end in item.parts if name.startswith("option_")]
     shift = random.Random(f"{seed}/permuted_options/{item.id}").randrange(1, len(listed))
     order = [(place + shift) % len(listed) for place in range(len(listed))]
-    parts = [part for part in item.parts if part not in listed]  # they stand before the options
+    parts = [part for part in item.parts if part not in listed]  # those before the options
     prompt, at = "", -len(item.prompt)
     for (name, start, end), other in zip(listed, order, strict=True):
         prompt += _cut(item.prompt, at, start)
@@ -178,21 +178,21 @@ def _cut(text: str, start: int, end: int) -> str:
 
 
 def another_item(condition: str, item: Item, pool: Sequence[Item], keys: Sequence[object], seed: int) -> int | None:
-    """The index of another item to take an activation from, always the same for one seed; None if there is none.
+    """The index of another item to take an activation from, deterministic for a seed; None if there is none.
 
     Args:
         condition: random_item or same_answer.
-        item: the item that is patched, one of the pool.
+        item: the item to patch, one of the pool.
         pool: all English items.
-        keys: what each of them answers: the first token of its gold option.
-        seed: of the draw.
+        keys: the answer of each item: the first token of its gold option.
+        seed: of the random choice.
     """
     own = next(index for index, other in enumerate(pool) if other.id == item.id)
     passage = _passage(pool[own])
     able = [
         index
         for index, other in enumerate(pool)
-        # Two questions of one passage share half of their concept.
+        # Two questions on one passage share half of their concept.
         if index != own
         and (passage is None or _passage(other) != passage)
         and (condition != "same_answer" or keys[index] == keys[own])
@@ -205,7 +205,7 @@ def _passage(item: Item) -> str | None:
 
 
 def noise_like(activation: Tensor, seed: int, item_id: str) -> Tensor:
-    """A random direction with the activation's norm along its last axis, the same for one seed and item."""
+    """A random direction with the activation's norm along its last axis, deterministic for seed and item."""
     digest = hashlib.sha256(f"{seed}/noise/{item_id}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     direction = torch.randn(activation.shape, generator=generator)
@@ -217,10 +217,10 @@ def noise_like(activation: Tensor, seed: int, item_id: str) -> Tensor:
 def site_positions(lm: LanguageModel, item: Item, context: Sequence[int], site: str) -> list[int]:
     """Positions of a site's tokens in the item's context, ascending.
 
-    The token that ends a part is the last one that holds any of its characters: so a site is found in every language.
+    The token of a part is the last one that contains any of its characters, so that every language has it.
 
     Raises:
-        InputError: the tokenizer tells no character offsets, or the part was cut off by ``model.too_long``.
+        InputError: the tokenizer gives no character offsets, or the part was truncated by ``model.too_long``.
     """
     if site == "last":
         return [len(context) - 1]
@@ -236,7 +236,7 @@ def site_positions(lm: LanguageModel, item: Item, context: Sequence[int], site: 
             continue
         stop = min(len(item.prompt) + end, len(prompt))
         last = max(i for i, (a, b) in enumerate(offsets) if a < stop and b > a)
-        # Counted from the end: truncation drops tokens from the beginning.
+        # Counted from the end, because truncation drops tokens from the beginning.
         positions.append(len(context) - len(offsets) + last)
         if positions[-1] < 0:
             raise InputError(f"The {name} of item {item.id} was cut off; raise model.max_length or use fewer examples.")

@@ -1,4 +1,4 @@
-"""Figures of patching: what each condition corrects, or makes of translations, by layer; where languages differ."""
+"""Figures of patching: corrections, or quality of translations, by layer and condition, and by language."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ SITES = {
     "source": "the end of the source sentence",
 }
 KIND = ["model", "task", "component", "site", "window"]
-"""What one figure is of."""
+"""Columns that identify one figure."""
 KIND_TRANSLATION = ["model", "task", "direction", *KIND[2:]]
-"""What one figure of translations is of."""
+"""Columns that identify one figure of translations."""
 
 
 def condition_name(condition: str) -> str:
@@ -45,7 +45,7 @@ def condition_name(condition: str) -> str:
 
 
 def kind_name(row: Any) -> str:
-    """What was patched, in words."""
+    """The kind of patch, in words."""
     window = f", {row.window} layers at once" if row.window > 1 else ""
     site = SITES.get(row.site, f"the end of {row.site.replace('_', ' ')}")
     return f"{COMPONENTS.get(row.component, row.component)} at {site}{window}"
@@ -55,8 +55,8 @@ def draw(effects: pd.DataFrame, folder: Path) -> list[Path]:
     """A job's figures as PNG.
 
     Args:
-        effects: as `patching_analysis.effects`.
-        folder: where they go.
+        effects: from `statistics.effects`.
+        folder: the output folder.
     """
     paths = []
     for key, part in effects[effects["n_tf"] > 0].groupby(KIND, sort=False):
@@ -67,7 +67,7 @@ def draw(effects: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def draw_translation(effects: pd.DataFrame, folder: Path) -> list[Path]:
-    """A job's figures of translations as PNG, from `translation_patching_analysis.effects`."""
+    """A job's figures of translations as PNG, from `statistics.effects` of `translation_patching`."""
     paths = []
     for key, part in effects.groupby(KIND_TRANSLATION, sort=False):
         stem = "_".join(["translation_patching", *(style.slug(str(word)) for word in key[2:])])
@@ -76,7 +76,7 @@ def draw_translation(effects: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def figures(part: pd.DataFrame) -> list[tuple[str, Any]]:
-    """(name, function that draws) of one kind of patch: `KIND`."""
+    """(name, drawing function) of each figure for one kind of patch (`KIND`)."""
     chosen = part[part["condition"] == lead(part)]
     if (part["head"] >= 0).any():
         return [("heads", partial(grid, chosen, "head"))]
@@ -87,22 +87,22 @@ def figures(part: pd.DataFrame) -> list[tuple[str, Any]]:
 
 
 def lead(part: pd.DataFrame) -> str:
-    """The condition that maps show: the treatment, or where there is none the first."""
+    """The condition of the maps: the treatment, or the first one if there is no treatment."""
     conditions = [str(c) for c in part["condition"].unique()]
     return TREATMENT if TREATMENT in conditions else conditions[0]
 
 
 def pooled(part: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Correction rates over all rows that agree in `by`, every TF item counting once."""
+    """Correction rates over all rows with equal values of `by`; every TF item counts once."""
     sums = part.groupby(list(by), sort=False)[["n_tf", "corrected"]].sum().reset_index()
     return sums.assign(rate=sums["corrected"] / sums["n_tf"].where(sums["n_tf"] > 0))
 
 
 def correction(part: pd.DataFrame) -> Figure:
-    """Share of TF items that become right, by layer, a line per condition; the treatment is the thick one.
+    """Share of TF items that become right, by layer, with one line per condition; the treatment's line is thick.
 
     Args:
-        part: effects of one kind of patch. With one language the treatment's bootstrap interval is shaded.
+        part: effects of one kind of patch. With a single language the treatment's bootstrap interval is shaded.
     """
     table = pooled(part, ["condition", "layer"]).pivot(index="condition", columns="layer", values="rate")
     own = _treated(part)
@@ -117,11 +117,11 @@ def correction(part: pd.DataFrame) -> Figure:
 
 
 def translation(part: pd.DataFrame) -> Figure:
-    """chrF++ of what is generated, by layer, a line per condition; the treatment is the thick one, dashed: unpatched.
+    """chrF++ of the translations by layer, one line per condition; treatment: thick line, unpatched: dashed line.
 
     Args:
-        part: `translation_patching_analysis.effects` of one kind of patch and one direction; several languages are
-            averaged. With one language the interval of the treatment's difference from unpatched is shaded.
+        part: `statistics.effects` of `translation_patching`, for one kind of patch and one direction; several languages
+            are averaged. With a single language the interval of the treatment's difference from unpatched is shaded.
     """
     table = part.groupby(["condition", "layer"])["chrf"].mean().unstack("layer")
     before = float(part.drop_duplicates("language")["chrf_unpatched"].mean())
@@ -145,19 +145,19 @@ def translation(part: pd.DataFrame) -> Figure:
 
 
 def _treated(part: pd.DataFrame) -> pd.DataFrame | None:
-    """The treatment's rows, if they are of one language and all layers, so that an interval can be drawn."""
+    """The treatment's rows, if they cover one language and all layers, so that an interval can be drawn."""
     own = part[part["condition"] == TREATMENT].sort_values("layer")
     return own if part["language"].nunique() == 1 and len(own) == part["layer"].nunique() else None
 
 
 def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float, top: float) -> tuple[Figure, Any]:
-    """A line per condition, named at its end.
+    """One line per condition, labelled at its end.
 
     Args:
-        table: condition by layer.
+        table: one row per condition, one column per layer.
         interval: low and high of the treatment, by layer.
-        bottom: where the axis begins.
-        top: where it ends.
+        bottom: lower end of the axis.
+        top: upper end of the axis.
     """
     order = [TREATMENT, *NAMES]
     names = sorted(table.index, key=lambda c: order.index(c) if c in order else len(order))

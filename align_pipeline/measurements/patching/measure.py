@@ -1,4 +1,4 @@
-"""What the options' likelihoods become when an activation is replaced: ``patching.parquet``."""
+"""The options' likelihoods after an activation is replaced: ``patching.parquet``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from align_pipeline.measurements.base import Columns, Job, Told, Unit
 from align_pipeline.measurements.patching import conditions, figures, statistics
 from align_pipeline.measurements.patching.patch import Activations, Patched, chosen_layers, patch
 from align_pipeline.measurements.patching.table import PATCHING
+from align_pipeline.measurements.patching.units import join
 from align_pipeline.page.numbers import layer_range
 from align_pipeline.tracking.wandb import Curve
 
@@ -54,7 +55,7 @@ class Patching:
             chosen_layers(config.patch, range(first, last + 1), config.model.name)
 
     def units(self) -> Iterator[Unit]:
-        """A language each; ``predictions.parquet`` says which items fail."""
+        """One unit per language; ``predictions.parquet`` says which items fail."""
         which, pairs = self.asked_for.config.items, self.job.pairs
         chosen: list[list[str]] = []
         if distributed.is_main():
@@ -73,13 +74,13 @@ class Patching:
         lm, budget, pivot = self.job.lm, self.job.config.batch_tokens, pair.english.pivot
         config = self.asked_for.config
         if pivot not in self._foreign:
-            self._foreign.clear()  # pairs come grouped by pivot or nearly so; activations are large
+            self._foreign.clear()  # pairs are roughly grouped by pivot; activations are large
             self._foreign[pivot] = Activations(lm, config.component, config.site, budget)
         with self.job.stages.stage("patching", f"Patched {pair.language.language}", len(ids)) as advance:
             truncated = lm.truncated
             seed = self.job.config.seed
             found = patch(lm, self.asked_for, pair, ids, self._foreign[pivot], seed, budget, advance)
-            lm.truncated = truncated  # scoring has counted these texts
+            lm.truncated = truncated  # already counted when the options were scored
             return found.tensors() | {"num_layers": torch.tensor(lm.num_layers)}
 
     def _rows(self, pair: Pair, ids: Sequence[str], tensors: dict[str, Tensor]) -> Iterator[Columns]:
@@ -100,7 +101,7 @@ class Patching:
     def tell(self) -> Told:
         """See `Measurement`."""
         seed = self.job.config.seed
-        units = statistics.join(self.job.table(self.table), self.job.table("predictions"), self.job.last_layers)
+        units = join(self.job.table(self.table), self.job.table("predictions"), self.job.last_layers)
         effects, found = statistics.effects(units, seed=seed), statistics.summary(units, seed=seed)
         rows = {}
         for pair in self.job.pairs:
@@ -112,20 +113,20 @@ class Patching:
 
     @staticmethod
     def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-        """See `Measurement`; heads are too many."""
+        """See `Measurement`; there are too many heads to include them."""
         keys = ("best_layer", "best_correction", "middle_correction", "attributable")
         told = [one for one in row.get("patching", []) if one["head"] < 0]
         return {f"patch_{one['condition']}_{key}": one[key] for one in told for key in keys if one[key] is not None}
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values, None for what is missing."""
+    """Rows as plain values, with None for missing values."""
     every = table.astype(object).where(table.notna(), None).to_dict("records")
     return [{str(key): getattr(v, "item", lambda v=v: v)() for key, v in row.items()} for row in every]
 
 
 def _curves(effects: pd.DataFrame) -> list[Curve]:
-    """Share of TF items that each condition corrects per layer; heads are too many for curves."""
+    """Share of TF items that each condition corrects, per layer; there are too many heads for curves."""
     shown = effects[(effects["head"] < 0) & effects["correction_rate"].notna()]
     return [
         Curve(str(condition), str(language), rows["layer"].tolist(), rows["correction_rate"].tolist(), "patching")
@@ -134,7 +135,7 @@ def _curves(effects: pd.DataFrame) -> list[Curve]:
 
 
 def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]], effects: pd.DataFrame) -> Table:
-    """What each condition corrected, for a person."""
+    """The corrections of each condition, as a console table."""
     caption = (
         "Share of TF items that become right. Middle: mean over the middle third of the layers. Attributable to the "
         "concept: the treatment minus the strongest control that lacks the concept, over the middle third."
@@ -147,7 +148,7 @@ def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]], effects: pd.Data
         made.add_column(column, justify="right")
     for (language, _), row in rows.items():
         found = row["patching"]
-        if len(found) > 30:  # heads: the most telling ones
+        if len(found) > 30:  # too many heads: show those with the highest correction
             found = sorted(found, key=lambda one: -(one["best_correction"] or 0))[:10]
         for one in found:
             head = f", head {one['head']}" if one["head"] >= 0 else ""

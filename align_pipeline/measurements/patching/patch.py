@@ -1,7 +1,7 @@
-"""Activation patching with controls: is misalignment the cause of wrong answers?
+"""Activation patching with controls: does misalignment cause wrong answers?
 
-An activation of the language's run is replaced at one token and layer, and the options are scored again. What it is
-replaced by is the condition; the treatment and its controls differ in what they supply:
+An activation of the language's run is replaced at one token and layer, and the options are scored again. The condition
+defines the new activation. The treatment and its controls differ in what the new activation carries:
 
 | condition | replaced by | language | concept | next token |
 |---|---|---|---|---|
@@ -51,11 +51,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Activations:
-    """Activations by text: what was read once is not read again.
+    """A cache of activations by text, so that each is read only once.
 
     Attributes:
         known: context and sites -> [K, S, D], on the CPU.
-        places: where each item's activation is read.
+        places: the context and site of each item.
         answers: the first token of each item's gold option.
     """
 
@@ -68,11 +68,11 @@ class Activations:
     answers: dict[Item, tuple[int, ...]] = field(default_factory=dict)
 
     def place(self, item: Item, context: Sequence[int]) -> Place:
-        """A context of an item, and where the site is in it."""
+        """An item's context, and the positions of the site in it."""
         return tuple(context), tuple(site_positions(self.lm, item, context, self.site))
 
     def of(self, items: Sequence[Item]) -> list[Tensor]:
-        """[K, S, D] of each item, in the context that its first option is scored after."""
+        """[K, S, D] per item, in the context of its first option."""
         self.tokenize(items)
         return self.at([self.places[item] for item in items])
 
@@ -85,7 +85,7 @@ class Activations:
                 self.answers[item] = tuple(requests[item.gold][1][:1])
 
     def at(self, places: Sequence[Place]) -> list[Tensor]:
-        """[K, S, D] of each place."""
+        """[K, S, D] per place."""
         missing = [place for place in dict.fromkeys(places) if place not in self.known]
         if missing:
             contexts, sites = [list(context) for context, _ in missing], [sites for _, sites in missing]
@@ -104,15 +104,15 @@ def layers_of(lm: LanguageModel, config: PatchConfig) -> list[int]:
 
 
 def chosen_layers(config: PatchConfig, able: Sequence[int], name: str) -> list[int]:
-    """Those of a component's layers that are to be patched.
+    """The layers to patch, out of a component's layers.
 
     Args:
         config: what to patch.
         able: the layers that the component has.
-        name: the model's.
+        name: the model's name.
 
     Raises:
-        InputError: one that was asked for is not among them, or the window is wider than all of them.
+        InputError: a requested layer is not among them, or the window is wider than all of them.
     """
     if config.window > len(able):
         raise InputError(
@@ -132,13 +132,13 @@ def chosen_layers(config: PatchConfig, able: Sequence[int], name: str) -> list[i
 
 @dataclass(frozen=True)
 class Patched:
-    """What became of the options.
+    """The options' scores after patching.
 
     Attributes:
         layers: K layers.
-        loglikelihoods: float64 [C, n, K, H, options], nan where an item has no donor; H is 1 but for heads.
+        loglikelihoods: float64 [C, n, K, H, options], nan where an item has no donor; H is 1 except for heads.
         donors: [C, n], index of the donor among the English items, -1 for none.
-        donor_golds: [C, n], the donor's right option as it is numbered in the donor's prompt, -1 for none.
+        donor_golds: [C, n], index of the donor's right option in the donor's prompt, -1 for none.
     """
 
     layers: Tensor
@@ -147,11 +147,11 @@ class Patched:
     donor_golds: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name, for the cache."""
+        """The fields as named tensors, for the cache."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def rows(self, asked: Plan, pair: Pair, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Columns of `PATCHING` that tell one result from another, a block per condition, layer and head."""
+        """The columns of `PATCHING` that differ between results, in one block per condition, layer and head."""
         gold = {item.id: item.gold for item in pair.english.items}
         for c, condition in enumerate(asked.conditions):
             given = torch.nonzero(~self.loglikelihoods[c].isnan().flatten(1).any(1)).flatten().tolist()
@@ -187,20 +187,20 @@ def patch(
     batch_tokens: int | None,
     advance: Advance = lambda items: None,
 ) -> Patched:
-    """Replace activations of a language's items and score their options again, in every condition and layer.
+    """Replace activations of a language's items and score their options again, for every condition and layer.
 
     Args:
         lm: the model.
         asked: conditions, layers, site, component.
         pair: the language and its English.
         ids: the items to patch.
-        foreign: remembers English (and other languages') activations from one language to the next.
-        seed: of donors and noise.
-        batch_tokens: most tokens in a forward pass, roughly; None: as many as memory has room for.
-        advance: told how many items were finished.
+        foreign: cache of English (and other languages') activations, shared between languages.
+        seed: for donors and noise.
+        batch_tokens: approximate maximum tokens per forward pass; None: as many as fit the memory.
+        advance: called with the number of finished items.
 
     Raises:
-        InputError: a layer out of range.
+        InputError: a layer is out of range.
     """
     config, layers = asked.config, layers_of(lm, asked.config)
     own = Activations(lm, config.component, config.site, batch_tokens)
@@ -243,7 +243,7 @@ def patch(
 
 
 def _by_context(requests: Sequence[tuple[Tokens, Tokens]]) -> dict[tuple[int, ...], list[int]]:
-    """The options by the context they are scored after: a tokenizer may split one text in several ways."""
+    """The options by context; the tokenizer may split the context differently for different options."""
     found: dict[tuple[int, ...], list[int]] = {}
     for option, (context, _) in enumerate(requests):
         found.setdefault(tuple(context), []).append(option)
@@ -252,11 +252,11 @@ def _by_context(requests: Sequence[tuple[Tokens, Tokens]]) -> dict[tuple[int, ..
 
 @dataclass(frozen=True)
 class Donor:
-    """Where an activation comes from.
+    """The source of an activation.
 
     Attributes:
-        index: of the item among the English items; -1 for none.
-        item: as it is read; None where it is no single item's.
+        index: the item's index among the English items; -1 for none.
+        item: the text to read; None if the activation is not that of a single item.
     """
 
     index: int = -1
@@ -265,7 +265,7 @@ class Donor:
 
 @dataclass
 class _Sources:
-    """The activations that one language's items are given."""
+    """The replacement activations for one language's items."""
 
     lm: LanguageModel
     asked: Plan
@@ -291,7 +291,7 @@ class _Sources:
         }
 
     def donor(self, condition: str, item: Item) -> Donor | None:
-        """Whose activation the item is given; None: nobody's will do."""
+        """The source of the item's replacement activation; None if no suitable item exists."""
         own = self.index[item.id]
         if condition == TREATMENT:
             return Donor(own, self.pool[own])
@@ -310,7 +310,7 @@ class _Sources:
         return Donor()
 
     def read(self, items: Sequence[Item], chosen: Sequence[Sequence[Donor | None]], places: Sequence[Place]) -> None:
-        """Read all activations at once: texts that begin alike then share their beginnings."""
+        """Read all activations in one call, so that texts share their prefixes."""
         wanted = [
             donor.item
             for condition, donors in zip(self.asked.conditions, chosen, strict=True)
@@ -330,7 +330,7 @@ class _Sources:
         return self.pool[self.index[item.id]]
 
     def value(self, condition: str, item: Item, donor: Donor, place: Place) -> Tensor:
-        """The activation, [K, S, D]."""
+        """The replacement activation, [K, S, D]."""
         if condition == "self":
             return self.own.at([place])[0]
         if condition in self.means:
@@ -354,7 +354,7 @@ def _branches(
     config: PatchConfig,
     heads: int,
 ) -> list[Branch]:
-    """A branch per condition, layer and head, in this order."""
+    """One branch per condition, layer and head, in this order."""
     able = {layer: k for k, layer in enumerate(taps(sources.lm, config.component))}
     branches = []
     for condition, donor in donors:

@@ -1,4 +1,4 @@
-"""Its section of the report."""
+"""The section of the report."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from align_pipeline.page.template import render
 
 
 def _show(part: Part) -> Markup:
-    """Patching: is misalignment the cause?"""
+    """Patching: does misalignment cause errors?"""
     if not (part.of("patching_effects")["n_tf"] > 0).any():
         return Markup()
     return render("align_pipeline/measurements/patching/section.html", kinds=list(_kinds(part)))
 
 
 def _kinds(part: Part) -> Iterator[SimpleNamespace]:
-    """What is shown of each kind of patch."""
+    """The template's values for each kind of patch."""
     found = part.of("patching")
     for _, rows in part.of("patching_effects").groupby(figures.KIND, sort=False):
         row = next(rows.itertuples())
@@ -48,7 +48,7 @@ def _kinds(part: Part) -> Iterator[SimpleNamespace]:
 
 
 def _finding(table: pd.DataFrame) -> SimpleNamespace | None:
-    """What the treatment does, over all languages; None if nothing shows what the concept does."""
+    """The treatment's effect over all languages; None if no control isolates the effect of the concept."""
     treated = table[(table["condition"] == TREATMENT) & table["attributable"].notna() & (table["head"] < 0)]
     if treated.empty:
         return None
@@ -69,7 +69,7 @@ def _at_best(rates: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows with their conditions and controls in words; "" for none."""
+    """The rows with conditions and controls in words; "" for none."""
     columns = [column for column in ("condition", "control", "strongest_control") if column in table]
     words = {c: [figures.condition_name(name) if isinstance(name, str) else "" for name in table[c]] for c in columns}
     return table.assign(**words)

@@ -1,172 +1,34 @@
-"""What patching did, from tables alone: correction and damage rates, log-odds, and the treatment against its controls.
+"""Statistics of patching, from tables only: correction and damage rates, log-odds, and the treatment against controls.
 
-`join` brings ``patching.parquet`` and ``predictions.parquet`` together once; all other functions read what it returns.
-TS: right in English and in the language; TF: right in English, wrong in the language, before anything was patched.
-Intervals are percentiles of one bootstrap over items, 95%.
+`units.join` merges ``patching.parquet`` with ``predictions.parquet``; all other functions use its result.
+TS: right in English and in the language; TF: right in English, wrong in the language, both without patching.
+Intervals are 95% percentile intervals of one bootstrap over items.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.special import logsumexp
 
 from align_pipeline.config.patch import TREATMENT
-from align_pipeline.data.items import ENGLISH
 from align_pipeline.inference.items import holm
-from align_pipeline.inference.study import UNIT, clusters, unique_predictions
+from align_pipeline.measurements.patching.units import SERIES, Unit
 
-SERIES = [*UNIT, "component", "site", "window", "head"]
 LACK_CONCEPT = ("random_item", "same_answer", "mean_english", "noise")
-"""Controls that do not know what the item is about: what the treatment does beyond them, the concept did."""
+"""Controls without the item's concept: the treatment's effect beyond theirs is due to the concept."""
 RESAMPLES = 1000
-FIRST_THIRD, LAST_THIRD = 1 / 3, 2 / 3
 MIDDLE = "middle third"
 
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Unit:
-    """One language's patched runs.
-
-    Attributes:
-        key: values of `SERIES`; head is -1 but for heads.
-        conditions: [C].
-        layers: [K], ascending.
-        middle: bool [K], the layers from a third to two thirds of the model's depth.
-        correct: float [C, K, n], nan where an item has no such run.
-        log_odds: float [C, K, n], of the gold option against all others, in nats.
-        correct_before: bool [n], unpatched.
-        log_odds_before: float [n].
-        english_correct: bool [n].
-        category: str [n].
-    """
-
-    key: tuple[Any, ...]
-    conditions: tuple[str, ...]
-    layers: Array
-    middle: Array
-    correct: Array
-    log_odds: Array
-    correct_before: Array
-    log_odds_before: Array
-    english_correct: Array
-    category: Array
-    cluster: Array
-
-    @property
-    def tf(self) -> Array:
-        """bool [n]."""
-        return self.english_correct & ~self.correct_before
-
-    @property
-    def ts(self) -> Array:
-        """bool [n]."""
-        return self.english_correct & self.correct_before
-
-    def weights(self, chosen: Array, resamples: int, seed: int) -> Array:
-        """[resamples, n]: how often each item is drawn when those chosen are drawn with replacement."""
-        name = "/".join(map(str, self.key[:4]))
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        weights = np.zeros((resamples, len(chosen)))
-        count = int(chosen.sum())
-        if count:
-            weights[:, chosen] = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-        return weights
-
-
-def log_odds(loglikelihoods: Array, gold: Array) -> Array:
-    """log(p / (1 - p)) of the gold option, p its softmax over the options; [rows, options], [rows] -> [rows]."""
-    values = np.array(loglikelihoods, dtype=float)
-    own = np.take_along_axis(values, gold[:, None], axis=1)[:, 0]
-    np.put_along_axis(values, gold[:, None], -np.inf, axis=1)
-    rest: Array = logsumexp(values, axis=1)
-    return own - rest
-
-
-def join(patching: pd.DataFrame, predictions: pd.DataFrame, last_layers: dict[str, int] | None = None) -> list[Unit]:
-    """Bring the tables together, a unit per language and kind of patch; repeated rows count once.
-
-    Args:
-        patching: as `PATCHING`.
-        predictions: as `PREDICTIONS`.
-        last_layers: index L of the last layer, by model; default: the highest that was patched.
-    """
-    if patching.empty:
-        return []
-    texts = [*UNIT, "component", "site", "condition", "item_id"]
-    rows = patching.astype(dict.fromkeys(texts, object)).assign(head=patching["head"].fillna(-1).astype(int))
-    rows = rows.drop_duplicates([*SERIES, "condition", "layer", "item_id"])
-    rows["log_odds"] = _by_options(rows)
-    before = unique_predictions(predictions)[0]
-    before["log_odds"] = _by_options(before)
-    if "category" not in before:
-        before["category"] = ""
-    english = before[before["language"] == ENGLISH].set_index(["model", "task", "pivot", "item_id"])["correct"]
-    before["cluster"] = clusters(before)
-    own = before.set_index([*UNIT, "item_id"])[["correct", "log_odds", "category", "cluster"]]
-    highest = dict(rows.groupby("model")["layer"].max()) | (last_layers or {})
-    units = []
-    for key, part in rows.groupby(SERIES, sort=True):
-        model, task, language, pivot = key[:4]
-        items = sorted(part["item_id"].unique())
-        names = pd.MultiIndex.from_tuples([(model, task, language, pivot, i) for i in items])
-        known = own.reindex(names)
-        right = english.reindex(pd.MultiIndex.from_tuples([(model, task, pivot, i) for i in items])).to_numpy(float)
-        have = known["correct"].notna().to_numpy() & ~np.isnan(right)  # without predictions there is nothing to compare
-        part = part[part["item_id"].isin({i for i, h in zip(items, have, strict=True) if h})]
-        known, right, items = known[have], right[have], [i for i, h in zip(items, have, strict=True) if h]
-        conditions = tuple(part["condition"].unique())
-        layers = np.sort(part["layer"].unique())
-        shape = (len(conditions), len(layers), len(items))
-        place = (
-            pd.Index(conditions).get_indexer(pd.Index(part["condition"])),
-            np.searchsorted(layers, part["layer"].to_numpy()),
-            pd.Index(items).get_indexer(pd.Index(part["item_id"])),
-        )
-        filled = {}
-        for column in ("correct", "log_odds"):
-            filled[column] = np.full(shape, np.nan)
-            filled[column][place] = part[column].to_numpy(float)
-        units.append(
-            Unit(
-                key=key,
-                conditions=conditions,
-                layers=layers,
-                middle=(layers >= FIRST_THIRD * highest[model]) & (layers <= LAST_THIRD * highest[model]),
-                correct=filled["correct"],
-                log_odds=filled["log_odds"],
-                correct_before=known["correct"].to_numpy(float) == 1,
-                log_odds_before=known["log_odds"].to_numpy(float),
-                english_correct=right == 1,
-                category=known["category"].fillna("").to_numpy(object),
-                cluster=pd.factorize(known["cluster"])[0],
-            )
-        )
-    return units
-
-
-def _by_options(rows: pd.DataFrame) -> Array:
-    """The gold option's log-odds of each row; tasks differ in how many options there are."""
-    found = np.full(len(rows), np.nan)
-    counts = rows["loglikelihoods"].map(len).to_numpy()
-    for count in np.unique(counts):
-        chosen = counts == count
-        values = np.stack(rows.loc[chosen, "loglikelihoods"].to_list())
-        found[chosen] = log_odds(values, rows.loc[chosen, "gold"].to_numpy(int))
-    return found
-
-
 def _mean(values: Array, weights: Array) -> Array:
-    """Weighted means over the last axis, missing values left out: [..., n], [R, n] -> [R, ...]; nan where no weight."""
+    """Weighted means over the last axis without missing values: [..., n], [R, n] -> [R, ...]; nan for zero weight."""
     flat = values.reshape(-1, values.shape[-1])
     present = ~np.isnan(flat)
     total, count = weights @ np.where(present, flat, 0).T, weights @ present.T.astype(float)
@@ -176,7 +38,7 @@ def _mean(values: Array, weights: Array) -> Array:
 
 
 def _interval(values: Array, weights: Array) -> tuple[Array, Array, Array]:
-    """Mean over the items chosen, and its bootstrap interval; each of the shape of `values` without its last axis."""
+    """Mean over the chosen items and its bootstrap interval; shape of `values` without its last axis."""
     mean = _mean(values, (weights.sum(0, keepdims=True) > 0).astype(float))[0]
     means = _mean(values, weights)
     low, high = np.full_like(mean, np.nan), np.full_like(mean, np.nan)
@@ -187,7 +49,7 @@ def _interval(values: Array, weights: Array) -> tuple[Array, Array, Array]:
 
 
 def mcnemar(gained: Array, lost: Array) -> Array:
-    """Exact two-sided p of the discordant pairs (McNemar); 1 where there are none."""
+    """Exact two-sided p of McNemar's test on the discordant pairs; 1 if there are none."""
     p: Array = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(gained, lost), gained + lost, 0.5))
     return p
 
@@ -198,14 +60,14 @@ FLIPS = 2000
 def max_t(differences: Array, cluster: Array, seed: int, count: int = FLIPS) -> Array:
     """Two-sided p of each layer's mean difference, adjusted over the layers (max-T, Westfall and Young 1993).
 
-    If treatment and control do the same, each cluster's differences may as well have the other sign, at all layers at
-    once.
+    Permutation test: under the null hypothesis the sign of each cluster's differences is exchangeable, at all layers
+    together.
 
     Args:
         differences: [layers, n], treatment minus control, paired by item.
-        cluster: [n], whole numbers.
+        cluster: [n], integers.
         seed: of the signs.
-        count: how many signs are drawn.
+        count: number of random sign flips.
 
     Returns:
         [layers]; 1 where no item differs.
@@ -243,12 +105,12 @@ EFFECTS = [
 
 
 def effects(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
-    """What each condition did at each layer.
+    """The effect of each condition at each layer.
 
     Returns:
-        a row per unit, condition and layer: `EFFECTS`. correction_rate is over TF items, damage_rate over TS items,
-        log_odds_change_* the mean change of the gold option's log-odds against unpatched, in nats; gained and lost
-        count all patched items that became right and wrong, p_mcnemar is exact, p_holm adjusts it over the layers.
+        one row per unit, condition and layer: `EFFECTS`. correction_rate is over TF items, damage_rate over TS items,
+        log_odds_change_* the mean change of the gold option's log-odds from unpatched, in nats. gained and lost count
+        all patched items that became right and wrong; p_mcnemar is exact, and p_holm adjusts it over the layers.
     """
     return pd.concat([pd.DataFrame(columns=EFFECTS), *(_effects(unit, resamples, seed) for unit in units)])[EFFECTS]
 
@@ -300,13 +162,14 @@ CONTRASTS = [
 
 
 def contrasts(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
-    """The treatment minus each control, on the TF items that both have: where a control lacks the concept, what is left
-    is attributable to it.
+    """The treatment minus each control, on the TF items that both have. If the control lacks the concept, the
+    difference is attributable to the concept.
 
     Returns:
-        a row per unit, control and layer, and one for the mean over the middle third of the layers (``at``; no layer):
-        `CONTRASTS`. difference is of correction rates, log_odds_difference of the gold option's log-odds; p_mcnemar is
-        exact, on the items that only one of the two corrects, p_holm adjusts it over the layers. p_layers is `max_t`'s.
+        one row per unit, control and layer, and one for the mean over the middle third of the layers (``at``; no
+        layer): `CONTRASTS`. difference is of correction rates, log_odds_difference of the gold option's log-odds.
+        p_mcnemar is exact, on the items that only one of the two corrects; p_holm adjusts it over the layers.
+        p_layers is from `max_t`.
     """
     parts = [_contrast(unit, c, resamples, seed) for unit in units for c in _controls(unit)]
     return pd.concat([pd.DataFrame(columns=CONTRASTS), *parts])[CONTRASTS]
@@ -388,13 +251,13 @@ SUMMARY = [
 
 
 def summary(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
-    """Each condition in one row.
+    """One row per condition.
 
     Returns:
-        `SUMMARY`: the layer that corrects most TF items (the first of equals) and its rate; the mean correction rate
-        over the middle third of the layers, which nothing was selected for; and for the treatment, how much of that
-        the strongest control that lacks the concept leaves; ``carrying_layers``: those at which it corrects more than
-        every such control (each contrast's p adjusted over the layers below .05), ``p_somewhere``: the smallest, over
+        `SUMMARY`: the layer that corrects most TF items (the first of ties) and its rate; the mean correction rate over
+        the middle third of the layers, which is free of selection; for the treatment, the part of that mean that
+        exceeds the strongest control without the concept; ``carrying_layers``: layers at which it corrects more than
+        every such control (each contrast's p, adjusted over the layers, below .05); ``p_somewhere``: the smallest, over
         layers, of the largest p over controls.
     """
     rows = []

@@ -1,4 +1,4 @@
-"""The table's columns."""
+"""The columns of the table."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ PATCHING = pa.schema(
         ("task", TEXT),
         ("language", TEXT),
         ("pivot", TEXT),
-        ("source_language", TEXT),  # whose activation it is; "" for noise and zero
+        ("source_language", TEXT),  # the language that the activation comes from; "" for noise and zero
         ("condition", TEXT),  # parallel, self, random_item, ...; language=<code>
         ("component", TEXT),  # resid, attn, mlp, head
         ("site", TEXT),  # last, passage, question, options, option_1, ...
         ("window", INT),  # layers replaced at once
         ("layer", INT),  # the first of them
-        ("head", INT),  # from 0; missing but for component head
+        ("head", INT),  # from 0; empty unless the component is head
         ("item_id", TEXT),
-        ("donor", TEXT),  # the item the activation is of; "" where it is of none or of all
-        ("donor_gold", INT),  # the donor's right option, as it is numbered in the donor's own prompt; or missing
+        ("donor", TEXT),  # the item that the activation comes from; "" if from none or from all
+        ("donor_gold", INT),  # index of the donor's right option in the donor's own prompt, or missing
         ("gold", INT),
         ("prediction", INT),
         ("correct", pa.int8()),

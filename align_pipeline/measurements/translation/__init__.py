@@ -1,1 +1,1 @@
-"""How well the model translates."""
+"""Translation quality of the model."""

@@ -23,11 +23,11 @@ from align_pipeline.figures.style import (
 
 
 def translation_scatter(part: pd.DataFrame, numbers: pd.DataFrame) -> Figure:
-    """A language's translation quality against its alignment, max over layers, a panel per direction.
+    """Translation quality of each language against its alignment (max over layers), with one panel per direction.
 
     Args:
-        part: rows of `translation_analysis.points` of one score, metric and task.
-        numbers: their rows of `translation_analysis.level`.
+        part: rows of `statistics.points` for one score, metric and task.
+        numbers: the matching rows of `statistics.level`.
     """
     from matplotlib.figure import Figure
 
@@ -56,7 +56,7 @@ def translation_scatter(part: pd.DataFrame, numbers: pd.DataFrame) -> Figure:
 
 
 def directions(part: pd.DataFrame) -> Figure:
-    """Translation into English against translation out of it: rows of `translation_analysis.asymmetry`."""
+    """Translation into English against translation from English: rows of `statistics.asymmetry`."""
     figure, axes = new_figure(6.4, 5.8)
     x, y = part["en_xx"].to_numpy(float), part["xx_en"].to_numpy(float)
     ends = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
@@ -74,7 +74,7 @@ def directions(part: pd.DataFrame) -> Figure:
 
 
 def rank_biserial(part: pd.DataFrame) -> Figure:
-    """Rank-biserial correlations with their intervals: rows of `translation_analysis.sentences` at the best layers."""
+    """Rank-biserial correlations with their intervals: rows of `statistics.sentences` at the best layers."""
     part = part[part["rank_biserial"].notna()]
     order = part.groupby("language")["rank_biserial"].mean().sort_values().index
     names, size = [str(name) for name in order], 6.2 if len(order) > 30 else 8.5

@@ -1,4 +1,4 @@
-"""Which language a text is in, by py3langid (the extra ``langid``): 140 languages, no network, no model to fetch."""
+"""Identify a text's language with py3langid (the extra ``langid``): 140 languages, no download needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 MISSING = "Off-target translations are not counted: this needs the extra langid (pip install 'align_pipeline[langid]')."
 
-# py3langid's label of what conf/lang names by ISO 639-3; varieties that it does not tell apart have one label.
+# py3langid's label for the ISO 639-3 codes of conf/lang; varieties that it does not distinguish share a label.
 LABELS = {
     **{"afr": "af", "amh": "am", "asm": "as", "azj": "az", "bul": "bg", "ben": "bn", "cat": "ca", "ces": "cs"},
     **{"dan": "da", "deu": "de", "ell": "el", "eng": "en", "spa": "es", "est": "et", "eus": "eu", "pes": "fa"},
@@ -24,7 +24,7 @@ LABELS = {
     **dict.fromkeys(("acm", "apc", "arb", "ars", "ary", "arz"), "ar"),
 }
 _ALIKE = tuple(map(frozenset, (("ar", "ary", "arz"), ("bs", "hr", "sr"), ("id", "ms"), ("nn", "no"), ("uz", "uzs"))))
-"""Languages too close for a sentence to tell: one of them passes for the other."""
+"""Groups of languages that a single sentence cannot distinguish; within a group, any label counts as right."""
 
 
 def missing() -> bool:
@@ -33,14 +33,14 @@ def missing() -> bool:
 
 
 def off_target(texts: Sequence[str], target: str) -> int | None:
-    """How many texts are in another language than `target`; empty ones are in none, and not counted.
+    """The number of texts in another language than `target`; empty texts are not counted.
 
     Args:
         texts: sentences.
         target: FLORES code.
 
     Returns:
-        their number; None where the identifier does not know the language or its script.
+        the number; None if the identifier does not know the language or its script.
     """
     code, _, script = target.partition("_")
     label = LABELS.get(code)

@@ -1,4 +1,4 @@
-"""The model's translations and sacrebleu's scores: ``translations.parquet``."""
+"""The model's translations with sacrebleu's scores: ``translations.parquet``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Translations:
-    """How well the model translates."""
+    """Translation quality of the model."""
 
     name: ClassVar[str] = "translation"
     stage: ClassVar[str] = "scoring"
@@ -58,7 +58,7 @@ class Translations:
             )
 
     def units(self) -> Iterator[Unit]:
-        """A language and direction each."""
+        """One unit per language and direction."""
         for missing in (spbleu_missing(), language_id.MISSING if language_id.missing() else None):
             if missing:
                 log.info(missing)
@@ -130,7 +130,7 @@ class Translations:
 
 
 def translations(job: Job) -> dict[str, list[Translation]]:
-    """What is to be translated, by FLORES code; prepared once in a job."""
+    """The sentences to translate, by FLORES code; prepared once per job."""
     if "translations" not in job.known:
         job.known["translations"] = cast(Flores, job.task).translations(job.pairs, job.languages, job.source)
     found: dict[str, list[Translation]] = job.known["translations"]

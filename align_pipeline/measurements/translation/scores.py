@@ -1,4 +1,4 @@
-"""sacrebleu's scores of translations, and counts of those that are none."""
+"""sacrebleu's scores of translations, and counts of outputs that are not translations."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from align_pipeline.measurements.translation import language_id
 from align_pipeline.measurements.translation.translate import Hypotheses
 
 SCORES = {"bleu": "BLEU", "spbleu": "spBLEU", "chrf": "chrF++"}
-"""The scores and what they are called."""
+"""The scores and their display names."""
 
 
 _BY_CHARACTER = ("Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt")  # scripts without spaces between words
 
 
 def spbleu_missing() -> str | None:
-    """Why spBLEU cannot be had without fetching something; None if it can."""
+    """The reason why spBLEU is not available offline; None if it is."""
     from sacrebleu.utils import SACREBLEU_DIR
 
     if find_spec("sentencepiece") is None:
@@ -36,7 +36,7 @@ def spbleu_missing() -> str | None:
 
 
 _SPBLEU = "https://dl.fbaipublicfiles.com/large_objects/nllb/models/spm_200/flores200_sacrebleu_tokenizer_spm.model"
-"""Where spBLEU's tokenizer is; sacrebleu's own link is a short one that some networks and scripts are refused."""
+"""URL of spBLEU's tokenizer; sacrebleu's own is a short link, which some networks and scripts refuse."""
 
 
 def _spbleu_file() -> str:
@@ -47,7 +47,7 @@ def _spbleu_file() -> str:
 
 @functools.lru_cache(maxsize=1)
 def _is_sentencepiece(path: Path, size: int, changed: int) -> bool:
-    """Whether a file holds a SentencePiece model; kept, by its size and time of change."""
+    """Whether a file is a SentencePiece model; cached by its size and time of change."""
     from sentencepiece import SentencePieceProcessor
 
     try:
@@ -57,11 +57,11 @@ def _is_sentencepiece(path: Path, size: int, changed: int) -> bool:
 
 
 def _metrics(target: str, sentence: bool) -> dict[str, Any]:
-    """sacrebleu's metrics by our name, for a target language's FLORES code."""
+    """sacrebleu's metrics by our names, for the FLORES code of a target language."""
     from sacrebleu.metrics import BLEU, CHRF
 
     class Chrf(CHRF):  # type: ignore[misc]
-        """sacrebleu's resamples are of two types where some hold no text, and then it cannot take their mean."""
+        """Makes all scores floats: sacrebleu cannot average two types, and resamples without text have another type."""
 
         def _compute_score_from_stats(self, statistics: list[int]) -> Any:
             found = super()._compute_score_from_stats(statistics)
@@ -83,10 +83,10 @@ def corpus_scores(
 
     Args:
         hypotheses: translations.
-        references: one for each.
-        target: FLORES code of the language they are in: BLEU splits Chinese by sacrebleu's ``zh``, other scripts
-            without spaces by character, all else by ``13a``.
-        resamples: of sacrebleu's bootstrap; 0 for none.
+        references: one per hypothesis.
+        target: FLORES code of their language: BLEU tokenizes Chinese with sacrebleu's ``zh``, other scripts without
+            spaces by character, all others with ``13a``.
+        resamples: bootstrap resamples of sacrebleu; 0 for none.
 
     Returns:
         by `SCORES`: score, signature, and with resamples mean, low and high (sacrebleu's 95% interval around the mean).
@@ -104,7 +104,7 @@ def corpus_scores(
 def sentence_scores(
     hypotheses: Sequence[str], references: Sequence[str], target: str, names: Collection[str] = tuple(SCORES)
 ) -> dict[str, list[float]]:
-    """sacrebleu's sentence scores, 0 to 100, by `SCORES`; BLEU counts the orders that a sentence has."""
+    """sacrebleu's sentence scores, 0 to 100, by `SCORES`; BLEU uses only the n-gram orders that a sentence has."""
     return {
         name: [metric.sentence_score(h, [r]).score for h, r in zip(hypotheses, references, strict=True)]
         for name, metric in _metrics(target, sentence=True).items()
@@ -115,12 +115,12 @@ def sentence_scores(
 def sentence_statistics(
     hypotheses: Sequence[str], references: Sequence[str], target: str
 ) -> dict[str, list[list[int]]]:
-    """What sacrebleu's corpus BLEU and chrF++ are computed from, summed over sentences.
+    """The counts from which sacrebleu computes corpus BLEU and chrF++ after summing over sentences.
 
     Returns:
-        bleu: tokens of the hypothesis and of the reference, then of n-grams, n = 1 to 4, how many are right, then how
-        many there are; chrf: of n-grams of 1 to 6 characters and 1 to 2 words, in turn, how many the hypothesis has,
-        how many the reference has, how many both have.
+        bleu: number of tokens of the hypothesis and of the reference; for n-grams, n = 1 to 4, the matches; then for
+        the same n the totals. chrf: for n-grams of 1 to 6 characters and 1 to 2 words in turn, the counts in the
+        hypothesis, in the reference and in both.
     """
     metrics = _metrics(target, sentence=False)
     return {
@@ -130,12 +130,12 @@ def sentence_statistics(
 
 
 def counts(translation: Translation, hypotheses: Hypotheses) -> dict[str, int | None]:
-    """What went wrong, in sentences.
+    """Counts of failed translations, in sentences.
 
     Returns:
-        n (sentences), empty, copies (of the source, where the reference is none), cut_off; off_target (in another
-        language than was asked for) and, as the identifier errs, off_target_references: the same of the references.
-        The last two are None where the identifier is not installed or does not know the language.
+        n (sentences), empty, copies (of the source, where the reference is not one), cut_off; off_target (in another
+        language than requested), and off_target_references, the same count for the references, as the identifier's
+        error. The last two are None if the identifier is not installed or does not know the language.
     """
     known = not language_id.missing()
     pairs = list(zip(hypotheses.texts, translation.sources, translation.references, strict=True))

@@ -1,4 +1,4 @@
-"""Its section of the report."""
+"""The section of the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from align_pipeline.page.template import render
 
 
 def _show(part: Part) -> Markup:
-    """The section of a task that is translated."""
+    """The section of a translation task."""
     scored = part.of("translation_scores")
     if scored.empty:
         return Markup()
@@ -30,7 +30,7 @@ def _show(part: Part) -> Markup:
     )
     whole, best = level[level["reduce"] == "max"], sentences[sentences["best_layer"].astype(bool)]
     single = asymmetry[asymmetry["language"] != "all"]
-    accuracy = part.tables["translation_accuracy"]  # its tasks are those that were answered
+    accuracy = part.tables["translation_accuracy"]  # holds the tasks with answers
     return render(
         "align_pipeline/measurements/translation/section.html",
         score=style.SCORES[score],
@@ -52,7 +52,7 @@ def _show(part: Part) -> Markup:
 
 
 def _over_sentences(best: pd.DataFrame) -> Iterator[SimpleNamespace]:
-    """What is said of aligned against other sentences."""
+    """Values for the sentences that compare aligned with other sentences."""
     for (metric, pooling, direction), rows in best.groupby(["metric", "pooling", "direction"]):
         tested = rows[rows["p_holm"].notna()]
         yield SimpleNamespace(
@@ -70,7 +70,7 @@ def _ending(direction: str) -> str:
 
 
 def _overview(part: Part, scored: pd.DataFrame) -> pd.DataFrame:
-    """A row per language, a column per score and direction."""
+    """One row per language, one column per score and direction."""
     table = scored[["language"]].drop_duplicates()
     table["name"] = [str(part.languages["name"].get(code, code)) for code in table["language"]]
     for direction, rows in scored.groupby("direction"):

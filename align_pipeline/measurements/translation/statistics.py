@@ -1,7 +1,7 @@
-"""Does alignment go with translation quality, over languages and over sentences? From tables alone, as `analysis`.
+"""Correlation of alignment with translation quality, over languages and over sentences, from tables only.
 
-Quality is the mean over a language's sentences of a sentence score (``score``): chrF++, BLEU, spBLEU or COMET, those
-that the tables have. Where a number does not exist its cell is missing and the row's ``note`` says why.
+Quality is the mean of a sentence score (``score``) over a language's sentences: chrF++, BLEU, spBLEU or COMET, if in
+the tables. If a number does not exist, its cell is missing and the row's ``note`` gives the reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Findings:
-    """What the translations show; each becomes a CSV file, ``translation_<name>.csv``.
+    """The results for translations; each becomes a CSV file, ``translation_<name>.csv``.
 
     Attributes:
         scores: quality and counts per language and direction.
@@ -65,17 +65,17 @@ FILES = {
 def analyse(
     translations: pd.DataFrame, study: Study, cells: pd.DataFrame, accuracies: pd.DataFrame, seed: int = 0
 ) -> Findings | None:
-    """All of it; None without translations.
+    """Run all analyses; None if there are no translations.
 
     Args:
         translations: as `TRANSLATIONS`.
         study: the alignment tables.
         cells: from `study.tally`.
         accuracies: from `study.groups`.
-        seed: of resampling; every row draws its own, so that other rows do not change it.
+        seed: of the random draws; each row uses its own, so that other rows do not change it.
 
     Raises:
-        InputError: repeated rows contradict each other in more than `study.NOISE` of the cases.
+        InputError: duplicate rows contradict each other in more than `study.NOISE` of the cases.
     """
     if translations.empty:
         return None
@@ -94,10 +94,10 @@ def analyse(
 
 
 def unique(translations: pd.DataFrame) -> pd.DataFrame:
-    """Every translation once, sorted; of repeated ones, COMET's scores are taken from where they are.
+    """Each translation once, sorted; of duplicates, COMET scores are taken from the row that has them.
 
     Raises:
-        InputError: repeated rows differ in more than `study.NOISE` of the cases.
+        InputError: duplicate rows differ in more than `study.NOISE` of the cases.
     """
     texts = dict.fromkeys([*KEYS, "source", "hypothesis", "reference"], object)
     table = translations.reindex(columns=TRANSLATIONS.names).astype(texts)
@@ -117,11 +117,11 @@ def unique(translations: pd.DataFrame) -> pd.DataFrame:
 
 
 def scores(translations: pd.DataFrame) -> pd.DataFrame:
-    """Quality and counts.
+    """Quality and counts per language.
 
     Returns:
-        a row per (model, task, direction, language): n, the mean of each of `SCORES`, and the shares of sentences that
-        are empty, copies (of the source), cut_off.
+        one row per (model, task, direction, language): n, the mean of each of `SCORES`, and the shares of sentences
+        that are empty, copies (of the source), cut_off.
     """
     table = translations.assign(
         empty=translations["hypothesis"] == "",
@@ -134,10 +134,10 @@ def scores(translations: pd.DataFrame) -> pd.DataFrame:
 
 
 def points(found: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """What the language level compares: each language's alignment and its translation quality.
+    """Each language's alignment and translation quality, for the language level.
 
     Returns:
-        a row per (model, direction, score, alignment_task, metric, pooling, reduce, language): alignment (share
+        one row per (model, direction, score, alignment_task, metric, pooling, reduce, language): alignment (share
         aligned, max or mean over the layers before the final norm), quality, n (sentences).
     """
     inner = cells[cells["inner"].astype(bool)].groupby(["model", "task", "metric", "pooling", "language"])
@@ -157,11 +157,8 @@ def _long(found: pd.DataFrame) -> pd.DataFrame:
     return found.melt(keys, names, "score", "quality").dropna(subset="quality")
 
 
-# ------------------------------------------------------------------------------------------------- language level
-
-
 def level(compared: pd.DataFrame) -> pd.DataFrame:
-    """Does a language's alignment go with how well it is translated?
+    """Correlation over languages of alignment with translation quality.
 
     Args:
         compared: from `points`.
@@ -173,10 +170,10 @@ def level(compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def against_accuracy(found: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
-    """Are languages that are translated better answered better?
+    """Correlation over languages of translation quality with accuracy.
 
     Returns:
-        a row per (model, task, direction, score), ``task`` a choice task, with the columns of `correlation`.
+        one row per (model, task, direction, score), ``task`` a choice task, with the columns of `correlation`.
     """
     answered = accuracies[["model", "task", "language", "accuracy"]].astype({"accuracy": float})
     both = _long(found).merge(answered, on=["model", "language"])
@@ -218,7 +215,7 @@ def correlation(x: Array, y: Array) -> dict[str, Any]:
 
 
 def _rowwise(x: Array, y: Array, ranked: bool) -> Array:
-    """Correlation of each row of x with the same row of y; missing where one does not vary."""
+    """Correlation of each row of x with the same row of y; missing if one is constant."""
     if ranked:
         x, y = stats.rankdata(x, axis=1), stats.rankdata(y, axis=1)
     x, y = x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
@@ -228,13 +225,13 @@ def _rowwise(x: Array, y: Array, ranked: bool) -> Array:
 
 
 def directions(compared: pd.DataFrame, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
-    """Does alignment go with translation into English as it goes with translation out of it?
+    """Does the correlation of alignment with quality differ between the two directions?
 
-    Spearman's correlations of alignment with either direction's quality, over the languages that have both. The test
-    swaps the two directions' ranks within languages at random; the interval resamples languages.
+    Compares Spearman's correlations of alignment with the quality of each direction, over the languages that have both.
+    The permutation test swaps the two directions' ranks within languages; the interval resamples languages.
 
     Returns:
-        a row per (model, score, alignment_task, metric, pooling, reduce): n, spearman_en_xx, spearman_xx_en,
+        one row per (model, score, alignment_task, metric, pooling, reduce): n, spearman_en_xx, spearman_xx_en,
         difference (xx-en minus en-xx), low, high (95%), p (two-sided), note.
     """
     keys = ["model", "score", *SERIES]
@@ -275,16 +272,13 @@ def _compare_directions(a: Array, out: Array, into: Array, rng: np.random.Genera
     return row | {"p": (1 + extreme) / (1 + resamples)}
 
 
-# ------------------------------------------------------------------------------------------------------ asymmetry
-
-
 def asymmetry(translations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
-    """Is a language translated into English better than English into it?
+    """Is translation from a language into English better than from English into it?
 
-    Scores of different target languages are not of one scale; the study compares them, and so does this.
+    Scores of different target languages are not on one scale; the study compares them nevertheless, and so does this.
 
     Returns:
-        a row per (model, score, language) over the sentences that have both directions, and one over the languages
+        one row per (model, score, language) over the sentences that have both directions, and one over the languages
         (``language`` is ``all``): n, en_xx and xx_en (means), difference (xx-en minus en-xx), low, high (95% interval
         of the paired t), p (Wilcoxon's signed-rank test, two-sided), p_holm (over the languages), note.
     """
@@ -308,7 +302,7 @@ def asymmetry(translations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired(first: pd.Series[Any], second: pd.Series[Any]) -> dict[str, Any]:
-    """Means of both, second minus first, its paired-t interval and Wilcoxon's p."""
+    """Means of both, second minus first, with its paired-t interval and Wilcoxon's p."""
     a, b = first.to_numpy(float), second.to_numpy(float)
     d = b - a
     row: dict[str, Any] = {"n": len(d), "en_xx": a.mean(), "xx_en": b.mean(), "difference": d.mean(), "note": ""}
@@ -318,8 +312,6 @@ def paired(first: pd.Series[Any], second: pd.Series[Any]) -> dict[str, Any]:
     p = stats.wilcoxon(d, zero_method="pratt").pvalue
     return row | {"low": d.mean() - half, "high": d.mean() + half, "p": float(p)}
 
-
-# ------------------------------------------------------------------------------------------------- sentence level
 
 SENTENCES = [
     *("model", "direction", "language", "score", "metric", "pooling", "layer", "best_layer"),
@@ -332,7 +324,7 @@ def sentences(translations: pd.DataFrame, study: Study, cells: pd.DataFrame) -> 
     """Are aligned sentences translated better than others?
 
     Returns:
-        columns `SENTENCES`, a row per language, direction, score, metric and layer: means of the score, the
+        columns `SENTENCES`, one row per language, direction, score, metric and layer: means of the score, the
         rank-biserial correlation (P(aligned better) - P(other better), Kerby 2014) with DeLong's 95% interval, p of the
         Mann-Whitney test (normal approximation, ties and continuity corrected), one-sided (aligned better) and
         two-sided; ``p_holm`` and ``p_bh`` adjust the one-sided p over the layers.
@@ -377,7 +369,7 @@ def _by_layer(quality: Array, aligned: pd.DataFrame) -> Iterator[tuple[int, dict
 
 
 def mann_whitney(a: Array, b: Array) -> dict[str, Any]:
-    """Aligned against other values: means, rank-biserial correlation with DeLong's interval, Mann-Whitney p values."""
+    """Compare values of aligned and other items: means, rank-biserial correlation with DeLong's interval, p values."""
     m, n = len(a), len(b)
     row: dict[str, Any] = {"n_aligned": m, "n_other": n, "note": ""}
     row |= {"mean_aligned": a.mean() if m else np.nan, "mean_other": b.mean() if n else np.nan}
@@ -385,7 +377,7 @@ def mann_whitney(a: Array, b: Array) -> dict[str, Any]:
         which = "aligned" if m < 2 else "not aligned"
         return row | {"note": f"not defined, because fewer than two sentences are {which}"}
     ranks = stats.rankdata(np.concatenate([a, b]))
-    # Placements: the share of the other group that each value exceeds, ties counting half.
+    # Placements: for each value, the share of the other group that it exceeds; ties count half.
     of_a = (ranks[:m] - stats.rankdata(a)) / n
     of_b = (ranks[m:] - stats.rankdata(b)) / m
     area = of_a.mean()
@@ -403,5 +395,5 @@ def mann_whitney(a: Array, b: Array) -> dict[str, Any]:
 
 
 def headline(scored: pd.DataFrame) -> str:
-    """The score to speak of first: COMET as in the study where it is there, else chrF++."""
+    """The main score: COMET, as in the study, if available, else chrF++."""
     return "comet" if scored["comet"].notna().all() else "chrf"

@@ -1,4 +1,4 @@
-"""The table's columns."""
+"""The columns of the table."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TRANSLATIONS = pa.schema(
         ("reference", TEXT),
         ("bleu", FLOAT),  # sacrebleu's sentence scores, 0 to 100
         ("chrf", FLOAT),  # chrF++
-        ("spbleu", FLOAT),  # empty where its tokenizer is not at hand
-        ("comet", FLOAT),  # empty until align_pipeline.comet has filled it in, as the next
+        ("spbleu", FLOAT),  # empty if its tokenizer is not available
+        ("comet", FLOAT),  # empty until align_pipeline.comet fills it in, like the next column
         ("cometkiwi", FLOAT),
-        ("cut_off", pa.int8()),  # 1: still going on after the most tokens allowed
+        ("cut_off", pa.int8()),  # 1: not finished at the maximum number of tokens
     ]
 )

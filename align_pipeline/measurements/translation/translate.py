@@ -1,7 +1,7 @@
-"""Translation: greedy generation after a few-shot prompt, and sacrebleu's scores of what came out.
+"""Translate by greedy decoding after a few-shot prompt.
 
-What all prompts begin with, their few-shot examples, goes through the model once and every batch starts from its KV
-cache. Rows of like length run together; a row leaves its batch when its line has ended.
+The common prefix of all prompts, their few-shot examples, goes through the model once, and every batch starts from its
+KV cache. Rows of similar length run together; a row leaves its batch when its line has ended.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """What a model made of sentences.
+    """The model's translations.
 
     Attributes:
-        texts: the translations, white space around them stripped; "" where there is none.
-        cut_off: whether the translation was still going on when it had all the tokens that it may have.
+        texts: the translations without surrounding white space; "" if there is none.
+        cut_off: whether the translation reached the maximum number of tokens before it ended.
     """
 
     texts: tuple[str, ...]
     cut_off: tuple[bool, ...]
 
     def tensors(self) -> dict[str, Tensor]:
-        """As named tensors, for the cache: UTF-8 and where each text ends in it."""
+        """The fields as named tensors, for the cache: UTF-8 bytes and the end of each text in them."""
         encoded = [text.encode() for text in self.texts]
         return {
             "utf8": torch.frombuffer(bytearray(b"".join(encoded) or b"\0"), dtype=torch.uint8).clone(),
@@ -63,9 +63,9 @@ def translate(
     Args:
         lm: the model.
         translation: prompts.
-        max_new_tokens: longest translation, in tokens.
+        max_new_tokens: maximum length of a translation, in tokens.
         batch_tokens: see `greedy`.
-        advance: told how many sentences each batch finished.
+        advance: called with the number of sentences that each batch finished.
 
     Raises:
         InputError: a prompt is too long for the model, or logits are not finite.
@@ -76,7 +76,7 @@ def translate(
 
 
 def lines(lm: LanguageModel, outputs: Sequence[Tokens]) -> Hypotheses:
-    """What was generated, as text up to the line break."""
+    """Decode the generated tokens to text, up to the line break."""
     texts = lm.tokenizer.batch_decode(outputs, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return Hypotheses(
         tuple(text.split("\n")[0].strip() for text in texts),

@@ -1,1 +1,1 @@
-"""What translations become when an activation is replaced."""
+"""Activation patching of translation: translations after an activation is replaced."""

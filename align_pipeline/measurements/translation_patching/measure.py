@@ -1,4 +1,4 @@
-"""What translations become when an activation is replaced: ``translation_patching.parquet``."""
+"""Translations after an activation is replaced: ``translation_patching.parquet``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TranslationPatching:
             chosen_layers(config.patch, range(first, last + 1), config.model.name)
 
     def units(self) -> Iterator[Unit]:
-        """A language, direction and condition each."""
+        """One unit per language, direction and condition."""
         for pair in self.job.pairs:
             for one in translations(self.job)[pair.language.language]:
                 asked = self.asked_for.conditions[one.direction]
@@ -80,7 +80,7 @@ class TranslationPatching:
                 self._held[key] = patch.Sentences(lm, self.asked_for, one, pair, self.job.config.seed, budget)
             values = self._held[key].values(condition)
             made = patch.translate_patched(self._held[key], values, budget, advance)
-        lm.truncated = truncated  # translating has counted these texts
+        lm.truncated = truncated  # already counted by the translation measurement
         return made.tensors() | {"layers": torch.tensor(layers), "num_layers": torch.tensor(lm.num_layers)}
 
     def _rows(
@@ -90,7 +90,7 @@ class TranslationPatching:
         layers, made = tensors.pop("layers").tolist(), Hypotheses.from_tensors(tensors)
         donors = patch.donors(condition, one, pair, self.job.config.seed)
         yield self._columns(one, condition, layers, donors, made)
-        if is_last:  # beside what the model says unpatched
+        if is_last:  # add the unpatched translations
             before = self._unpatched
             own = before[(before["language"] == one.language) & (before["direction"] == one.direction)]
             made = Hypotheses(tuple(own["hypothesis"]), tuple(own["cut_off"] == 1))
@@ -168,7 +168,7 @@ def _curves(effects: pd.DataFrame) -> list[Curve]:
 
 
 def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]], effects: pd.DataFrame) -> Table:
-    """What each condition made of the translations, for a person."""
+    """The effect of each condition on the translations, as a console table."""
     caption = (
         "Corpus chrF++. Middle: mean change over the middle third of the layers. Attributable to the concept: the "
         "treatment minus the strongest control that lacks the concept, over the middle third."

@@ -1,13 +1,11 @@
-"""Activation patching of translation: an activation at the end of the source sentence is replaced, and what is then
-generated is scored.
+"""Activation patching of translation: replace an activation at the end of the source sentence, then generate and score.
 
-The donor of a condition (`measurements.patching.conditions` has the list) is a sentence in the source's place of the
-very same prompt, label and examples included, so that nothing but the sentence differs: for the treatment the English
-sentence
-where the language's stood. From English into the language the source is that sentence already: there is no treatment,
-only controls and ``language=<code>``.
+The donor of a condition (see `measurements.patching.conditions`) is a sentence in the same prompt, with the same label
+and examples, so that only the sentence differs. For the treatment it is the English sentence in place of the
+language's. From English into the language the source already is the English sentence, so there is no treatment, only
+controls and ``language=<code>``.
 
-The prompt up to the site is read once per sentence and held in a KV cache; behind it every layer is a row of one batch.
+The prompt up to the site is read once per sentence and held in a KV cache; after it, every layer is a row of one batch.
 """
 
 from __future__ import annotations
@@ -65,19 +63,19 @@ SITE = "source"
 ALL = (TREATMENT, "self", "random_item", "mean_english", "noise")
 OF_OPTIONS = ("same_answer", "permuted_options")
 SPREAD = 9
-"""Layers that are patched unless others are asked for: each costs a translation of every sentence."""
+"""Number of layers to patch by default; each costs one translation of every sentence."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is patched, checked against the task.
+    """The requested patching, checked against the task.
 
     Attributes:
-        config: as the user gave it.
-        max_new_tokens: longest translation, in tokens.
-        conditions: by direction; a direction without any is not patched.
-        others: sentences by id, of the language of each ``language=<code>`` condition.
-        languages: FLORES code of each of these.
+        config: the user's config.
+        max_new_tokens: maximum length of a translation, in tokens.
+        conditions: by direction; a direction without conditions is not patched.
+        others: sentences by id, in the language of each ``language=<code>`` condition.
+        languages: FLORES codes of these languages.
     """
 
     config: PatchConfig
@@ -88,10 +86,10 @@ class Plan:
 
 
 def plan(config: PatchConfig, task: Flores, pairs: Sequence[Pair], source: Source) -> Plan:
-    """Check what is asked against the task and its sentences, before any model is loaded.
+    """Check the requested patching against the task and its sentences, before any model is loaded.
 
     Raises:
-        InputError: a condition, site, component or choice of items that translation cannot have, or too few sentences.
+        InputError: translation lacks a condition, site, component or choice of items, or has too few sentences.
     """
     asked = list(ALL) if config.conditions == "all" else list(config.conditions)
     for condition in asked:
@@ -133,7 +131,7 @@ def plan(config: PatchConfig, task: Flores, pairs: Sequence[Pair], source: Sourc
 
 
 def digest(asked: Plan, condition: str, translation: Translation, pair: Pair, seed: int) -> str:
-    """Digest of everything but the model that what is generated under a condition depends on."""
+    """Digest of everything, except the model, that the translations under a condition depend on."""
     config = asked.config
     settings = (condition, config.layers, config.component.value, config.window, asked.max_new_tokens, seed)
     sentences = [item.premise for item in pair.english.items], asked.others.get(condition)
@@ -141,9 +139,9 @@ def digest(asked: Plan, condition: str, translation: Translation, pair: Pair, se
 
 
 def patched_layers(lm: LanguageModel, config: PatchConfig) -> list[int]:
-    """The layers to patch: unless the user says which, `SPREAD` from the first to the last but one.
+    """The layers to patch; by default `SPREAD` layers from the first to the last but one.
 
-    After the last block, a token before the prompt's end is read by none: nothing can change.
+    After the last block, no later token reads the patched position, so patching there has no effect.
 
     Raises:
         InputError: one of them does not exist for the component.
@@ -159,7 +157,7 @@ def patched_layers(lm: LanguageModel, config: PatchConfig) -> list[int]:
 
 
 def donors(condition: str, translation: Translation, pair: Pair, seed: int) -> list[str]:
-    """The id of the sentence that each sentence is given the activation of; "" where it is of none or of all."""
+    """For each sentence, the id of the sentence that its activation comes from; "" if from none or from all."""
     if condition == "random_item":
         by_id, pool = pair.english.by_id(), pair.english.items
         found = [another_item(condition, by_id[i], pool, (), seed) for i in translation.ids]
@@ -169,7 +167,7 @@ def donors(condition: str, translation: Translation, pair: Pair, seed: int) -> l
 
 
 def source_language(asked: Plan, condition: str, translation: Translation) -> str:
-    """Whose activations a condition puts in place; "" for nobody's."""
+    """The language of a condition's activations; "" for none."""
     if condition in ("noise", "zero", UNPATCHED):
         return ""
     own = translation.language if translation.direction == "xx-en" else ENGLISH
@@ -178,10 +176,10 @@ def source_language(asked: Plan, condition: str, translation: Translation) -> st
 
 @dataclass
 class Sentences:
-    """The sentences that can stand in a translation's prompts, and their activations at their last tokens.
+    """The sentences that a translation's prompts can contain, and their activations at their last tokens.
 
     Attributes:
-        known: what was read for one condition is not read again for the next.
+        known: activations that were read for an earlier condition.
         own: the translation's prompts as tokens, and the position of each one's site.
     """
 
@@ -199,7 +197,7 @@ class Sentences:
         self.own = self.places(self.translation.sources)
 
     def places(self, sentences: Sequence[str]) -> list[Place]:
-        """The prompts with other sentences as their sources, and where their last tokens are."""
+        """The prompts with other sentences as sources, and the positions of the sources' last tokens."""
         items = []
         for index, sentence in enumerate(sentences):
             prompt, start, end = self.translation.prompt_of(index, sentence)
@@ -212,7 +210,7 @@ class Sentences:
         return [self.known.place(item, prompt) for item, prompt in zip(items, prompts, strict=True)]
 
     def values(self, condition: str) -> Tensor:
-        """What each sentence is given: [n, K, 1, D], K the layers of `hooks.taps`."""
+        """The replacement activations: [n, K, 1, D], K the layers of `hooks.taps`."""
         ids = self.translation.ids
         if condition in ("self", "mean", "zero"):
             sentences: Sequence[str] = self.translation.sources
@@ -227,7 +225,7 @@ class Sentences:
             return torch.zeros_like(states)
         if condition == "noise":
             return torch.stack([noise_like(state, self.seed, i) for state, i in zip(states, ids, strict=True)])
-        if condition in OF_ALL_ITEMS:  # of all others
+        if condition in OF_ALL_ITEMS:  # mean over all others
             total = states.double().sum(dim=0)
             return ((total - states.double()) / (len(states) - 1)).to(states.dtype)
         return states
@@ -242,19 +240,19 @@ def translate_patched(
     batch_tokens: int | None,
     advance: Advance = lambda rows: None,
 ) -> Hypotheses:
-    """Translate by greedy decoding with activations replaced, as `translate.translate` does without.
+    """Greedy decoding with replaced activations; otherwise as `translate.translate`.
 
     Args:
-        sentences: to be translated.
-        values: what each is given, [n, K, 1, D], K the layers of `hooks.taps`.
+        sentences: the sentences to translate.
+        values: their replacement activations, [n, K, 1, D], K the layers of `hooks.taps`.
         batch_tokens: see `generation.greedy`.
-        advance: told how many translations each batch finished.
+        advance: called with the number of translations that each batch finished.
 
     Returns:
-        Translations layer by layer, of all sentences each.
+        Translations layer by layer; each layer has all sentences.
 
     Raises:
-        InputError: logits are not finite, or a prompt does not fit the device's memory.
+        InputError: logits are not finite, or a prompt exceeds the device's memory.
     """
     lm, config, max_new_tokens = sentences.lm, sentences.asked.config, sentences.asked.max_new_tokens
     places, layers = taps(lm, config.component), patched_layers(lm, config)
@@ -266,7 +264,7 @@ def translate_patched(
     batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     beginning = common_beginning(heads)
     padded = pad_tokens(lm, max(map(len, prompts)) + max_new_tokens)
-    # A row is sentence * layers + layer: rows of a sentence run together and share what stands before the site.
+    # A row is sentence * layers + layer: a sentence's rows run together and share the tokens before the site.
     rests = [heads[row // len(layers)][len(beginning) :] for row in range(len(prompts) * len(layers))]
     batches = []
     for width in sorted({len(tail) for tail in tails}):

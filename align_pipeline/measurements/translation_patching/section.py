@@ -1,4 +1,4 @@
-"""Its section of the report."""
+"""The section of the report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _show(part: Part) -> Markup:
 
 
 def _kinds(part: Part) -> Iterator[SimpleNamespace]:
-    """What is shown of each direction and kind of patch."""
+    """The template's values for each direction and kind of patch."""
     same = figures.KIND_TRANSLATION[2:]
     for key, rows in part.of("translation_patching_effects").groupby(figures.KIND_TRANSLATION, sort=False):
         table, against = (

@@ -1,7 +1,7 @@
-"""What patching did to translations, from ``translation_patching.parquet`` alone.
+"""Statistics of patched translations, from ``translation_patching.parquet`` only.
 
-Scores are corpus scores, BLEU and chrF++ as sacrebleu computes them from the rows' statistics. Intervals are
-percentiles of a bootstrap over sentences, 95%; what is compared is drawn together (Koehn 2004).
+Scores are corpus scores, BLEU and chrF++ as sacrebleu computes them from the rows' statistics. Intervals are 95%
+percentile intervals of a paired bootstrap over sentences (Koehn 2004).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from align_pipeline.config.patch import TREATMENT, UNPATCHED
-from align_pipeline.measurements.patching.statistics import FIRST_THIRD, LACK_CONCEPT, LAST_THIRD, MIDDLE, RESAMPLES
+from align_pipeline.measurements.patching.statistics import LACK_CONCEPT, MIDDLE, RESAMPLES
+from align_pipeline.measurements.patching.units import FIRST_THIRD, LAST_THIRD
 
 SERIES = ["model", "task", "direction", "language", "component", "site", "window"]
 
@@ -28,7 +29,7 @@ def bleu(sums: Array) -> Array:
     own, reference, correct, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:]
     zero = correct == 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        # The k-th order without a match counts as 1 / 2^k of one.
+        # The k-th order without a match counts as 1 / 2^k matches.
         precision = np.where(zero, 0.5 ** zero.cumsum(-1), correct) / total
         brevity = np.exp(np.minimum(1 - reference / own, 0))
         score = 100 * brevity * np.exp(np.log(precision).mean(-1))
@@ -60,8 +61,8 @@ class Unit:
         key: values of `SERIES`.
         conditions: [C].
         layers: [K], ascending.
-        middle: bool [K], the layers from a third to two thirds of the model's depth.
-        n: sentences that were translated in all of them.
+        middle: bool [K], the layers from one third to two thirds of the model's depth.
+        n: number of sentences that were translated in all runs.
         scores: by `SCORES`, [1 + R, C, K]: of the sentences, then of each resample; nan where there is no such run.
         before: by `SCORES`, [1 + R]: unpatched.
     """
@@ -87,12 +88,12 @@ class Findings:
 def analyse(
     patched: pd.DataFrame, last_layers: dict[str, int] | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> Findings:
-    """All of it.
+    """Run all analyses.
 
     Args:
-        patched: as `TRANSLATION_PATCHING`; repeated rows count once.
-        last_layers: index L of the last layer, by model; default: the highest that was patched.
-        resamples: of the bootstrap.
+        patched: as `TRANSLATION_PATCHING`; duplicate rows count once.
+        last_layers: index L of the last layer, by model; default: the highest patched layer.
+        resamples: number of bootstrap resamples.
         seed: of the bootstrap.
     """
     found = units(patched, last_layers or {}, resamples, seed)
@@ -100,7 +101,7 @@ def analyse(
 
 
 def units(patched: pd.DataFrame, last_layers: dict[str, int], resamples: int, seed: int) -> list[Unit]:
-    """A unit per language, direction and kind of patch, over the sentences that all its runs have."""
+    """One unit per language, direction and kind of patch, over the sentences that all its runs have."""
     if patched.empty:
         return []
     rows = patched.astype(dict.fromkeys([*SERIES[:-1], "condition", "item_id"], object))
@@ -147,10 +148,10 @@ EFFECTS = [
 
 
 def effects(found: Sequence[Unit]) -> pd.DataFrame:
-    """What each condition did at each layer.
+    """The effect of each condition at each layer.
 
     Returns:
-        a row per unit, condition and layer: `EFFECTS`; differences are patched minus unpatched.
+        one row per unit, condition and layer: `EFFECTS`; differences are patched minus unpatched.
     """
     parts = []
     for unit in found:
@@ -174,7 +175,7 @@ CONTRASTS = [
 
 
 def contrasts(found: Sequence[Unit]) -> pd.DataFrame:
-    """The treatment minus each control: where a control lacks the concept, what is left is attributable to it.
+    """The treatment minus each control; if a control lacks the concept, the difference is attributable to the concept.
 
     Returns:
         a row per unit, control and layer, and one for the mean over the middle third of the layers (``at``; no layer):
@@ -217,12 +218,12 @@ SUMMARY = [
 
 
 def summary(found: Sequence[Unit], score: str = "chrf") -> pd.DataFrame:
-    """Each condition in one row.
+    """One row per condition.
 
     Returns:
-        `SUMMARY`, of one score: unpatched; the layer with the highest (the first of equals); the mean difference from
-        unpatched over the middle third of the layers, which nothing was selected for; and for the treatment, how much
-        more it is there than the strongest control that lacks the concept.
+        `SUMMARY`, for one score: unpatched; the layer with the highest score (the first of ties); the mean difference
+        from unpatched over the middle third of the layers, which is free of selection; and for the treatment, the part
+        of that mean that exceeds the strongest control without the concept.
     """
     rows = []
     for unit in found:

@@ -1,4 +1,4 @@
-"""The table's columns."""
+"""The columns of the table."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ TRANSLATION_PATCHING = pa.schema(
         ("task", TEXT),
         ("direction", TEXT),  # en-xx, xx-en
         ("language", TEXT),  # X's, in both directions
-        ("source_language", TEXT),  # whose activation it is; "" for noise, zero and unpatched
-        ("condition", TEXT),  # parallel, self, ... as in PATCHING; unpatched: what translations.parquet has
+        ("source_language", TEXT),  # the language that the activation comes from; "" for noise, zero and unpatched
+        ("condition", TEXT),  # parallel, self, ... as in patching.parquet; unpatched: as in translations.parquet
         ("component", TEXT),  # resid, attn, mlp
         ("site", TEXT),  # source: the last token of the sentence to be translated
         ("window", INT),  # layers replaced at once
         ("layer", INT),  # the first of them; -1 for unpatched
         ("item_id", TEXT),
-        ("donor", TEXT),  # the sentence the activation is of; "" where it is of none or of all
+        ("donor", TEXT),  # the sentence that the activation comes from; "" if from none or from all
         ("hypothesis", TEXT),
         ("bleu", FLOAT),  # sacrebleu's sentence scores, 0 to 100
         ("chrf", FLOAT),  # chrF++
-        ("bleu_statistics", pa.list_(INT)),  # what corpus scores are sums of: translate.sentence_statistics
+        ("bleu_statistics", pa.list_(INT)),  # summed for corpus scores: scores.sentence_statistics
         ("chrf_statistics", pa.list_(INT)),
-        ("cut_off", pa.int8()),  # 1: still going on after the most tokens allowed
+        ("cut_off", pa.int8()),  # 1: not finished at the maximum number of tokens
     ]
 )
