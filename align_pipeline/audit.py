@@ -31,9 +31,9 @@ from align_pipeline.report.results import last_layers
 USAGE = """Usage: python -m align_pipeline.audit runs=<folder or glob> [repeats=100] [out=<file.csv>] [seed=0]
 
   runs      a run's folder, a folder of runs, or a glob; may be given several times
-  repeats   how often the link is destroyed (default 100); half as often an effect is planted
-  out       a CSV file for the table that is printed
-  seed      of everything that is drawn"""
+  repeats   number of copies without any effect (default 100); each effect size is planted in half as many
+  out       a CSV file to write the printed table to
+  seed      random seed (default 0)"""
 PLANTED = (1.0, 1.44, 2.0)
 """Planted odds ratios of being aligned, items that transfer against items that fail; 1 is no effect."""
 PERMUTATIONS = 499
@@ -95,7 +95,7 @@ def without_link(data: Bundle, rng: np.random.Generator) -> Bundle:
     drawn = permutation.permutations(data.cluster, 1, rng)
     if drawn is None:
         raise InputError(
-            f"{data.key[1]} has fewer than {permutation.MIN_CLUSTERS} clusters of items that can change places: use "
+            f"{data.key[1]} has fewer than {permutation.MIN_CLUSTERS} clusters of items that can be permuted; use "
             "more items."
         )
     return replace(data, right=data.right[drawn[0]], english=data.english[drawn[0]])
@@ -168,7 +168,7 @@ def run(runs: Sequence[Path], repeats: int = REPEATS, seed: int = 0, console: Co
     found = families(study, analysis.tally(study))
     if not found:
         raise InputError(
-            "No model and task in these folders has both alignments and answers: there is no verdict to audit."
+            "No model and task in these folders has both alignments and answers, so there is no verdict to audit."
         )
     parts = []
     steps = [(family, planted) for family in found for planted in PLANTED]
@@ -202,9 +202,9 @@ def printed(table: pd.DataFrame, repeats: int) -> Iterator[Table]:
 
 
 CAPTION = (
-    "By chance: nothing links alignment with answers in the copies. 5% is right for each test by itself, and at most "
-    "5% of the copies should have anything that is called supported. Found: how often an effect of that odds ratio "
-    "(OR) is supported."
+    "By chance: alignment and answers are unrelated in the copies. Each test should reject in 5% of them, and at most "
+    "5% of the copies should contain any supported verdict. Found: how often a planted effect of that odds ratio (OR) "
+    "is supported."
 )
 
 

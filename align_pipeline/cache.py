@@ -11,13 +11,13 @@ from align_pipeline import machine
 from align_pipeline.errors import InputError, unknown
 from align_pipeline.store.cache import entries, prune
 
-USAGE = """What is in the cache of forward passes, and removing some of it.
+USAGE = """List or remove entries of the cache of forward passes.
 
   python -m align_pipeline.cache                            list the entries of outputs/cache and their sizes
-  python -m align_pipeline.cache folder=/scratch/cache      of another folder
-  python -m align_pipeline.cache prune                      remove damaged entries and what killed jobs left behind
-  python -m align_pipeline.cache prune older_than_days=30   ... and entries written longer ago
-  python -m align_pipeline.cache prune model=llama2-7b      ... and the entries of a model (both: its old ones)"""
+  python -m align_pipeline.cache folder=/scratch/cache      ... of another folder
+  python -m align_pipeline.cache prune                      remove damaged entries and leftovers of killed jobs
+  python -m align_pipeline.cache prune older_than_days=30   ... and entries older than 30 days
+  python -m align_pipeline.cache prune model=llama2-7b      ... and entries of a model (with both: its old ones)"""
 
 
 def main(given: Sequence[str]) -> None:
@@ -36,10 +36,10 @@ def main(given: Sequence[str]) -> None:
         if key not in keys:
             raise unknown("argument", key, keys if pruning else ["prune", *keys])
     if options.get("folder") == "":
-        raise InputError("folder= names no folder; folder=<folder> does.")
+        raise InputError("folder= is empty; set it with folder=<folder>.")
     folder = Path(options.get("folder", "outputs/cache"))
     if not folder.is_dir():
-        raise InputError(f"The cache folder '{folder}' does not exist; folder=<folder> names another.")
+        raise InputError(f"The cache folder '{folder}' does not exist; choose another with folder=<folder>.")
     found = prune(folder, _days(options.get("older_than_days")), options.get("model")) if pruning else entries(folder)
     for entry in found:
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))

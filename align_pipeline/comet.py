@@ -39,7 +39,7 @@ def load(score: str, batch: int) -> Callable[[list[dict[str, str]]], list[float]
         from comet import download_model, load_from_checkpoint
     except ImportError as error:
         raise InputError(
-            f"COMET cannot be imported ({error}); it needs an environment of its own: python -m venv comet && "
+            f"COMET cannot be imported ({error}); it needs a separate environment: python -m venv comet && "
             "comet/bin/pip install unbabel-comet pyarrow, then comet/bin/python -m align_pipeline.comet."
         ) from error
     try:
@@ -70,7 +70,7 @@ def fill(path: Path, score: str, scorer: Callable[[list[dict[str, str]]], list[f
         raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}.") from error
     missing = {"source", "hypothesis", "reference", score} - set(table.column_names)
     if missing:
-        raise InputError(f"{path} has no column {min(missing)}, so it is not such a table.")
+        raise InputError(f"{path} has no column {min(missing)}, so it is not a table of translations.")
     texts = zip(*(table[name].to_pylist() for name in ("source", "hypothesis", "reference")), strict=True)
     values = scorer([{"src": src, "mt": mt, "ref": ref} for src, mt, ref in texts])
     place = table.column_names.index(score)
@@ -107,11 +107,11 @@ def _fill_all(values: dict[str, Any]) -> None:
             raise unknown("score", score, MODELS)
     batch = values.get("batch", "16")
     if not batch.isdigit() or int(batch) < 1:
-        raise InputError(f"batch is '{batch}', but must be a whole number, 1 or greater.")
+        raise InputError(f"batch={batch} is not valid; use a whole number, 1 or greater.")
     folders = [Path(name) for name in sorted(glob.glob(values.get("runs", ""), recursive=True))]
     paths = sorted({path for folder in folders for path in folder.rglob("translations.parquet")})
     if not paths:
-        raise InputError(f"There is no translations.parquet in runs={values.get('runs', '')} or below.")
+        raise InputError(f"There is no translations.parquet in runs={values.get('runs', '')} or its subfolders.")
     for score in scores:
         scorer = load(score, int(batch))
         for path in paths:

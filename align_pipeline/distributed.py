@@ -63,7 +63,7 @@ def start() -> None:
             dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpus else "gloo", timeout=_MEETING)
         except (RuntimeError, ValueError) as error:
             raise InputError(
-                f"The {size} processes of this job do not find one another at {os.environ.get('MASTER_ADDR')}:"
+                f"The {size} processes of this job cannot connect to each other at {os.environ.get('MASTER_ADDR')}:"
                 f"{os.environ.get('MASTER_PORT')}: one of them ended early, or the launcher's settings are wrong."
             ) from error
         dist.set_timeout(_PATIENCE)
@@ -126,8 +126,8 @@ def _exchange(value: Any, error: str | None = None) -> list[Any]:
         dist.all_gather_object(told, (error, value))
     except RuntimeError as broken:
         raise StoppedError(
-            "Another process of this job ended without a word (killed, or out of memory); the job's log files, one per "
-            "process, and the launcher say more."
+            "Another process of this job ended without an error message (killed, or out of memory); see the job's log "
+            "files, one per process, and the launcher's output."
         ) from broken
     errors = [one for one, _ in told if one is not None]
     if errors:

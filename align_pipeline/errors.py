@@ -28,7 +28,7 @@ def unknown(kind: str, given: str, known: Iterable[str], shown: int = 12) -> Inp
     nearest = longer + [name for name in close if name not in longer]
     ordered = nearest + [name for name in names if name not in nearest]
     rest = f", and {len(ordered) - shown} more" if len(ordered) > shown else ""
-    return InputError(f"There is no {kind} '{given}'; there is {', '.join(ordered[:shown]) or 'none'}{rest}.")
+    return InputError(f"There is no {kind} '{given}'; available: {', '.join(ordered[:shown]) or 'none'}{rest}.")
 
 
 def is_whole(value: object, least: int) -> bool:
@@ -39,18 +39,18 @@ def is_whole(value: object, least: int) -> bool:
 _UNWRITABLE = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "this user may not write files as large",
+    errno.EFBIG: "this user may not write files of this size",
     errno.EROFS: "it is on a read-only file system",
     errno.EACCES: "this user may not write there",
     errno.EPERM: "this user may not write there",
-    errno.EEXIST: "a file is in the place of the folder",
-    errno.ENOTDIR: "a file is in the place of a folder",
+    errno.EEXIST: "there is a file with the name of the folder",
+    errno.ENOTDIR: "there is a file where a folder is needed",
     errno.ENAMETOOLONG: "its name is too long",
-    errno.ENOENT: "it does not exist and cannot be made",
+    errno.ENOENT: "it does not exist and cannot be created",
 }
 
 
-ELSEWHERE = "hydra.run.dir=<folder> (a sweep: hydra.sweep.dir=<folder>) names another place"
+ELSEWHERE = "choose another folder with hydra.run.dir=<folder> (for a sweep: hydra.sweep.dir=<folder>)"
 
 
 def unwritable(error: OSError, folder: Path | str, elsewhere: str = ELSEWHERE) -> InputError | None:

@@ -24,5 +24,5 @@ def check(paths: Iterable[Path]) -> None:
             with path.open("rb") as file:
                 if file.read(len(_POINTER)) == _POINTER:
                     raise InputError(
-                        f"{path} is a Git LFS pointer, not the file itself: `git lfs pull` in {path.parent} gets it."
+                        f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in {path.parent}."
                     )

@@ -111,12 +111,12 @@ def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Foun
     named = {config.languages[code].flores for code in config.named if code in config.languages}
     languages = task.supported(config.languages.values(), source, named)
     if not languages:
-        sentence = f"{task.name} has none of the selected languages in data={source.name}: nothing to do."
+        sentence = f"Nothing to do: {task.name} has none of the selected languages in data={source.name}."
         log.warning(sentence)
         if distributed.is_main():
             write_text(folder / NOTHING, sentence + "\n")
         return None
-    log.info("Data: %s from %s. Model: %s (%s).", task.dataset, source.name, config.model.name, config.model.path)
+    log.info("Data: %s (data=%s). Model: %s (%s).", task.dataset, source.name, config.model.name, config.model.path)
 
     stages = console.Stages()
     with stages.stage("data", f"Read {task.name} in {len(languages)} languages and English"):

@@ -92,15 +92,15 @@ def main(arguments: Sequence[str]) -> None:
         if key not in ("entity", "project"):
             raise unknown("argument", key, ["entity", "project"])
     if "entity" not in given:
-        raise InputError("Say whose workspace it is: entity=<W&B user or team> project=<project>.")
+        raise InputError("entity is missing; give entity=<W&B user or team> project=<project>.")
     made = workspace(given["entity"], given.get("project", "align_pipeline"))
     try:
         saved = made.save()
     except Exception as error:  # W&B can raise anything, its server's errors included
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise InputError(
-            f"W&B did not save the workspace of entity={made.entity} project={made.project} ({reason}); it "
-            "takes a login (`wandb login`) and an entity that you may write to."
+            f"W&B did not save the workspace of entity={made.entity} project={made.project} ({reason}); log in "
+            "with `wandb login`, and use an entity that you may write to."
         ) from error
     print(saved.url)
 

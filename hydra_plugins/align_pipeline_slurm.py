@@ -60,7 +60,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
             planned = [self._plan(initial_job_idx + k, list(line)) for k, line in enumerate(job_overrides)]
             missing = [job for job in planned if not job.is_finished()]
             if len(missing) < len(planned):
-                log.info("%d of %d jobs are finished: not run again.", len(planned) - len(missing), len(planned))
+                log.info("%d of %d jobs are finished and do not run again.", len(planned) - len(missing), len(planned))
             if missing:
                 self._run(missing)
             return [job.outcome() for job in planned]
@@ -94,7 +94,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
                     job, errors = waiting[number]
                     if not sweep.has_ended(job.folder):
                         sweep.note_reason(slurm.how_it_ended(number, errors), job.folder)
-                    log.info("Job %s is over: %s", job.folder.name, sweep.ending(job.folder) or "done")
+                    log.info("Job %s has ended: %s", job.folder.name, sweep.ending(job.folder) or "done")
             except KeyboardInterrupt:
                 slurm.cancel(list(waiting))
                 for job, _ in waiting.values():
@@ -119,7 +119,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
             import submitit
 
             if shutil.which("sbatch") is None or shutil.which("srun") is None:
-                raise InputError("hydra/launcher=slurm needs a machine with SLURM's sbatch, and there is none here.")
+                raise InputError("hydra/launcher=slurm needs SLURM's sbatch, which this machine does not have.")
             common = {field.name for field in fields(BaseQueueConf)}
             asked = {key if key in common else f"slurm_{key}": value for key, value in self.params.items()}
             folder = asked.pop("submitit_folder")
@@ -133,7 +133,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
                 executor.update_parameters(**asked, slurm_srun_args=["--kill-on-bad-exit=1"])
                 jobs = executor.map_array(self, *zip(*columns, strict=True))
             except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-                raise InputError(f"SLURM does not take the jobs: {' '.join(str(error).split())}") from error
+                raise InputError(f"SLURM refuses the jobs: {' '.join(str(error).split())}") from error
             submitted = {}
             for job, plan in zip(jobs, missing, strict=True):
                 errors = Path(job.task(0).paths.stderr)

@@ -70,9 +70,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ("given", "says"),
     [
         ([], "runs=<folder> is missing"),
-        (["run=x"], "There is no argument 'run'; there is runs"),
+        (["run=x"], "There is no argument 'run'; available: runs"),
         (["runs=/nowhere"], "matches no folder"),
-        (["runs=.", "repeats=0"], "repeats is '0', but must be a whole number, 1 or greater"),
+        (["runs=.", "repeats=0"], "repeats=0 is not valid; use a whole number, 1 or greater"),
         (["runs=.", "out=/no/where.csv"], "is in a folder that does not exist"),
     ],
 )

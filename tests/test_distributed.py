@@ -212,7 +212,7 @@ def test_a_model_on_all_devices_gives_the_same_bytes(base: list[str], alone: Pat
 
 
 def test_a_model_split_over_one_process(base: list[str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model.parallel=tensor splits the model over processes; start them with"):
+    with pytest.raises(InputError, match=r"model.parallel=tensor needs a process per GPU; start them with"):
         run_job_here(tmp_path, *base, "model.parallel=tensor")
 
 
@@ -266,7 +266,7 @@ def killed(folder: Path, overrides: list[str]) -> None:
 def test_a_killed_process_ends_the_others(base: list[str], alone: Path, tmp_path: Path) -> None:
     arguments = (tmp_path / "out", [*base, f"cache={tmp_path / 'cache'}"])
     assert processes.join(processes.start(2, killed, arguments, tmp_path / "log"), 60) == [1, -signal.SIGKILL]
-    assert "Another process of this job ended without a word" in (tmp_path / "log.0").read_text()
+    assert "Another process of this job ended without an error message" in (tmp_path / "log.0").read_text()
     run_job_here(tmp_path / "out", *base, f"cache={tmp_path / 'cache'}")
     for table in TABLES:
         assert (tmp_path / "out" / table).read_bytes() == (alone / table).read_bytes()
@@ -276,7 +276,7 @@ def test_a_process_that_never_comes_is_not_waited_for(tmp_path: Path) -> None:
     children = processes.start(2, job, (tmp_path / "out", []), tmp_path / "log", meeting=3)
     children[0].kill()
     assert processes.join(children) == [-signal.SIGKILL, 1]
-    assert "do not find one another" in (tmp_path / "log.1").read_text()
+    assert "cannot connect to each other" in (tmp_path / "log.1").read_text()
 
 
 # ---- the launchers themselves
@@ -309,7 +309,7 @@ def test_torchrun_runs_a_sweep(base: list[str], alone: Path, tmp_path: Path) -> 
     found = launch("torchrun", tmp_path, "-m", "layers=all,[99]", *base, "cache=null")
     assert found.returncode != 0
     assert found.stderr.count("1 jobs failed:") == 1
-    sentence = "layers has 99, but random has layers 0 to 4"
+    sentence = "layers contains 99, but random has layers 0 to 4"
     assert sentence in found.stderr
     for table in TABLES:
         assert (tmp_path / "0_belebele_swh-spa_random" / table).read_bytes() == (alone / table).read_bytes()
@@ -317,7 +317,7 @@ def test_torchrun_runs_a_sweep(base: list[str], alone: Path, tmp_path: Path) -> 
         assert sentence in (tmp_path / "1_belebele_swh-spa_random" / name).read_text()
         assert "[ERROR]" not in (tmp_path / "0_belebele_swh-spa_random" / name).read_text()
     assert sentence in (tmp_path / "1_belebele_swh-spa_random/error.txt").read_text()
-    assert "layers has 99" in (tmp_path / "report/report.html").read_text()
+    assert "layers contains 99" in (tmp_path / "report/report.html").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "0_belebele_swh-spa_random",
         "1_belebele_swh-spa_random",

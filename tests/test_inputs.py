@@ -130,10 +130,10 @@ def test_a_folder_where_a_job_is_at_work_is_refused(tmp_path: Path) -> None:
     with folders.held(folder):
         done = job(tmp_path, "lang=[ind]", f"hydra.run.dir={folder}")
         assert done.code == 1
-        assert "Another job is at work in" in done.err
+        assert "Another job is running in" in done.err
         sweep = run(tmp_path, "-m", *QUICK, "lang=ind", f"hydra.sweep.dir={folder}")
         assert sweep.code == 1
-        assert "Another job is at work in" in sweep.err
+        assert "Another job is running in" in sweep.err
     assert list(folder.iterdir()) == []
 
 
@@ -218,7 +218,7 @@ def test_a_damaged_table_is_no_other_jobs(small: list[str], tmp_path: Path) -> N
     run_job(tmp_path / "a", *small)
     path = tmp_path / "a/predictions.parquet"
     path.write_bytes(path.read_bytes()[:-9])
-    words = r"predictions\.parquet cannot be read as a table, it is damaged \(.*\): remove it and run its job again\.$"
+    words = r"predictions\.parquet is damaged and cannot be read as a table \(.*\); remove it and run its job again\.$"
     for use in (lambda: read([tmp_path]), lambda: run_job(tmp_path / "a", *small)):
         with pytest.raises(InputError, match=words):
             use()
@@ -243,7 +243,7 @@ def test_the_report_refuses_two_models_of_one_name(small: list[str], tmp_path: P
 
 def test_a_device_is_checked_when_the_cache_has_everything(tmp_path: Path) -> None:
     assert job(tmp_path, "lang=[ind]").code == 0
-    for device, words in (("gpu", "model.device=gpu is no device"), ("cuda:99", "model.device=cuda:99, but ")):
+    for device, words in (("gpu", "model.device=gpu is not a device"), ("cuda:99", "model.device=cuda:99, but ")):
         done = job(tmp_path, "lang=[ind]", f"model.device={device}")
         assert done.code == 1
         assert words in done.err
@@ -335,7 +335,7 @@ def test_a_damaged_tokenizer_of_spbleu_is_found_before(
     monkeypatch.setattr("sacrebleu.utils.SACREBLEU_DIR", str(tmp_path))
     path = tmp_path / "models" / scores._spbleu_file()
     path.parent.mkdir()
-    assert f"is not at {path}" in (scores.spbleu_missing() or "")
+    assert f"to {path}" in (scores.spbleu_missing() or "")
     path.write_bytes(content)
     assert f"{path} is damaged" in (scores.spbleu_missing() or "")
     found = scores.corpus_scores(["a b c d"], ["a b c d"], "swh_Latn")
@@ -359,52 +359,61 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["experiment=paper_belebel"], "There is no experiment 'paper_belebel'; there is paper_belebele, "),
-        (["task=belebele", "task.pivot=fra_Latn"], "task.pivot=fra_Latn is French; the pivot, which tables and report"),
+        (["experiment=paper_belebel"], "There is no experiment 'paper_belebel'; available: paper_belebele, "),
+        (["task=belebele", "task.pivot=fra_Latn"], "task.pivot=fra_Latn is French; the pivot must be English"),
         (["+languages.ind.pivots.belebele=deu_Latn", "task=belebele", "lang=ind"], "deu_Latn is German"),
-        (["limit=3"], "There is no key 'limit'; there is task.limit."),
-        (["num_fewshot=3"], "There is no key 'num_fewshot'; there is task.num_fewshot."),
-        (["model=custom"], "model.path is not set; say model.path=<hub id or folder>."),
+        (["limit=3"], "There is no key 'limit'; did you mean task.limit?"),
+        (["num_fewshot=3"], "There is no key 'num_fewshot'; did you mean task.num_fewshot?"),
+        (["model=custom"], "model.path is not set; set it with model.path=<hub id or folder>."),
         (["model=custom", "model.path=/tmp/a=b"], "quote a value with special characters: 'model.path=\"/tmp/a=b\"'"),
         (["model=custom", "model.path=/nope"], "The model folder '/nope' does not exist"),
         (["model=custom", "model.path=nobody/nothing"], "nobody/nothing is not in the local hub cache"),
-        (["task.limit=0"], "task.limit=0 is no number of items"),
-        (["task.fewshot=often"], "task.fewshot=often is not a sampler; there is fixed, lm_eval."),
-        (["layers=[99]", "data=/nowhere"], "layers has 99, but tiny has layers 0 to 8."),
-        (["patch=english", "patch.layers=[99]", "data=/nowhere"], "patch.layers has 99, but patch.component=resid"),
-        (["+task.size=3"], "There is no key 'size' of Belebele"),
-        (["+metrics.dali.size=3"], "There is no key 'size' of Dali"),
-        (["task._target_=nowhere.Task"], "_target_ names 'nowhere.Task', which is no class"),
-        (["model.max_length=-5"], "model.max_length=-5 leaves no room for a token"),
+        (["task.limit=0"], "task.limit=0 is not a valid number of items"),
+        (["task.fewshot=often"], "task.fewshot=often is not a sampler; use fixed or lm_eval."),
+        (["layers=[99]", "data=/nowhere"], "layers contains 99, but tiny has layers 0 to 8."),
+        (
+            ["patch=english", "patch.layers=[99]", "data=/nowhere"],
+            "patch.layers contains 99, but patch.component=resid",
+        ),
+        (["+task.size=3"], "Belebele has no key 'size'"),
+        (["+metrics.dali.size=3"], "Dali has no key 'size'"),
+        (["task._target_=nowhere.Task"], "The class 'nowhere.Task', which _target_ names, cannot be imported"),
+        (["model.max_length=-5"], "model.max_length=-5 is too small"),
         (
             ["hydra.run.dir=/proc/version"],
-            "Nothing can be written to /proc/version: a file is in",
+            "Nothing can be written to /proc/version: there is a file",
         ),
-        (["model.parallel=tensor"], "model.parallel=tensor splits the model over processes"),
+        (["model.parallel=tensor"], "model.parallel=tensor needs a process per GPU"),
         (["model.attention=flash_attention_2"], "model.attention=flash_attention_2 needs the package flash-attn"),
         (["data=/nowhere"], "The data folder '/nowhere' does not exist"),
-        (["+task_limit=5"], "There is no key 'task_limit'; there is task.limit, "),
-        (["+limit=5"], "There is no key 'limit'; there is task.limit."),
-        (["+model.devise=cpu"], "There is no key 'model.devise'; there is model.device, "),
-        (["+languages.swh.pivot=x"], "There is no key 'languages.swh.pivot'; there is task.pivot."),
+        (["+task_limit=5"], "There is no key 'task_limit'; available: task.limit, "),
+        (["+limit=5"], "There is no key 'limit'; did you mean task.limit?"),
+        (["+model.devise=cpu"], "There is no key 'model.devise'; available: model.device, "),
+        (["+languages.swh.pivot=x"], "There is no key 'languages.swh.pivot'; did you mean task.pivot?"),
         (
             ["hydra.run.dir=/proc/x"],
-            "Nothing can be written to /proc/x: it does not exist and cannot be made; hydra.run.dir",
+            "Nothing can be written to /proc/x: it does not exist and cannot be created; choose another folder",
         ),
-        (["cache=/proc/x"], "/proc/x: it does not exist and cannot be made; cache=<folder>"),
-        (["-m", "hydra.sweep.dir=/proc/x"], "(a sweep: hydra.sweep.dir=<folder>) names another place"),
-        (["=3"], "The argument '=3' names no key; key=value does"),
-        (["task=3"], "There is no task '3'; there is belebele, "),
-        (["patch=null"], "There is no patch 'null'; there is ablation, english, none."),
-        (["-m", "lang=swh,3"], "There is no language '3'; there is "),
-        (["-m", "lang=glob(zzz*)"], "lang=glob(zzz*) stands for no value: no job would run; --help lists"),
-        (["patch=english", "patch.window=99", "data=/nowhere"], "patch.window=99 is more layers than there are: "),
-        (["patch=english", "patch.window=9", "patch.component=mlp", "data=/nowhere"], "of tiny has 8, 1 to 8."),
-        (["task.limit=true"], "task.limit=True is no number of items; use 1 or more"),
-        (["task.num_fewshot=true"], "task.num_fewshot=True is not a number of examples"),
-        (["model.name="], "model.name is empty; say model.name=<name in the tables>."),
-        (["model.path="], "model.path is empty; say model.path=<hub id or folder>."),
-        (["seed=-1"], "seed=-1 is no seed that numpy takes; use 0 or more."),
+        (
+            ["cache=/proc/x"],
+            "/proc/x: it does not exist and cannot be created; choose another folder with cache=<folder>",
+        ),
+        (["-m", "hydra.sweep.dir=/proc/x"], "(for a sweep: hydra.sweep.dir=<folder>)"),
+        (["=3"], "The argument '=3' has no key; write key=value"),
+        (["task=3"], "There is no task '3'; available: belebele, "),
+        (["patch=null"], "There is no patch 'null'; available: ablation, english, none."),
+        (["-m", "lang=swh,3"], "There is no language '3'; available: "),
+        (["-m", "lang=glob(zzz*)"], "lang=glob(zzz*) matches nothing, so no job would run; --help lists"),
+        (["patch=english", "patch.window=99", "data=/nowhere"], "patch.window=99 is too large: "),
+        (
+            ["patch=english", "patch.window=9", "patch.component=mlp", "data=/nowhere"],
+            "of tiny has only 8 layers, 1 to 8.",
+        ),
+        (["task.limit=true"], "task.limit=True is not a valid number of items; use 1 or more"),
+        (["task.num_fewshot=true"], "task.num_fewshot=True is not a valid number of examples"),
+        (["model.name="], "model.name is empty; set it with model.name=<name in the tables>."),
+        (["model.path="], "model.path is empty; set it with model.path=<hub id or folder>."),
+        (["seed=-1"], "seed=-1 is not a valid seed; use 0 or more."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -428,9 +437,9 @@ def test_keys_that_something_reads_may_be_added(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layers", "words"),
     [
-        ("[8]", "over layer 8 alone, after the final norm."),
-        ("[0,4,8]", "over layers 0, 4 alone."),
-        ("[1,2,3]", "over layers 1 to 3 alone."),
+        ("[8]", "over only layer 8, after the final norm."),
+        ("[0,4,8]", "over only layers 0, 4."),
+        ("[1,2,3]", "over only layers 1 to 3."),
         ("[0,1,2,3,4,5,6,7]", "over the layers before the final norm."),
     ],
 )
@@ -519,8 +528,8 @@ def own_code(folder: Path) -> None:
         (lambda f: (f / "model.safetensors").write_text(LFS), "model.safetensors is a Git LFS pointer.*git lfs pull"),
         (lambda f: (f / "tokenizer.json").write_text(LFS), "tokenizer.json is a Git LFS pointer.*git lfs pull"),
         (dangling, r"model.safetensors is a link to .*blobs/gone, which does not exist"),
-        (lambda f: sharded(f, index=False), "no model.safetensors.index.json, which says where each is"),
-        (lambda f: sharded(f, index=True), "lacks model-00001-of-.*its download is incomplete"),
+        (lambda f: sharded(f, index=False), "no model.safetensors.index.json, which lists them"),
+        (lambda f: sharded(f, index=True), "download of .* is incomplete: .* lists model-00001-of-"),
         (emptied, "model.layers.1.mlp.up_proj.weight of .* is empty: DeepSpeed ZeRO-3"),
         (
             lambda f: replace_text(
@@ -531,9 +540,9 @@ def own_code(folder: Path) -> None:
             "tokenizer.json is damaged: ",
         ),
         (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read: "),
-        (too_few_embeddings, r"gives '.*' the number \d+, and the model has 90 embeddings"),
+        (too_few_embeddings, r"gives '.*' the id \d+, but the model has only 90 embeddings"),
         (without_sdpa, "no SDPA for the architecture of .*: set model.attention=eager"),
-        (own_code, "comes with Python code of its own.*model.trust_remote_code=true"),
+        (own_code, "comes with its own Python code.*model.trust_remote_code=true"),
         (lambda f: replace_text(f / "config.json", '"llama"', '"lama9"'), "model type `?'?lama9"),
     ],
     ids=[
@@ -618,7 +627,7 @@ def test_answers_that_look_like_something_else_stay_text(
 @pytest.mark.parametrize(
     ("row", "change", "words"),
     [
-        (3, {"mc_answer2": 7}, r"test\.jsonl, line 4: mc_answer2 is 7, which is no text: put it in quotation marks\."),
+        (3, {"mc_answer2": 7}, r"test\.jsonl, line 4: mc_answer2 is 7, which is not text; put it in quotation marks\."),
         (3, {"mc_answer2": ""}, r"belebele/swh_Latn/test\.jsonl, line 4: mc_answer2 is empty\."),
         (0, {"question": None}, r"belebele/swh_Latn/test\.jsonl, line 1: question has no value\."),
     ],
@@ -655,9 +664,9 @@ def test_json_lines_end_with_line_feeds_alone_and_may_begin_with_a_bom(model_fol
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b'{"link": "x",', r"test\.jsonl, line 4 is no JSON: Expecting property name"),
+        (b'{"link": "x",', r"test\.jsonl, line 4 is not valid JSON: Expecting property name"),
         (b"[1, 2]", r"test\.jsonl, line 4 is a list, not a JSON object with a key for each column"),
-        (b'{"link": "\xff"}', r"test\.jsonl, line 4 is no JSON: 'utf-8' codec can't decode"),
+        (b'{"link": "\xff"}', r"test\.jsonl, line 4 is not valid JSON: 'utf-8' codec can't decode"),
     ],
     ids=["cut off", "list", "latin-1"],
 )

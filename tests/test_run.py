@@ -300,11 +300,11 @@ def test_a_sweep_reports_on_what_finished_and_lists_what_failed(base: list[str],
     found = command(tmp_path, "-m", "lang=swh,spa", "layers=all,[99]", *base, WANDB_MODE="offline")
     assert found.returncode != 0
     assert "2 jobs failed:" in found.stderr
-    assert "layers has 99, but random has layers 0 to 4" in found.stderr
+    assert "layers contains 99, but random has layers 0 to 4" in found.stderr
     assert "Traceback" not in found.stderr
     page = (tmp_path / "report/report.html").read_text()
     assert "swh_Latn" in page
-    assert "layers has 99" in page
+    assert "layers contains 99" in page
     level = pd.read_csv(tmp_path / "report/language_level.csv")
     assert {"task", "metric", "reduce", "n", "pearson", "spearman_low"} <= set(level.columns)
     run = logged(tmp_path)
@@ -347,12 +347,12 @@ def test_a_language_asked_for_by_name_must_exist(base: list[str], tmp_path: Path
 
 
 def test_layers_out_of_range(base: list[str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="layers has 5, but random has layers 0 to 4"):
+    with pytest.raises(InputError, match="layers contains 5, but random has layers 0 to 4"):
         run_job(tmp_path, "layers=[0,5]", *base)
 
 
 def test_a_text_longer_than_the_context(base: list[str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"The text of item passage-\d/\d has \d+ tokens, more than the 20"):
+    with pytest.raises(InputError, match=r"The text of item passage-\d/\d has \d+ tokens, more than the limit of 20"):
         run_job(tmp_path, "model.max_length=20", *base)
     assert list(tmp_path.iterdir()) == []
     content = run_job(tmp_path, "model.max_length=20", "model.too_long=truncate_left", *base)
@@ -366,7 +366,7 @@ def test_a_gpu_that_is_not_there(base: list[str], tmp_path: Path) -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(InputError, match="model.device=cuda, but this machine has no CUDA GPU"):
         run_job(tmp_path, "model.device=cuda", *base)
-    with pytest.raises(InputError, match="model.device=gpu is no device"):
+    with pytest.raises(InputError, match="model.device=gpu is not a device"):
         run_job(tmp_path, "model.device=gpu", *base)
 
 
@@ -402,7 +402,7 @@ def test_pickled_and_damaged_weights_are_refused(base: list[str], model_folder: 
         run_job(tmp_path / "run", *base, f"model.path={copy}")
     weights.unlink()
     (copy / "pytorch_model.bin").write_bytes(b"not loaded")
-    with pytest.raises(InputError, match="pickled weights only"):
+    with pytest.raises(InputError, match="only pickled weights"):
         run_job(tmp_path / "run", *base, f"model.path={copy}")
 
 

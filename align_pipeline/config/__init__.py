@@ -1,7 +1,7 @@
-"""Every config key, typed: what the YAML files under ``conf/`` are checked against, and what the code sees of them.
+"""Every config key with its type. The YAML files in ``conf/`` are checked against these dataclasses.
 
-Hydra composes the files once; `from_hydra` turns the result into these dataclasses once; no DictConfig goes further.
-Only standard-library and Hydra imports here: ``--help`` and a mistyped key must answer before torch is loaded.
+Hydra composes the files once and `from_hydra` converts the result once; the rest of the code sees no DictConfig.
+Only standard-library and Hydra imports here: ``--help`` and mistyped keys must be answered before torch is loaded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     """The model (group `model`)."""
     task: Any = MISSING
-    """The benchmark (group `task`): `_target_` is a class of align_pipeline.data.tasks, the rest its arguments."""
+    """The benchmark (group `task`): `_target_` is a class of align_pipeline.data.tasks, other keys its arguments."""
     languages: dict[str, Language] = field(default_factory=dict)
     """The languages (group `lang`), by code."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -39,60 +39,62 @@ class Config:
     patch: PatchConfig = field(default_factory=PatchConfig)
     """Activation patching (group `patch`)."""
     data: str | None = None
-    """``hub``, ``embedded`` or a folder with ``<hub id>/`` below it; null: embedded for model=tiny, else hub."""
+    """``hub``, ``embedded`` or a folder that contains ``<hub id>/``; null: embedded for embedded models, else hub."""
     layers: Any = "all"
-    """``all`` or a list of layers to report; 0 is the embedding output, L the output after the final norm."""
+    """Layers to report: ``all`` or a list; 0 is the embedding output, L the output after the final norm."""
     evaluate: bool = True
-    """Also measure task accuracy."""
+    """Also measure the task: accuracy or translation."""
     batch_tokens: int | None = None
-    """Most tokens in one forward pass, a longer text runs alone; null: as many as the device's memory has room for."""
+    """Maximum tokens in one forward pass; a longer text runs alone. null: as many as fit the device's memory."""
     cache: str | None = "outputs/cache"
-    """Folder that keeps what forward passes gave, for later jobs; null keeps nothing."""
+    """Folder that keeps results of forward passes for later jobs; null turns the cache off."""
     seed: int = 0
-    """Seed of whatever is drawn at random."""
+    """Random seed."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
     """Weights & Biases (group `wandb`)."""
     named: list[str] = field(default_factory=list)
-    """Set by run.py: languages asked for by name in a single run, which the task must have."""
+    """Set by run.py: languages selected by name in a single run, which the task must have."""
 
     def __post_init__(self) -> None:
         if not self.languages:
-            raise InputError("No language is selected; lang=swh or lang=set/xcopa selects some.")
+            raise InputError("No language is selected; select some, such as lang=swh or lang=set/xcopa.")
         if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise InputError(f"batch_tokens={self.batch_tokens} leaves no room for a token; use 1 or more.")
+            raise InputError(f"batch_tokens={self.batch_tokens} is too small; use 1 or more.")
         if self.seed < 0:
-            raise InputError(f"seed={self.seed} is no seed that numpy takes; use 0 or more.")
+            raise InputError(f"seed={self.seed} is not a valid seed; use 0 or more.")
         self.layers = layer_list("layers", self.layers)
         if not self.metrics and not self.evaluate:
-            raise InputError("There is nothing to do with metric=[] and evaluate=false; select a metric or evaluate.")
+            raise InputError(
+                "There is nothing to do with metric=[] and evaluate=false; select a metric or set evaluate=true."
+            )
         if self.patch.conditions and not self.evaluate:
-            raise InputError("patch needs evaluate=true: which items fail is found by scoring them.")
+            raise InputError("patch needs evaluate=true: items must be scored to find those that fail.")
 
     @property
     def source(self) -> str:
-        """Where rows come from: ``hub``, ``embedded`` or a folder; demo data only ever with the demo model."""
+        """Where rows come from: ``hub``, ``embedded`` or a folder; embedded is the default only for embedded models."""
         return self.data or ("embedded" if self.model.path.startswith("embedded:") else "hub")
 
 
 def register() -> None:
-    """Put the schema and the resolvers where ``conf`` finds them."""
+    """Register the schema and the resolvers that ``conf`` uses."""
     ConfigStore.instance().store(name="schema", node=Config, provider="align_pipeline")
     for resolver in (codes, file_name, last_part, wandb_mode):
         OmegaConf.register_new_resolver(f"align_pipeline_{resolver.__name__}", resolver, replace=True)
 
 
 def from_hydra(composed: DictConfig, overrides: Sequence[str], multirun: bool) -> Config:
-    """The composed config as dataclasses; `task` and `metrics` stay plain dicts until they are built.
+    """The composed config as dataclasses; `task` and `metrics` stay plain dicts until they are instantiated.
 
     Args:
-        composed: what Hydra composed.
-        overrides: the command line's, such as ``lang=[swh,set/xcopa]``.
-        multirun: whether the job is one of a sweep, where a (task, language) pair that does not exist is left out.
+        composed: the config that Hydra composed.
+        overrides: command-line overrides, such as ``lang=[swh,set/xcopa]``.
+        multirun: whether the job belongs to a sweep, where (task, language) pairs that do not exist are left out.
 
     Raises:
         InputError: a key does not exist, a value has the wrong type, or values contradict each other.
     """
-    # Hydra's own record, runtime.choices, holds no group of which several options are selected.
+    # Hydra's own record, runtime.choices, does not contain groups with several selected options.
     chosen = [name for o in overrides if o.startswith("lang=") for name in re.findall(r"[\w/]+", o[len("lang=") :])]
     refuse_added(composed)
     config = OmegaConf.to_object(composed)

@@ -1,4 +1,4 @@
-"""Group `lang`: a language, and what each data set calls it."""
+"""Group `lang`: a language and its name in each data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from align_pipeline.config.paths import CONF
 
 @dataclass
 class Language:
-    """A language: what it is, and what each data set calls it."""
+    """A language and its name in each data set."""
 
     name: str = MISSING
     """English name."""
@@ -24,16 +24,16 @@ class Language:
     resource: int = MISSING
     """Resource class, 0 (least) to 5, of Joshi et al. 2020."""
     flores: str = MISSING
-    """FLORES code, the language's name in every table."""
+    """FLORES code, which names the language in every table."""
     codes: dict[str, str] = field(default_factory=dict)
-    """The config that holds the language, by task name."""
+    """The data set's config of the language, by task name."""
     pivots: dict[str, str] = field(default_factory=dict)
-    """The config of the English side, by task name, where it is the language's own (XCOPA)."""
+    """The data set's config of the English side, by task name, if each language has its own (XCOPA)."""
 
 
 @functools.cache
 def known_languages() -> dict[str, dict[str, Any]]:
-    """What ``conf/lang`` says of each language, by the name that ``lang=`` takes."""
+    """The content of ``conf/lang``, by the code that ``lang=`` takes."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

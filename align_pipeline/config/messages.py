@@ -1,4 +1,4 @@
-"""An error of a config as one sentence that names what exists."""
+"""Config errors as one sentence that names the valid choices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from align_pipeline.errors import InputError, unknown, unwritable
 
 
 def one_sentence(error: Exception) -> str | None:
-    """An error of ours or of a config as one sentence that names what exists; None if it is something else."""
+    """An `InputError` or a config error as one sentence that names the valid choices; None for other errors."""
     from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -40,7 +40,7 @@ def one_sentence(error: Exception) -> str | None:
         named = re.search(r"mandatory value: ([\w.]+)", text)
         unset = named[1] if named else getattr(error, "full_key", None) or "A key"
         value = "<hub id or folder>" if unset == "model.path" else "<value>"
-        return f"{unset} is not set; say {unset}={value}."
+        return f"{unset} is not set; set it with {unset}={value}."
     if isinstance(error, OmegaConfBaseException):
         key = getattr(error, "full_key", None) or ""
         parent = getattr(error, "parent_node", None)
@@ -50,10 +50,10 @@ def one_sentence(error: Exception) -> str | None:
         return f"{key}: {text}." if key else text
     called = re.match(r"Error in call to target '([^']+)':.*unexpected keyword argument '(\w+)'", text)
     if called:
-        return f"There is no key '{called[2]}' of {called[1].rpartition('.')[2]}; --cfg job prints the keys that exist."
+        return f"{called[1].rpartition('.')[2]} has no key '{called[2]}'; --cfg job prints the keys that exist."
     located = re.match(r"Error locating target '([^']+)'", text)
     if located:
-        return f"_target_ names '{located[1]}', which is no class that can be imported."
+        return f"The class '{located[1]}', which _target_ names, cannot be imported."
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         quoted = f"; quote a value with special characters: '{key}=\"{value}\"'" if re.search("[/=]", value) else ""
@@ -67,17 +67,17 @@ def one_sentence(error: Exception) -> str | None:
 
 
 def _no_option(group: str, name: str, more: Collection[str] = ()) -> InputError:
-    """An `InputError` for an option that a config group does not have; `more` are options of other folders."""
+    """An `InputError` for an option that a config group does not have; `more` are options from other folders."""
     options = [str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml")]
     return unknown({"lang": "language"}.get(group, group), name, [*options, *more])
 
 
 def refuse_no_names(arguments: Sequence[str]) -> None:
-    """Refuse what Hydra ends in a traceback: a group's option that is no name (task=3, patch=null), or no key (=3).
+    """Refuse arguments that end in a traceback of Hydra: options that are not names (task=3, patch=null), no key (=3).
 
     Raises:
-        InputError: there is one.
-        OverrideParseException: what stands behind a group's name cannot be parsed.
+        InputError: there is such an argument.
+        OverrideParseException: the value of a group cannot be parsed.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import ChoiceSweep
@@ -88,7 +88,7 @@ def refuse_no_names(arguments: Sequence[str]) -> None:
         if not equals or not (CONF / group).is_dir():
             continue
         if not group:
-            raise InputError(f"The argument '{argument}' names no key; key=value does, such as task=xcopa.")
+            raise InputError(f"The argument '{argument}' has no key; write key=value, such as task=xcopa.")
         value = OverridesParser.create().parse_overrides([argument])[0].value()
         options = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
         for option in options:
@@ -97,10 +97,10 @@ def refuse_no_names(arguments: Sequence[str]) -> None:
 
 
 def refuse_added(composed: DictConfig) -> None:
-    """Refuse keys that ``+key=value`` added where nothing reads them; tasks and metrics refuse theirs themselves.
+    """Refuse keys that ``+key=value`` added but that nothing reads; tasks and metrics check their own keys.
 
     Raises:
-        InputError: there is one; names what exists.
+        InputError: there is such a key; names the keys that exist.
     """
     for prefix, block in _blocks(composed):
         kind = OmegaConf.get_type(block)
@@ -111,12 +111,12 @@ def refuse_added(composed: DictConfig) -> None:
 
 
 def _no_key(name: str, key: str, parent: Any) -> str:
-    """That a key does not exist, and which do: the same name elsewhere first, then names alike."""
+    """Says that a key does not exist, and which do: first the same name in other groups, then similar names."""
     prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
     others = sorted(full for full in _keys(parent._get_root()) if full != prefix + name)
     elsewhere = [full for full in others if full.rpartition(".")[2] == name]
     if elsewhere:
-        return f"There is no key '{prefix}{name}'; there is {' and '.join(elsewhere)}."
+        return f"There is no key '{prefix}{name}'; did you mean {' or '.join(elsewhere)}?"
     own = [prefix + str(k) for k in parent if k not in ("named", name)]
     return str(unknown("key", prefix + name, [*own, *difflib.get_close_matches(prefix + name, others)]))
 
@@ -127,7 +127,7 @@ def _keys(config: Any) -> Iterator[str]:
 
 
 def _blocks(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """What stands before the names of its keys, and the block, for every block of keys but Hydra's own."""
+    """The prefix of the keys and the block itself, for every block of keys except Hydra's own."""
     if not OmegaConf.is_dict(node) or node._is_none() or node._is_missing() or node._is_interpolation():
         return
     yield prefix, node

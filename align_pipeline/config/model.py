@@ -1,4 +1,4 @@
-"""Group `model`: a causal language model, and how to load it."""
+"""Group `model`: a causal language model and how to load it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MEANT = {"path": "hub id or folder", "name": "name in the tables"}
 
 
 class TooLong(Enum):
-    """What happens to a text that has more tokens than the model's context."""
+    """What happens to a text with more tokens than the model's context."""
 
     error = "error"
     truncate_left = "truncate_left"
@@ -29,7 +29,7 @@ class Dtype(Enum):
 
 
 class Attention(Enum):
-    """The attention implementation of transformers that the model runs with."""
+    """The attention implementation in transformers."""
 
     sdpa = "sdpa"
     eager = "eager"
@@ -37,7 +37,7 @@ class Attention(Enum):
 
 
 class Parallel(Enum):
-    """How a model that is larger than one GPU is spread over several."""
+    """How a model that does not fit on one GPU is split over several."""
 
     none = "none"
     device_map = "device_map"
@@ -46,42 +46,43 @@ class Parallel(Enum):
 
 @dataclass
 class ModelConfig:
-    """A causal language model: a hub repository or a folder, and how to load it."""
+    """A causal language model, from a hub repository or a folder, and how to load it."""
 
     name: str = MISSING
-    """Short name, as it stands in the tables."""
+    """Short name, used in the tables."""
     path: str = MISSING
-    """Hub id (``meta-llama/Llama-3.1-8B``), a folder, or ``embedded:<name>`` for one that ships with the package."""
+    """Hub id (``meta-llama/Llama-3.1-8B``), a folder, or ``embedded:<name>`` for a model of this package."""
     revision: str | None = None
     """Branch, tag or commit on the hub; null is the default branch."""
     gguf_file: str | None = None
-    """A GGUF file in that repository or folder, to be loaded instead of safetensors; its weights are dequantised."""
+    """A GGUF file in the repository or folder, loaded instead of safetensors; its weights are dequantised."""
     adapter: str | None = None
-    """A PEFT adapter, hub id or folder, merged into the model; ``model.path`` itself may be an adapter's folder too."""
+    """A PEFT adapter (hub id or folder), merged into the model; ``model.path`` may also be the folder of an adapter."""
     chat_template: bool = False
-    """Put the prompts of multiple-choice tasks through the tokenizer's chat template, examples as turns, as
-    lm-evaluation-harness's ``--apply_chat_template`` does. Alignment texts never have a template."""
+    """Apply the tokenizer's chat template to the prompts of multiple-choice tasks, with examples as turns, like
+    lm-evaluation-harness with ``--apply_chat_template``. Alignment texts never get a template."""
     dtype: Dtype = Dtype.bfloat16
-    """float32, bfloat16, float16 or auto (as the weights are stored)."""
+    """float32, bfloat16, float16 or auto (the type in which the weights are stored)."""
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
     parallel: Parallel = Parallel.none
-    """For a model larger than one GPU: ``device_map`` puts whole layers on the GPUs that one process sees; ``tensor``
-    splits every layer over the processes of `torchrun`, which then run one model in step."""
+    """For a model larger than one GPU: ``device_map`` places whole layers on the GPUs of one process; ``tensor`` splits
+    every layer over the processes of `torchrun`, which run the model together."""
     attention: Attention = Attention.sdpa
     """sdpa, eager or flash_attention_2; models with soft-capped attention (Gemma 2) need eager."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the checkpoint. Off: a checkpoint is data, not a program."""
+    """Run Python code that comes with the checkpoint."""
     safetensors_only: bool = True
-    """Refuse pickled weights (``pytorch_model.bin``), which can run code when they are loaded."""
+    """Refuse pickled weights (``pytorch_model.bin``), which can run code when loaded."""
     max_length: int | None = None
-    """Longest text in tokens; null is the model's own context length."""
+    """Maximum length of a text in tokens; null is the model's context length."""
     too_long: TooLong = TooLong.error
-    """``error`` names the item; ``truncate_left`` drops tokens from the beginning (never BOS) and counts texts."""
+    """If a text is too long: ``error`` ends the job and names the item; ``truncate_left`` drops tokens from the start
+    (never BOS) and counts such texts."""
 
     def __post_init__(self) -> None:
         for key in ("path", "name"):
             if not str(getattr(self, key)).strip():
-                raise InputError(f"model.{key} is empty; say model.{key}=<{_MEANT[key]}>.")
+                raise InputError(f"model.{key} is empty; set it with model.{key}=<{_MEANT[key]}>.")
         if isinstance(self.max_length, int) and self.max_length < 1:
-            raise InputError(f"model.max_length={self.max_length} leaves no room for a token; use 1 or more.")
+            raise InputError(f"model.max_length={self.max_length} is too small; use 1 or more.")

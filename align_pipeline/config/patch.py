@@ -10,7 +10,7 @@ from align_pipeline.errors import InputError, unknown
 
 
 class Component(Enum):
-    """What is replaced: the residual stream, or what one attention, MLP or attention head adds to it."""
+    """What is replaced: the residual stream, or the output of an attention block, an MLP or an attention head."""
 
     resid = "resid"
     attn = "attn"
@@ -19,7 +19,7 @@ class Component(Enum):
 
 
 class PatchItems(Enum):
-    """Which items are patched: right in English and wrong (tf) or right (ts) in the language, or all."""
+    """Which items are patched: right in English and wrong (tf) or right (ts) in the language, or all items."""
 
     tf = "tf"
     ts = "ts"
@@ -43,8 +43,7 @@ CONDITIONS = (
     "zero",
     "mean",
 )
-"""What an activation can be replaced by; `measurements.patching.conditions` says what each is. ``language=<code>`` is
-another."""
+"""What an activation can be replaced by, besides ``language=<code>``; see `measurements.patching.conditions`."""
 
 
 LANGUAGE_CONDITION = "language="
@@ -52,22 +51,22 @@ LANGUAGE_CONDITION = "language="
 
 @dataclass
 class PatchConfig:
-    """Activation patching: replace an activation of the language's run; score the options, or translate, again."""
+    """Activation patching: replace an activation of the language's run, then score the options or translate again."""
 
     conditions: Any = field(default_factory=list)
-    """``all`` (the treatment and every control the task can have) or a list of conditions; [] patches nothing."""
+    """``all`` (the treatment and every control that the task supports) or a list of conditions; [] patches nothing."""
     layers: Any = "auto"
-    """``all``, a list, numbered as everywhere, or ``auto``: all, for translation nine from the first to the last but
-    one; attn, mlp and head of block l are layer l, from 1."""
+    """``all``, a list of layers, or ``auto``: all layers; for translation nine, from first to second last. Layer l of
+    attn, mlp and head is block l, counted from 1."""
     items: PatchItems = PatchItems.tf
-    """tf (right in English, wrong in the language), ts (right in both) or all; translation has but all."""
+    """tf (right in English, wrong in the language), ts (right in both) or all; translation always patches all."""
     site: str = "last"
-    """Token: last (of the context; of the sentence to be translated), passage, question, options (ends of all at once),
-    option_1, option_2, ..."""
+    """The token: last (of the context, or of the source sentence), passage, question, options (the ends of all options
+    at once), option_1, option_2, ..."""
     component: Component = Component.resid
-    """resid (residual stream after the block), attn, mlp or head (each head of the block alone)."""
+    """resid (residual stream after the block), attn, mlp or head (each head of the block separately)."""
     window: int = 1
-    """Replace in this many layers at once, from the row's layer on."""
+    """Number of layers that are replaced at once, starting at the layer of the row."""
 
     def __post_init__(self) -> None:
         if self.conditions != "all":
@@ -79,16 +78,16 @@ class PatchConfig:
         if self.layers != "auto":
             self.layers = layer_list("patch.layers", self.layers)
         if self.window < 1:
-            raise InputError(f"patch.window={self.window} replaces nothing; use 1 or more layers.")
+            raise InputError(f"patch.window={self.window} is too small; use 1 or more layers.")
         if self.window > 1 and self.component is Component.head:
-            raise InputError("patch.window is for resid, attn and mlp: a head of one block has no like in another.")
+            raise InputError("patch.window is for resid, attn and mlp: heads of different blocks do not correspond.")
 
 
 def layer_list(key: str, given: Any) -> Any:
-    """``all``, or layer numbers in order.
+    """``all``, or sorted layer numbers.
 
     Raises:
-        InputError: it is neither.
+        InputError: the value is neither.
     """
     if given == "all":
         return given

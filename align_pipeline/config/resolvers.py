@@ -17,17 +17,17 @@ def codes(languages: Any) -> str:
 
 
 def file_name(text: str) -> str:
-    """``${align_pipeline_file_name:${model.name}}``: the text without what would make folders of it."""
+    """``${align_pipeline_file_name:${model.name}}``: the text as a file name."""
     return re.sub(r"[^\w.+=-]+", "-", str(text)).strip(".-") or "unnamed"
 
 
 def last_part(path: str) -> str:
-    """``${align_pipeline_last_part:${model.path}}``: a model's name by its path or hub id."""
+    """``${align_pipeline_last_part:${model.path}}``: a model's name, from its path or hub id."""
     return re.split(r"[/:]", str(path).rstrip("/"))[-1] or str(path)
 
 
 def wandb_mode() -> str:
-    """``${align_pipeline_wandb_mode:}``: what W&B's environment variables say, old ones too; offline by default."""
+    """``${align_pipeline_wandb_mode:}``: the mode from W&B's environment variables; default: offline."""
     if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
         return "disabled"
     mode = os.environ.get("WANDB_MODE", "offline").lower()

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class WandbMode(Enum):
-    """Where Weights & Biases runs go."""
+    """Where runs are logged."""
 
     offline = "offline"
     online = "online"
@@ -21,10 +21,10 @@ class WandbConfig:
     mode: WandbMode = WandbMode.offline
     """offline, online or disabled; the environment variable WANDB_MODE sets the default."""
     project: str = "align_pipeline"
-    """Project that runs are logged to."""
+    """Project of the runs."""
     entity: str | None = None
     """User or team; null is the account's default."""
     group: str | None = None
-    """Group of the run; null is the sweep's folder in a multirun, none in a single run."""
+    """Group of the run; null: the sweep's folder in a sweep, no group in a single run."""
     required: bool = False
-    """Fail a job that W&B does not take; off: a line says so, and the results are in the output folder all the same."""
+    """Let a job fail if W&B fails; otherwise a warning is logged. The results are in the output folder either way."""

@@ -46,7 +46,7 @@ class Source:
         if self.folder is not None and not self.folder.is_dir():
             raise InputError(
                 f"The data folder '{self.name}' does not exist; data= takes 'hub', 'embedded' or a folder that holds "
-                "data sets as <folder>/<hub id>/, such as <folder>/facebook/belebele/."
+                "data sets in <folder>/<hub id>/, such as <folder>/facebook/belebele/."
             )
 
     @property
@@ -67,14 +67,14 @@ class Source:
         if not card.is_file():
             present = sorted(str(p.parent.relative_to(self.folder)) for p in self.folder.glob("*/*/README.md"))
             raise InputError(
-                f"The data folder '{self.name}' lacks {dataset} (no {dataset}/README.md below it); "
+                f"The data folder '{self.name}' does not hold {dataset} (there is no {dataset}/README.md); "
                 f"it holds {', '.join(present) or 'no data set'}."
             )
         try:
             header = yaml.safe_load(card.read_text(encoding="utf-8").split("---")[1])
             return [{**entry, "config_name": str(entry["config_name"])} for entry in header["configs"]]
         except (IndexError, KeyError, TypeError, yaml.YAMLError) as error:
-            raise InputError(f"{card} does not begin with a YAML list of `configs` as on the hub.") from error
+            raise InputError(f"{card} does not begin with a YAML list of `configs`, as cards on the hub do.") from error
 
     def configs(self, dataset: str) -> frozenset[str] | None:
         """The configs (languages) that a local copy of `dataset` declares in its README; None for the hub.
@@ -215,8 +215,8 @@ class Source:
             if self.folder is not None:
                 raise InputError(f"{where} cannot be read: {_cause(error)}") from error
             raise InputError(
-                f"{dataset} could not be fetched from the hub ({type(error).__name__}); without network, point data= "
-                "at a folder that holds it, or use data=embedded."
+                f"{dataset} could not be fetched from the hub ({type(error).__name__}); without a network, set data= "
+                "to a folder that holds it, or use data=embedded."
             ) from error
         except (ValueError, RuntimeError) as error:  # unknown config or split; a repository that needs a loading script
             raise InputError(f"{where} cannot be read: {_cause(error)}") from error
@@ -227,7 +227,7 @@ class Source:
                 f"{dataset} is gated on the hub: accept its terms at huggingface.co/datasets/{dataset} and log in with "
                 "`hf auth login` (or set HF_TOKEN)."
             )
-        return f"{dataset} cannot be found on the hub, or this machine's token may not see it; task.dataset names it."
+        return f"{dataset} is not on the hub, or this machine's token has no access to it; check task.dataset."
 
 
 def _numbered(file: Path) -> Iterator[tuple[int, bytes]]:
@@ -240,7 +240,7 @@ def _object(file: Path, number: int, line: bytes) -> Row:
     try:
         row = json.loads(line.decode("utf-8"))
     except ValueError as error:
-        raise InputError(f"{file}, line {number} is no JSON: {error}.") from error
+        raise InputError(f"{file}, line {number} is not valid JSON: {error}.") from error
     if not isinstance(row, dict):
         raise InputError(
             f"{file}, line {number} is a {type(row).__name__}, not a JSON object with a key for each column."

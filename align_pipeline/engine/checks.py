@@ -59,8 +59,8 @@ def parts(config: ModelConfig) -> tuple[Path | str, Path | str | None]:
     base = _json(path / ADAPTER).get("base_model_name_or_path")
     if not base:
         raise InputError(
-            f"The adapter '{config.path}' does not say what its base model is; name it with model.path and the adapter "
-            "with model.adapter."
+            f"The adapter '{config.path}' does not name its base model; set model.path to the base model and "
+            "model.adapter to the adapter."
         )
     return path_of(str(base)), path
 
@@ -84,7 +84,7 @@ def check(config: ModelConfig) -> None:
     check_parallel(config.parallel)
     if config.attention is Attention.flash_attention_2 and find_spec("flash_attn") is None:
         raise InputError(
-            "model.attention=flash_attention_2 needs the package flash-attn: pip install flash-attn; or use sdpa."
+            "model.attention=flash_attention_2 needs the package flash-attn: pip install flash-attn, or use sdpa."
         )
     path, adapter = parts(config)
     for folder in (path, adapter):
@@ -106,7 +106,7 @@ def check(config: ModelConfig) -> None:
         raise InputError(f"{adapter} is an adapter, which needs the package peft: pip install 'align_pipeline[peft]'.")
     if isinstance(adapter, Path):
         if not (adapter / ADAPTER).is_file():
-            raise InputError(f"model.adapter={adapter} has no {ADAPTER}: it holds no adapter.")
+            raise InputError(f"model.adapter={adapter} is not an adapter: it has no {ADAPTER}.")
         if not any((adapter / f"adapter_model{end}").is_file() for end in (".safetensors", ".bin")):
             raise InputError(f"The adapter '{adapter}' has no weights (adapter_model.safetensors).")
 
@@ -145,8 +145,8 @@ def _settings(path: Path | str, config: ModelConfig) -> dict[str, Any]:
             raise
         except RemoteEntryNotFoundError as error:
             raise InputError(
-                f"{path} has no config.json on the hub: a GGUF repository needs model.gguf_file=<its file>, and an "
-                f"adapter model.path=<base model> model.adapter={path}."
+                f"{path} has no config.json on the hub: for a GGUF repository set model.gguf_file=<its file>, for an "
+                f"adapter set model.path=<base model> model.adapter={path}."
             ) from error
 
 
@@ -163,12 +163,12 @@ def _check_shards(folder: Path) -> None:
         missing = [name for name in listed if not (folder / name).is_file()]
         if missing:
             raise InputError(
-                f"{folder} lacks {some_of(missing)}, which {index.name} names: its download is incomplete."
+                f"The download of {folder} is incomplete: {index.name} lists {some_of(missing)}, which is missing."
             )
     elif shards and not (folder / "model.safetensors").is_file():
         raise InputError(
-            f"{folder} has its weights in parts ({shards[0]}, ...) but no {index.name}, which says where each is: copy "
-            "it from where the parts are from, or save the model again."
+            f"{folder} has its weights in shards ({shards[0]}, ...) but no {index.name}, which lists them; copy it "
+            "from the source of the shards, or save the model again."
         )
 
 
@@ -177,7 +177,7 @@ def _check_folder(folder: Path, config: ModelConfig) -> None:
     shown = config.path if path_of(config.path) == folder else str(folder)
     if folder.is_file() and folder.suffix == ".gguf":
         raise InputError(
-            f"model.path takes a folder; for this file say model.path={folder.parent} model.gguf_file={folder.name}."
+            f"model.path takes a folder; for this file set model.path={folder.parent} model.gguf_file={folder.name}."
         )
     if not folder.is_dir():
         raise InputError(f"The model folder '{shown}' does not exist; model.path takes a hub id or a folder.")
@@ -185,13 +185,14 @@ def _check_folder(folder: Path, config: ModelConfig) -> None:
         found = sorted(path.name for path in folder.glob("*.gguf"))
         if found:
             raise InputError(
-                f"The model folder '{shown}' has no config.json, but a GGUF file: model.gguf_file={found[0]} loads it."
+                f"The model folder '{shown}' has no config.json, but a GGUF file; load it with "
+                f"model.gguf_file={found[0]}."
             )
-        raise InputError(f"The model folder '{shown}' has no config.json: it holds no model.")
+        raise InputError(f"The model folder '{shown}' holds no model: it has no config.json.")
     if not any(folder.glob("*.safetensors")):
         if any(folder.glob("*.bin")) and config.safetensors_only:
             raise InputError(
-                f"The model folder '{shown}' has pickled weights only, which can run code when loaded; convert "
+                f"The model folder '{shown}' has only pickled weights, which can run code when loaded; convert "
                 "them to safetensors, or set model.safetensors_only=false if you trust them."
             )
         if config.safetensors_only or not any(folder.glob("*.bin")):
@@ -216,7 +217,7 @@ def _check_gguf(path: Path | str, config: ModelConfig) -> None:
         raise InputError(f"The model folder '{path}' has no file {config.gguf_file}; its GGUF files: {there}.")
     size = file.stat().st_size
     if (end := _gguf_end(file, size, file.stat().st_mtime_ns)) > size:
-        raise InputError(f"{file} is cut off: {size:,} bytes of {end:,}.")
+        raise InputError(f"{file} is cut off: it has {size:,} of {end:,} bytes.")
 
 
 @functools.lru_cache(maxsize=1)
@@ -235,7 +236,7 @@ def _gguf_end(file: Path, size: int, changed: int) -> int:
     try:
         reader = gguf.GGUFReader(file)
     except Exception as error:  # the reader can raise anything on damaged bytes
-        raise InputError(f"{file} is cut off or is no GGUF file: {as_line(error)}") from error
+        raise InputError(f"{file} is cut off or is not a GGUF file: {as_line(error)}") from error
     return max((int(t.data_offset) + int(t.n_bytes) for t in reader.tensors), default=0)
 
 
@@ -245,7 +246,7 @@ def _json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read: {as_line(error)}") from error
     if not isinstance(found, dict):
-        raise InputError(f"{file} holds no settings.")
+        raise InputError(f"{file} is not a JSON object with settings.")
     return found
 
 
@@ -266,12 +267,12 @@ def check_parallel(parallel: Parallel) -> None:
     """
     if parallel is Parallel.device_map and distributed.size() > 1:
         raise InputError(
-            "model.parallel=device_map lets one process use all GPUs that it sees; start one process, or use "
+            "model.parallel=device_map uses all GPUs in one process; start only one process, or use "
             "model.parallel=tensor."
         )
     if parallel is Parallel.tensor and distributed.size() == 1:
         raise InputError(
-            "model.parallel=tensor splits the model over processes; start them with torchrun --nproc_per_node <GPUs>."
+            "model.parallel=tensor needs a process per GPU; start them with torchrun --nproc_per_node <GPUs>."
         )
 
 
@@ -286,9 +287,11 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"model.device={name} is no device; use auto, cpu, cuda or cuda:<n>.") from None
+        raise InputError(f"model.device={name} is not a device; use auto, cpu, cuda or cuda:<n>.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"model.device={name}, but this machine has no CUDA GPU that torch can use; use cpu or auto.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"model.device={name}, but there are {torch.cuda.device_count()} GPUs here, counted from 0.")
+        raise InputError(
+            f"model.device={name}, but this machine has {torch.cuda.device_count()} GPUs, numbered from 0."
+        )
     return device

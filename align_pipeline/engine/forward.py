@@ -232,7 +232,7 @@ def shares(lm: LanguageModel, text: Sequence[int] = ()) -> bool:
     if lm.obeys_trees is None:
         lm.obeys_trees = _probe(lm)
         if not lm.obeys_trees:
-            log.info("%s cannot share beginnings between texts: plain batches.", lm.name)
+            log.info("%s cannot share prefixes between texts; it runs in plain batches.", lm.name)
     return lm.obeys_trees and not lm.rescales(len(text))
 
 
@@ -363,12 +363,12 @@ def _in_memory(lm: LanguageModel, trees: Sequence[Tree], batch_tokens: int, run:
         rest = [tree for passed in list(waiting)[1:] for row in passed for tree in row]
         if len(first) > 1:
             lm.fits = len(waiting[0]) * max(map(width, waiting[0])) // 2
-            log.info("Out of memory: at most %d tokens in a pass from now on.", lm.fits)
+            log.info("Out of memory: from now on a pass has at most %d tokens.", lm.fits)
         elif not first[0].is_chain:
             first = first[0].chains()
         else:
             raise InputError(
-                f"A text of {len(first[0].tokens)} tokens does not fit the memory of {lm.device} beside {lm.name}; use "
+                f"{lm.device} has too little memory for {lm.name} and a text of {len(first[0].tokens)} tokens; use "
                 "model.dtype=bfloat16, fewer examples (task.num_fewshot) or a device with more memory."
             )
         waiting = deque(_passes(lm, first + rest, token_budget(lm, batch_tokens)))

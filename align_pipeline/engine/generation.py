@@ -109,7 +109,7 @@ def in_batches(
             return found
         if len(rows) == 1:
             raise InputError(
-                f"A prompt of {lengths[rows[0]]} tokens does not fit the memory of {lm.device} beside {lm.name}; use "
+                f"{lm.device} has too little memory for {lm.name} and a prompt of {lengths[rows[0]]} tokens; use "
                 "model.dtype=bfloat16, fewer examples (task.num_fewshot) or a device with more memory."
             )
         if lm.device.type == "cuda":

@@ -70,7 +70,7 @@ def load(config: ModelConfig) -> LanguageModel:
         model, found = weights()
         wrapper = _wrapper(found)
         if wrapper is not None:
-            log.info("Each weight's name of %s begins with '%s', which is taken off.", config.path, wrapper)
+            log.info("All weight names of %s begin with '%s'; this prefix is removed.", config.path, wrapper)
             model, found = weights(key_mapping={f"^{wrapper.replace('.', '[.]')}": ""})
     _check_weights(found, config)
     if adapter is not None:
@@ -121,7 +121,9 @@ def _adapted(model: Any, adapter: Path | str, config: ModelConfig) -> Any:
 
     settings = PeftConfig.from_pretrained(str(adapter))
     if settings.is_prompt_learning:
-        raise InputError(f"{adapter} is a {settings.peft_type.value} adapter; adapters that change weights are loaded.")
+        raise InputError(
+            f"{adapter} is a {settings.peft_type.value} adapter; only adapters that change weights can be used."
+        )
     settings.inference_mode = True
     settings.base_model_name_or_path = None  # peft warns if it is not the folder that the model came from
     try:
@@ -158,19 +160,19 @@ def _check_weights(found: dict[str, Any], config: ModelConfig) -> None:
     for key, theirs, own in sorted(found["mismatched_keys"]):
         if 0 in theirs:
             raise InputError(
-                f"The weight {key} of {config.path} is empty: DeepSpeed ZeRO-3 saved its own part alone; gather the "
-                "weights (stage3_gather_16bit_weights_on_model_save, or the checkpoint's zero_to_fp32.py)."
+                f"The weight {key} of {config.path} is empty: DeepSpeed ZeRO-3 saved only one process's part; gather "
+                "the weights (stage3_gather_16bit_weights_on_model_save, or the checkpoint's zero_to_fp32.py)."
             )
         raise InputError(
-            f"The weight {key} of {config.path} has the shape {list(theirs)}, but config.json makes it {list(own)}; "
-            "they are not of one model."
+            f"The weight {key} of {config.path} has the shape {list(theirs)}, but {list(own)} by config.json; "
+            "weights and config.json are of different models."
         )
     missing, strange = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
     if missing:
-        more = f" (and {len(strange)} that the architecture does not know, such as {strange[0]})" if strange else ""
+        more = f" (and has {len(strange)} that the architecture does not know, such as {strange[0]})" if strange else ""
         raise InputError(
             f"{config.path} lacks {len(missing)} of the model's weights: {some_of(missing)}{more}; it is incomplete, "
-            "or was saved from another architecture."
+            "or was saved with another architecture."
         )
     for what in ("error_msgs", "conversion_errors"):
         if found.get(what):
@@ -200,5 +202,5 @@ def _check_attention(model: Any, config: ModelConfig) -> None:
     capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
     if capped is not None and config.attention is Attention.sdpa:
         raise InputError(
-            f"{config.name} caps its attention logits, which SDPA leaves out without a word; set model.attention=eager."
+            f"{config.name} caps its attention logits, which SDPA silently ignores; set model.attention=eager."
         )

@@ -54,7 +54,7 @@ def _sentence(error: Exception, config: ModelConfig, path: str) -> str | None:
         hub.RepositoryNotFoundError: f"{path} is not on the hub, or is private: check model.path, and log in with "
         "`hf auth login` (or set HF_TOKEN) if it needs a token.",
         (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError): f"{path} is not in the local hub "
-        "cache and the hub cannot be reached; point model.path at a folder with the model, or use model=tiny.",
+        "cache and the hub cannot be reached; set model.path to a folder with the model, or use model=tiny.",
         # Even trusted pickles are read with weights_only=True.
         pickle.UnpicklingError: f"The pickled weights of {path} hold more than tensors, or are damaged.",
     }
@@ -75,7 +75,7 @@ def _sentence(error: Exception, config: ModelConfig, path: str) -> str | None:
         return f"transformers has no SDPA for the architecture of {path}: set model.attention=eager."
     if "trust_remote_code" in text:
         return (
-            f"{path} comes with Python code of its own, which is not run unasked: read it, and set "
+            f"{path} comes with its own Python code, which is not run by default; read it, and set "
             "model.trust_remote_code=true if you trust it."
         )
     what = path if config.gguf_file is None else f"{config.gguf_file} of {path}"
@@ -92,7 +92,7 @@ def _too_large(config: ModelConfig, path: str) -> str:
         needs = f": it takes {stored / 1e9:.2f} GB{of}"
     return (
         f"There is not enough memory to load {path}{needs}; give the job more (ulimit -v, hydra.launcher.mem_gb), or "
-        "load it as model.dtype=bfloat16."
+        "use model.dtype=bfloat16."
     )
 
 

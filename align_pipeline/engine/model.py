@@ -179,9 +179,9 @@ class LanguageModel:
         if highest >= rows:
             token = self.tokenizer.convert_ids_to_tokens(highest)
             raise InputError(
-                f"The tokenizer of {self.name} gives '{token}' the number {highest}, and the model has {rows} "
-                "embeddings, counted from 0: the tokenizer is another model's, or tokens were added to it and not to "
-                "the model."
+                f"The tokenizer of {self.name} gives '{token}' the id {highest}, but the model has only {rows} "
+                "embeddings (ids from 0): the tokenizer belongs to another model, or tokens were added to the "
+                "tokenizer but not to the model."
             )
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
@@ -204,9 +204,13 @@ class LanguageModel:
         doubled = sum(a == b == bos for a, b in itertools.pairwise(front))
         if behind:
             names = " ".join(self.tokenizer.convert_ids_to_tokens(list(behind)))
-            log.info("The tokenizer of %s ends each text with %s, which is left out.", self.name, names)
+            log.info("The tokenizer of %s adds %s at the end of each text; it is removed.", self.name, names)
         if doubled:
-            log.info("The tokenizer of %s begins each text with %d BOS; one is kept.", self.name, doubled + 1)
+            log.info(
+                "The tokenizer of %s adds %d BOS tokens at the beginning of each text; one is kept.",
+                self.name,
+                doubled + 1,
+            )
         return SpecialTokens(behind, doubled)
 
     def limit(self, tokens: Tokens, what: str) -> Tokens:
@@ -224,7 +228,7 @@ class LanguageModel:
             return tokens
         if self.too_long is TooLong.error:
             raise InputError(
-                f"{what} has {len(tokens)} tokens, more than the {self.max_length} that {self.name} reads; use fewer "
+                f"{what} has {len(tokens)} tokens, more than the limit of {self.max_length} of {self.name}; use fewer "
                 "examples (task.num_fewshot), or model.too_long=truncate_left to drop tokens from the beginning."
             )
         self.truncated += 1
@@ -290,4 +294,6 @@ def decoder_layers(model: Any) -> Sequence[nn.Module]:
     for module in decoder_of(model).modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
-    raise InputError(f"The decoder layers of a {type(model).__name__} cannot be found; it is not a plain causal LM.")
+    raise InputError(
+        f"The decoder layers of a {type(model).__name__} cannot be found; it is not a supported causal LM."
+    )

@@ -91,7 +91,10 @@ def transfer(part: pd.DataFrame, odds: pd.DataFrame) -> Figure:
     above.tick_params(labelbottom=False)
     both = part[(part["n_a"] > 0) & (part["n_b"] > 0)]
     means = both.groupby("layer")[["mean_a", "mean_b"]].mean()
-    for column, colour, text in (("mean_a", BLUE, "TS: right here too"), ("mean_b", ORANGE, "TF: wrong here")):
+    for column, colour, text in (
+        ("mean_a", BLUE, "TS: right in the language"),
+        ("mean_b", ORANGE, "TF: wrong in the language"),
+    ):
         above.plot(means.index.to_numpy(int), means[column].to_numpy(float), color=colour, linewidth=2, label=text)
     above.set_ylim(bottom=0)
     above.set_ylabel("share aligned,\nmean over languages")
@@ -111,7 +114,7 @@ def transfer(part: pd.DataFrame, odds: pd.DataFrame) -> Figure:
     set_title(
         above,
         part_name(part),
-        f"{count} languages, n = {sizes['n_a'].sum():,} TS and {sizes['n_b'].sum():,} TF items over all",
+        f"{count} languages, n = {sizes['n_a'].sum():,} TS and {sizes['n_b'].sum():,} TF items in all",
     )
     return figure
 
@@ -134,13 +137,13 @@ def forest(part: pd.DataFrame) -> Figure:
     axes.axvline(0, color="#888888", linewidth=0.8)
     axes.set_yticks(y, names, fontsize=size)
     axes.set_ylim(-0.8, count - 0.2)
-    axes.set_xlabel("share aligned, TS minus TF, at the language's best layer (95% interval)")
+    axes.set_xlabel("share of aligned items, TS minus TF, at the language's best layer (95% interval)")
     axes.grid(visible=False, axis="y")
     axes.legend(loc="lower right", fontsize=8)
     set_title(
         axes,
         part_name(part),
-        f"{count} languages; {int(sure.sum())} decided (permutation test, max-T over languages)",
+        f"{count} languages; {int(sure.sum())} significant (permutation test, max-T over languages)",
     )
     return figure
 
@@ -178,8 +181,8 @@ def odds(part: pd.DataFrame) -> Figure:
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     row = part.iloc[0]
     sizes = f"{part['n'].max():,} answers to {part['n_items'].max():,} items in {part['n_languages'].max()} languages"
-    below = f"n = {sizes} at most; errors clustered"
-    set_title(axes, f"{TASKS.get(row['task'], row['task'])}: being right, aligned against not", below)
+    below = f"n = {sizes} at most; clustered errors"
+    set_title(axes, f"{TASKS.get(row['task'], row['task'])}: right answers, aligned against other items", below)
     return figure
 
 

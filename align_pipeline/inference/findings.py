@@ -41,8 +41,8 @@ CHANCE = [
     *("chance", "deranged", "above", "low", "high", "common_n", "at_common_n"),
 ]
 _OF_BASELINES = ["chance", "deranged", "above", "low", "high", "common_n", "at_common_n"]
-_NO_RATIO = "not defined, because the pooled odds ratio is zero, infinite or of no items"
-_FEW = f"fewer than {permutation.MIN_CLUSTERS} clusters of items can change places"
+_NO_RATIO = "not defined, because the pooled odds ratio is zero or infinite, or there are no items"
+_FEW = f"fewer than {permutation.MIN_CLUSTERS} clusters of items can be permuted"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ COVARIATES = {
     "english_confidence": "confidence of the English answer",
     "length": "tokens of the prompt",
     "fertility": "tokens of the item per token of its English version",
-    "option_similarity": "likeness of the two most alike options",
+    "option_similarity": "similarity of the two most similar options",
     "english_overlap": "character trigrams that the options have in common with English",
     "label_prior": "mean probability that the model gives the answer's position in this language",
 }
@@ -175,7 +175,7 @@ def cmh(counts: Array) -> dict[str, Any]:
     informative = (n_a > 0) & (n_b > 0) & (k_a + k_b > 0) & (k_a + k_b < n_a + n_b)
     found: dict[str, Any] = {"n": int((n_a + n_b)[informative].sum()), "n_languages": int(informative.sum())}
     if not informative.any():
-        return found | {"note": "not defined, because no language has both groups and both aligned and other items"}
+        return found | {"note": "not defined, because no language has both groups with both aligned and other items"}
     tables = np.array([[k_a, n_a - k_a], [k_b, n_b - k_b]])[:, :, informative]
     if not (tables[0, 0] * tables[1, 1]).any() or not (tables[0, 1] * tables[1, 0]).any():
         return found | {"note": "not defined, because the pooled odds ratio is zero or infinite"}
@@ -190,7 +190,7 @@ def cmh(counts: Array) -> dict[str, Any]:
     found |= {"high": float(high), "z": float(np.sign(log_odds) * np.sqrt(test.statistic)), "p": float(test.pvalue)}
     if np.isfinite(homogeneity):
         return found | {"p_homogeneity": float(homogeneity), "note": ""}
-    few = "only one language counts" if informative.sum() == 1 else "too few items are in some cells"
+    few = "only one language contributes" if informative.sum() == 1 else "too few items are in some cells"
     return found | {"note": f"p_homogeneity not defined, because {few}"}
 
 
@@ -200,7 +200,11 @@ def _logit_rows(
     base = about | {"method": "logit", "contrast": "right_wrong", "unit": "aligned against not"}
     answered = items["correct"].notna().to_numpy()
     if not answered.any():
-        yield base | {"at": "best_layer", "term": "aligned", "note": "not defined, because the task has no predictions"}
+        yield base | {
+            "at": "best_layer",
+            "term": "aligned",
+            "note": "not defined, because there are no predictions for the task",
+        }
         return
     items, values = items[answered], block.values[answered]
     y = items["correct"].to_numpy(float)
@@ -297,7 +301,7 @@ def _cannot_fit(y: Array, aligned: Array, clusters: int, exog: Array) -> str:
     if clusters < 2 * exog.shape[1] and clusters < 30:
         return f"{clusters} items are too few for errors clustered by item"
     if min((y[aligned == a] == b).sum() for a in (0, 1) for b in (0, 1)) == 0:
-        return "all aligned or all other items have the same outcome"
+        return "all aligned items or all other items have the same outcome"
     if np.linalg.matrix_rank(exog.T @ exog, hermitian=True) < exog.shape[1]:
-        return "the covariates determine each other"
+        return "the covariates are collinear"
     return ""

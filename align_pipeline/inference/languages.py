@@ -146,7 +146,7 @@ def _correlate(x: Array, sides: _Sides, rng: np.random.Generator) -> list[dict[s
         row: dict[str, Any] = {name: float(values[j]) for name, values in numbers.items()}
         notes = [f"partial correlation not defined, because {partial_reason}"] if partial_reason else []
         if not partial_reason and np.isnan(row["partial_pearson"]):
-            notes.append("partial correlation not defined, because fertility explains alignment or accuracy fully")
+            notes.append("partial correlation not defined, because fertility fully explains alignment or accuracy")
         if interval_reason:
             notes.append(f"interval not defined, because {interval_reason}")
         out.append({**row, "n": n, "note": "; ".join(notes)})
@@ -225,7 +225,7 @@ def _partial(numbers: dict[str, Array], x: Array, y: Array, control: Array) -> s
     """Add partial correlations given `control`, from residuals with n - 3 degrees of freedom; or return why not."""
     n = len(y)
     if np.isnan(control).any():
-        return "the tables have no item_tokens for X and English"
+        return "the tables have no item_tokens for the language and English"
     if n < 4:
         return "there are fewer than 4 languages"
     if np.ptp(control) == 0:

@@ -105,7 +105,7 @@ def linear(bundle: Bundle) -> Effect:
     size = float(x @ x)
     clusters = int(data.cluster.max()) + 1
     if size < 1e-8 * len(x):
-        return Effect(note="not defined, because item and language together tell alignment fully")
+        return Effect(note="not defined, because item and language together fully determine alignment")
     slope = float(x @ y) / size
     weight = np.bincount(data.cluster, x * x) / size
     scores = np.bincount(data.cluster, x * (y - slope * x)) / (1 - np.minimum(weight, 0.99))

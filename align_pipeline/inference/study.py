@@ -162,17 +162,17 @@ def _blocks(
 
 def _contradiction(name: str, split: int, repeated: int, first: str) -> InputError:
     return InputError(
-        f"The runs contradict each other: of {repeated:,} {name} rows that occur more than once {split:,} differ, "
-        f"such as that of {first}; they are different experiments, so report on them one by one."
+        f"The runs contradict each other: of {repeated:,} {name} rows that occur more than once, {split:,} differ, "
+        f"such as {first}; they are different experiments, so make a report for each."
     )
 
 
 def _said(name: str, split: int, repeated: int) -> list[str]:
     if not repeated:
         return []
-    sentence = f"{repeated:,} rows of {name}.parquet occur more than once and count once"
+    sentence = f"{repeated:,} rows of {name}.parquet occur more than once; each is counted once"
     if split:
-        sentence += f"; {split:,} of them differ between runs (rounding), and the commonest value was kept"
+        sentence += f"; {split:,} of them differ between runs (rounding), and the most frequent value was kept"
     return [sentence + "."]
 
 

@@ -92,6 +92,6 @@ class Passes:
             return None
         tensors, found = got
         if found:
-            log.info("%s: in the cache", unit.what)
+            log.info("%s: taken from the cache", unit.what)
         self.truncated += int(tensors.pop(_TRUNCATED))
         return tensors

@@ -48,7 +48,7 @@ class Arguments:
         """
         text = self.values.get(key, [str(default)])[-1]
         if not text.isdigit() or int(text) < least:
-            raise InputError(f"{key} is '{text}', but must be a whole number, {least} or greater.")
+            raise InputError(f"{key}={text} is not valid; use a whole number, {least} or greater.")
         return int(text)
 
     def folders(self, key: str) -> list[Path]:

@@ -75,14 +75,14 @@ def _provenance(results: Results, models: Sequence[str], tasks: Sequence[str]) -
     yield "Tasks", ", ".join(tasks)
     having = (results.study.predictions, results.study.items, tables.translations)
     codes = {code for table in having for code in table["language"].unique()} - {ENGLISH}
-    yield "Languages", f"{len(codes)} and English, which is the pivot and never a point"
+    yield "Languages", f"{len(codes)}, and English as the pivot"
     translated = f", {len(tables.translations):,} of translations" if len(tables.translations) else ""
     yield "Rows", f"{len(tables.alignment):,} of alignment, {len(tables.predictions):,} of predictions{translated}"
     layers = sorted({int(k) for block in results.study.blocks.values() for k in block.layers})
     if layers:
         yield "Layers", layer_range(layers)
     sources = sorted({f"{d.get('dataset', '?')} ({d.get('source', '?')})" for s in summaries if (d := s.get("data"))})
-    yield "Data", "; ".join(sources) or "not recorded (no summary.json beside the tables)"
+    yield "Data", "; ".join(sources) or "not recorded (there is no summary.json with the tables)"
     folders = [str(folder) for folder in tables.folders]
     yield (
         "Read from",

@@ -54,7 +54,7 @@ def read(runs: Sequence[Path]) -> Tables:
     found = sorted({folder for run in runs for folder in _folders(run, own)})
     if not found:
         shown = ", ".join(str(run) for run in runs) or "nothing"
-        raise InputError(f"There is no {' or '.join(f'{name}.parquet' for name in own)} in {shown} or below.")
+        raise InputError(f"There is no {' or '.join(f'{name}.parquet' for name in own)} in {shown} or its subfolders.")
     _refuse_mixtures(found)
     tables = {name: _table([folder / f"{name}.parquet" for folder in found], one) for name, one in known.items()}
     summaries = tuple(s for s in map(folders.summary_of, found) if s)
@@ -83,8 +83,8 @@ def _refuse_mixtures(found: Sequence[Path]) -> None:
         if len(set(said.values())) > 1 or (said and len(said) < len(owners)):
             names = sorted(owners, key=lambda name: str(owners[name]))
             raise InputError(
-                f"{folder} holds files of two jobs ({names[0]} and {names[-1]}): run the job again, in a folder of its "
-                "own, or remove the files that do not belong."
+                f"{folder} holds files of two jobs ({names[0]} and {names[-1]}); run the job again in another folder, "
+                "or remove the files of the other job."
             )
         model = (summary.get("config") or {}).get("model")
         if not isinstance(model, Mapping):
@@ -95,7 +95,7 @@ def _refuse_mixtures(found: Sequence[Path]) -> None:
         if key is not None:
             raise InputError(
                 f"Two models are called '{summary['model']}': model.{key} is {before[key]} in {where} and {asked[key]} "
-                f"in {folder}; give each its own model.name and run one of them again (the cache has its passes)."
+                f"in {folder}; give each its own model.name and run one of them again (its passes are in the cache)."
             )
 
 
@@ -124,7 +124,7 @@ def _read(path: Path, section: Section) -> pa.Table:
             have = set(file.schema_arrow.names)
             missing = [f.name for f in wanted if f.name not in have | section.optional]
             if missing:
-                raise InputError(f"{path} has no column {missing[0]}, so it is not such a table.")
+                raise InputError(f"{path} has no column {missing[0]}, so it is not a table of this kind.")
             wanted = [f for f in wanted if f.name in have]
             table = file.read(columns=[f.name for f in wanted])
         columns = [_column(table[f.name], f) for f in wanted]
@@ -133,7 +133,7 @@ def _read(path: Path, section: Section) -> pa.Table:
     for f, column in zip(wanted, columns, strict=True):
         empty = column.null_count and f.name not in section.optional
         if empty or (pa.types.is_int8(f.type) and f.name in ("value", "correct") and not _binary(column)):
-            raise InputError(f"{path} has {'empty cells' if empty else 'other values than 0 and 1'} in {f.name}.")
+            raise InputError(f"{path} has {'empty cells' if empty else 'values other than 0 and 1'} in {f.name}.")
     table = pa.table(dict(zip([f.name for f in wanted], columns, strict=True)))
     for name, is_possible, why in _laws(table):
         row = pc.index(is_possible, False).as_py()
@@ -148,7 +148,11 @@ def _laws(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray, str]]:
     have = set(table.column_names)
     if "confidence" in have:
         sure = table["confidence"]
-        yield "confidence", pc.and_(pc.greater_equal(sure, 0), pc.less_equal(sure, 1)), "it is a probability, 0 to 1"
+        yield (
+            "confidence",
+            pc.and_(pc.greater_equal(sure, 0), pc.less_equal(sure, 1)),
+            "it must be a probability from 0 to 1",
+        )
     for name in sorted({"gold", "prediction"} & have):
         is_option = pc.greater_equal(table[name], 0)
         if "loglikelihoods" in have:

@@ -23,8 +23,8 @@ from align_pipeline.report.results import FILES, Results, analyse
 USAGE = """Usage: python -m align_pipeline.report runs=<folder or glob> out=<folder>
 
   runs   a run's folder, a folder of runs, or a glob such as 'outputs/runs/*'; may be given several times
-  out    where report.html, the CSV files and plots/ go; made if it does not exist
-  seed   of the bootstrap (default 0)"""
+  out    folder for report.html, the CSV files and plots/; created if it does not exist
+  seed   random seed of the bootstrap (default 0)"""
 
 
 def write(runs: Sequence[Path], out: Path, failed: Sequence[str] = (), seed: int = 0) -> Path:
@@ -56,7 +56,7 @@ def write(runs: Sequence[Path], out: Path, failed: Sequence[str] = (), seed: int
             shutil.rmtree(making, ignore_errors=True)
     except OSError as error:
         raise InputError(
-            f"Nothing can be written to {out}: {error.strerror}; out=<folder> names another place."
+            f"Nothing can be written to {out}: {error.strerror}; choose another folder with out=<folder>."
         ) from error
     return out / "report.html"
 

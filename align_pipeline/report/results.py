@@ -75,18 +75,18 @@ class Results:
 
 
 FILES = {
-    "verdicts": "what the sentences are made of: effect, interval, p and verdict of each question",
-    "chance": "share of aligned items beside chance, per language, metric and layer",
+    "verdicts": "the numbers in the findings: effect, interval, p and verdict of each question",
+    "chance": "share of aligned items compared with chance, per language, metric and layer",
     "items_by_language": "TS against TF at each language's best layer: permutation tests and cluster bootstrap",
     "items_pooled": "TS against TF over all languages: permutation tests (max-T over layers) and cluster bootstrap",
-    "same_item": "among the languages of one item: linear and conditional logistic regression",
+    "same_item": "each item compared over its languages: linear and conditional logistic regression",
     "language_level": "correlation over languages of alignment and accuracy",
-    "instance_level": "as the study tests it: TS against TF and right against wrong, per language, metric and layer",
-    "regression": "pooled over languages: Cochran-Mantel-Haenszel, as the study has it, and logistic regression",
+    "instance_level": "the study's tests: TS against TF and right against wrong, per language, metric and layer",
+    "regression": "pooled over languages: Cochran-Mantel-Haenszel, as in the study, and logistic regression",
     "calibration": "calibration error and Brier score per language",
     "confidence": "confidence of aligned against other items, per language and metric",
     "groups": "accuracy and sizes of TS and TF per language",
-    "points": "what the correlations compare: alignment and accuracy per language",
+    "points": "the points of the correlations: alignment and accuracy per language",
     "patching": "activation patching: each condition's best layer and middle third, per language",
     "patching_effects": "correction and damage rates and log-odds, per language, condition and layer",
     "patching_contrasts": "the parallel activation against each control, per language and layer",
@@ -94,7 +94,7 @@ FILES = {
     "translation_patching": "patched translation: each condition's best layer and middle third, per language",
     "translation_patching_effects": "BLEU and chrF++ patched and unpatched, per language, condition and layer",
     "translation_patching_contrasts": "the parallel activation against each control, per language and layer",
-    "against_published": "beside the figures of the study's released outputs",
+    "against_published": "comparison with the figures of the study's released outputs",
 }
 
 
@@ -156,14 +156,14 @@ def _about_layers(study: analysis.Study, tables: Tables) -> Iterator[str]:
     for model, (layer, whole) in sorted(highest.items()):
         if model not in told and not whole:
             yield (
-                f"The tables of {model} hold only some layers; layer {layer}, the highest, is taken for the one after "
-                "the final norm, which maxima, means and best layers leave out."
+                f"The tables of {model} hold only some layers; the highest, layer {layer}, is treated as the one after "
+                "the final norm and left out of maxima, means and best layers."
             )
     for model, layers in sorted({(key[0], tuple(map(int, block.layers))) for key, block in study.blocks.items()}):
         if model in told and len(layers) <= told[model]:
             yield (
                 f"Tables of {model} hold only some of its layers 0 to {told[model]}: {layer_range(layers)}; maxima, "
-                "means and best layers look at no other."
+                "means and best layers are taken over these."
             )
 
 

@@ -37,7 +37,7 @@ CODE = 3
 """Increase it when the code computes other numbers for the same key: older entries are then never found."""
 
 
-_ELSEWHERE = "cache=<folder> names another place and cache=null keeps nothing"
+_ELSEWHERE = "choose another folder with cache=<folder>, or turn the cache off with cache=null"
 
 
 _PATIENCE = 30.0
@@ -80,7 +80,7 @@ class Cache:
             if found is not None:
                 return found, True
             if path.exists() and not _manifest(path).exists():
-                log.warning("Cache entry %s is half written: computed again.", path.name)
+                log.warning("Cache entry %s is incomplete; it is computed again.", path.name)
             tensors = {key: value.contiguous().cpu() for key, value in compute().items()}
             with writing(self.folder, _ELSEWHERE):
                 for left in path.parent.glob(f".{path.stem}.*.partial"):  # left by a writer that was killed
@@ -97,7 +97,9 @@ class Cache:
             try:
                 lock.acquire(timeout=_PATIENCE)
             except Timeout:
-                log.info("Another job computes cache entry %s: waiting for it (%s).", path.stem[:12], lock.lock_file)
+                log.info(
+                    "Waiting for another job that is computing cache entry %s (%s).", path.stem[:12], lock.lock_file
+                )
                 lock.acquire()
         try:
             yield
@@ -124,10 +126,10 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     manifest = json.loads(_manifest(path).read_text(encoding="utf-8"))
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
-        raise ValueError("its digest is not the manifest's")
+        raise ValueError("its digest differs from the one in the manifest")
     described = json.dumps(manifest["key"], sort_keys=True, ensure_ascii=False)
     if _place(described) != f"{path.parent.name}/{path.name}":
-        raise ValueError("it is the entry of another key")
+        raise ValueError("it belongs to another key")
     return load_tensors(content), manifest
 
 
@@ -143,7 +145,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     try:
         return _load(path)[0]
     except _DAMAGE as error:
-        log.warning("Cache entry %s is damaged (%s): computed again.", path.name, error)
+        log.warning("Cache entry %s is damaged (%s); it is computed again.", path.name, error)
         return None
 
 

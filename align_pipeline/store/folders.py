@@ -100,8 +100,8 @@ def hold(folder: Path, patience: float = 0.0) -> None:
             lock.acquire(timeout=patience)
         except Timeout:
             raise InputError(
-                f"Another job is at work in {folder}: wait for it, or give this one a folder of its own with "
-                "hydra.run.dir=<folder> (a sweep: hydra.sweep.dir=<folder>)."
+                f"Another job is running in {folder}; wait for it, or give this job another folder with "
+                "hydra.run.dir=<folder> (for a sweep: hydra.sweep.dir=<folder>)."
             ) from None
     _held[place] = lock
 
@@ -136,8 +136,8 @@ def refuse_others(folder: Path, job: str, settings: Mapping[str, Any]) -> None:
         return
     differs = difference(folder, settings) if SUMMARY in owners else None
     raise InputError(
-        f"{folder} holds the result of another job ({differs or next(iter(owners))}); give this one a folder of its "
-        "own, or remove what is there."
+        f"{folder} holds the result of another job ({differs or next(iter(owners))}); give this job another "
+        "folder, or remove the files there."
     )
 
 
@@ -165,7 +165,7 @@ def owners_of(folder: Path) -> dict[str, str | None]:
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise InputError(
-                f"{path} cannot be read as a table, it is damaged ({reason}): remove it and run its job again."
+                f"{path} is damaged and cannot be read as a table ({reason}); remove it and run its job again."
             ) from error
         found[path.name] = None if owner is None else owner.decode()
     if (folder / SUMMARY).is_file():

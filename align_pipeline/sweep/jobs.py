@@ -144,8 +144,8 @@ def _refuse_other_sweeps(folder: Path, overrides: list[str]) -> None:
     if differing:
         where = "only here" if differing[0] in overrides else "only there"
         raise InputError(
-            f"{folder} holds another sweep ({differing[0]} {where}): the same command goes on with it; give this one "
-            "a folder of its own (hydra.sweep.dir=<folder>). What is in the cache is not computed again."
+            f"{folder} holds another sweep ({differing[0]} {where}): to continue it, repeat its command; give this "
+            "sweep another folder (hydra.sweep.dir=<folder>). Cached results are not computed again."
         )
 
 
@@ -164,7 +164,7 @@ def _jobs(config: DictConfig) -> list[list[str]] | None:
     for one in overrides:
         if one.is_sweep_override() and not list(one.sweep_iterator()):  # Hydra would succeed without any job
             raise InputError(
-                f"{one.input_line} stands for no value: no job would run; --help lists each group's options."
+                f"{one.input_line} matches nothing, so no job would run; --help lists each group's options."
             )
     (jobs,) = BasicSweeper.split_arguments(overrides, None)
     return jobs
@@ -193,7 +193,7 @@ def _refuse_shared_names(jobs: Sequence[Sequence[str]], config_name: str) -> Non
             own_name = "align_pipeline_file_name:${model.path}" if key == "path" else f"model.{key}"
             raise InputError(
                 f"Two models of this sweep are both called '{settings['name']}' (model.{key} is {other.get(key)} and "
-                f"{own[key]}), and the tables tell models by their names; give each its own, such as "
+                f"{own[key]}), but the tables identify models by name; give each its own name, such as "
                 f"'model.name={'' if key == 'path' else settings['name'] + '_'}${{{own_name}}}'."
             )
 
@@ -238,8 +238,8 @@ def refuse_others(job: Planned) -> None:
     differs = folders.difference(job.folder, json.loads(json.dumps(job.settings)))
     if differs is not None:
         raise InputError(
-            f"{job.folder} holds the result of another job ({differs}): conf has changed since; give the sweep a "
-            "folder of its own (hydra.sweep.dir=<folder>)."
+            f"{job.folder} holds the result of another job ({differs}): conf has changed since then; give the sweep "
+            "another folder (hydra.sweep.dir=<folder>)."
         )
 
 
@@ -314,7 +314,7 @@ def finish() -> list[str]:
         failed += failed_jobs(sweep.folder)
         done = sorted(path.parent for path in sweep.folder.glob(f"*/{SUMMARY}") if has_result(path.parent))
         if not done:
-            log.info("No job of %s has a result: no report.", sweep.folder)
+            log.info("No report: no job of %s has a result.", sweep.folder)
             continue
         from threadpoolctl import threadpool_limits
 

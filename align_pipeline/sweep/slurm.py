@@ -77,17 +77,17 @@ def how_it_ended(job: str, errors: Path) -> str:
     if state == "CANCELLED":
         reason = "it was cancelled"
     elif state == "TIMEOUT":
-        reason = "it ran out of its time (hydra.launcher.timeout_min)"
+        reason = "it ran out of time (hydra.launcher.timeout_min)"
     elif state == "OUT_OF_MEMORY":
-        reason = "it ran out of its memory (hydra.launcher.mem_gb)"
+        reason = "it ran out of memory (hydra.launcher.mem_gb)"
     elif signal or code > 128:  # a shell's exit code for a process that was killed by a signal
-        reason = f"signal {signal or code - 128} killed it"
+        reason = f"it was killed by signal {signal or code - 128}"
     elif state == "COMPLETED":
         reason = "it ended without a result"
     elif state == "FAILED":
         reason = _last_words(errors) or f"it failed with exit code {code}"
     else:
-        reason = f"SLURM says {state}"
+        reason = f"SLURM reports {state}"
     return f"{reason}; see {errors}"
 
 
@@ -98,7 +98,7 @@ def _ending(job: str) -> tuple[str, int, int]:
     if found is None:
         shown = _run("sacct", "-X", "--noheader", "--parsable2", "--format=State,ExitCode", f"--jobs={job}")
         found = re.search(r"^(\w+)[^|]*\|(\d+):(\d+)", shown or "")
-    return (found[1], int(found[2]), int(found[3])) if found else ("nothing of it any more", 0, 0)
+    return (found[1], int(found[2]), int(found[3])) if found else ("nothing about it any more", 0, 0)
 
 
 def _last_words(errors: Path) -> str:

@@ -51,7 +51,7 @@ def _told(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         while not over.wait(MINUTE):
             elapsed = time.perf_counter() - start
             if not done or total is None:
-                log.info("%s: still at it after %.0f s.", what, elapsed)
+                log.info("%s: still running after %.0f s.", what, elapsed)
             else:
                 left = elapsed / done * (total - done)
                 log.info("%s: %d of %d texts, %s, about %.0f s left.", what, done, total, _rate(done / elapsed), left)

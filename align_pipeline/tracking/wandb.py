@@ -117,7 +117,7 @@ def checked(config: WandbConfig) -> WandbConfig:
             wandb.login()  # on a terminal it asks for the key
     except Exception as error:
         what = "nothing is logged" if mode is WandbMode.disabled else "the run is kept offline"
-        _complain(config, error, f"{what}; `wandb login` or wandb.project=<name> may mend it")
+        _complain(config, error, f"{what}; `wandb login` or wandb.project=<name> may fix it")
         return dataclasses.replace(config, mode=mode)
     return config
 
@@ -140,7 +140,7 @@ def _told(config: WandbConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _complain(config, error, "tables, plots and summary are in the output folder all the same")
+        _complain(config, error, "tables, plots and summary are still in the output folder")
 
 
 @contextlib.contextmanager
@@ -197,7 +197,9 @@ def _start(
     except Exception as error:
         if config.mode is not WandbMode.online:
             raise
-        _complain(config, error, f"the run is kept offline; `wandb sync {folder}/wandb/offline-run-*` sends it later")
+        _complain(
+            config, error, f"the run is kept offline; upload it later with `wandb sync {folder}/wandb/offline-run-*`"
+        )
         return init(WandbMode.offline)
 
 

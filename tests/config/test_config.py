@@ -72,7 +72,9 @@ def test_every_patch_composes(name: str) -> None:
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_composes_and_builds(name: str) -> None:
     config = compose(f"experiment={name}")
-    assert instantiate(config.task).name == (name.removeprefix("paper_") if name != "layers" else "belebele")
+    named = name.rpartition("_")[2]  # paper_xcopa, study_gemma3_270m_xcopa
+    others = {"layers": "belebele", "patching": "xcopa", "135m": "xcopa"}
+    assert instantiate(config.task).name == others.get(named, named)
     for metric in config.metrics.values():
         instantiate(metric)
 
@@ -93,20 +95,20 @@ def test_demo_data_only_with_the_demo_model() -> None:
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
-        ("task=belebel", "There is no task 'belebel'; there is belebele, "),
-        ("lang=sxh", "There is no language 'sxh'; there is "),
-        ("lang=[swh,sxh]", "There is no language 'sxh'; there is "),
-        ("lang=hin", "There is no language 'hin'; there is hin_"),
-        ("lang=set/xcpa", "There is no language 'set/xcpa'; there is set/xcopa, "),
-        ("metric=daly", "There is no metric 'daly'; there is dali, "),
-        ("model=llama", "There is no model 'llama'; there is llama-7b, "),
-        ("task.limt=4", "There is no key 'task.limt'; there is task.limit, "),
+        ("task=belebel", "There is no task 'belebel'; available: belebele, "),
+        ("lang=sxh", "There is no language 'sxh'; available: "),
+        ("lang=[swh,sxh]", "There is no language 'sxh'; available: "),
+        ("lang=hin", "There is no language 'hin'; available: hin_"),
+        ("lang=set/xcpa", "There is no language 'set/xcpa'; available: set/xcopa, "),
+        ("metric=daly", "There is no metric 'daly'; available: dali, "),
+        ("model=llama", "There is no model 'llama'; available: llama-7b, "),
+        ("task.limt=4", "There is no key 'task.limt'; available: task.limit, "),
         ("model.dtype=int8", "model.dtype: Invalid value 'int8', expected one of [float32, bfloat16, float16, auto]"),
         ("evaluate=maybe", "evaluate: Value 'maybe' is not a valid bool"),
         ("layers=x", "layers=x is neither 'all' nor a list of layer numbers such as [0,4,8]"),
-        ("nonsense=1", "There is no key 'nonsense'; there is "),
+        ("nonsense=1", "There is no key 'nonsense'; available: "),
         ("lang=[swh", "The argument 'lang=[swh' is not of the form key=value"),
-        ("batch_tokens=0", "batch_tokens=0 leaves no room for a token"),
+        ("batch_tokens=0", "batch_tokens=0 is too small"),
         ("lang=[]", "No language is selected"),
         ("model=custom", "model.path"),
     ],
@@ -151,8 +153,8 @@ def test_every_key_is_explained() -> None:
 
 
 def test_nearest_names_come_first() -> None:
-    assert str(unknown("metric", "mexat", ["dali", "mexa_t"])) == "There is no metric 'mexat'; there is mexa_t, dali."
-    assert str(unknown("x", "y", [])) == "There is no x 'y'; there is none."
+    assert str(unknown("metric", "mexat", ["dali", "mexa_t"])) == "There is no metric 'mexat'; available: mexa_t, dali."
+    assert str(unknown("x", "y", [])) == "There is no x 'y'; available: none."
 
 
 def test_nothing_to_do_is_an_error() -> None:

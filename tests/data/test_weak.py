@@ -37,8 +37,8 @@ def test_each_weakness_is_counted() -> None:
     found = weak_points(side, ENGLISH_SIDE)
     assert found == {"not_nfc": 1, "same_options": 1, "identical": 2, "same_premise": 1, "equals_english": 1}
     line = said(side, found)
-    assert line.startswith("vie_Latn (eng_Latn): 1 of 6 items hold text that is not in Unicode's NFC")
-    assert "such an item cannot be aligned" in line
+    assert line.startswith("vie_Latn (eng_Latn): 1 of 6 items have text that is not in Unicode form NFC")
+    assert "so that they cannot be aligned" in line
 
 
 def test_sound_data_say_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -223,7 +223,7 @@ def test_a_text_that_does_not_fit_at_all_is_named(monkeypatch: pytest.MonkeyPatc
     lm = wrap(random_model(), tokenizer(), "llama")
     assert lm.obeys_trees is None
     SmallMemory(monkeypatch, 60)
-    with pytest.raises(InputError, match="A text of 80 tokens does not fit the memory of cpu beside llama"):
+    with pytest.raises(InputError, match="cpu has too little memory for llama.* and a text of 80 tokens"):
         list(hidden_states(lm, [[[0] * 80], [[1] * 10]], ["a", "b"], [0], ["last"], None))
 
 

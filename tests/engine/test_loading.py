@@ -90,7 +90,7 @@ def test_wrapped_weights_are_unwrapped_and_said(
     with caplog.at_level(logging.INFO):
         found = loading.load(config(folder))
     assert torch.equal(logits(found), logits(loading.load(config(model_folder))))
-    assert f"begins with '{prefix}', which is taken off" in caplog.text
+    assert f"begin with '{prefix}'; this prefix is removed" in caplog.text
 
 
 def test_a_wrapped_checkpoint_with_a_tensor_missing_is_still_refused(folder: Path) -> None:
@@ -155,7 +155,7 @@ def test_an_adapter_for_another_model_is_refused(model_folder: Path, tmp_path: P
     with pytest.raises(InputError, match=r"does not fit given: it lacks weights for .*layers\.2\."):
         loading.load(config(tmp_path / "flat"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="has no adapter_config.json: it holds no adapter"):
+    with pytest.raises(InputError, match="is not an adapter: it has no adapter_config.json"):
         loading.load(config(model_folder, adapter=str(tmp_path / "empty")))
 
 
@@ -180,8 +180,8 @@ def gguf_file(path: Path, architecture: str = "llama") -> Path:
 def test_what_is_wrong_with_a_gguf_file_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = gguf_file(tmp_path / "model.gguf", "nosuch")
     for given, words in [
-        (config(tmp_path), r"has no config.json, but a GGUF file: model.gguf_file=model.gguf loads it"),
-        (config(file), r"say model.path=.* model.gguf_file=model.gguf"),
+        (config(tmp_path), r"has no config.json, but a GGUF file; load it with model.gguf_file=model.gguf"),
+        (config(file), r"set model.path=.* model.gguf_file=model.gguf"),
         (config(tmp_path, gguf_file="other.gguf"), r"has no file other.gguf; its GGUF files: model.gguf"),
         (config(tmp_path, gguf_file="model.gguf"), r"model.gguf of .* cannot be loaded: .*nosuch"),
     ]:
@@ -247,7 +247,7 @@ def test_a_text_begins_with_bos_once_and_ends_with_its_own_token(
                 [0, *bare],
                 SHAPES[template] + bare,
             ]
-    assert caplog.text.count("which is left out") == ("</s>" in template)
+    assert caplog.text.count("it is removed") == ("</s>" in template)
     assert caplog.text.count("one is kept") == template.startswith("<s> <s>")
     spans = lm.offsets(TEXT)
     assert len(spans) == len(lm.encode([TEXT])[0])

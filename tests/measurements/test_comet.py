@@ -79,7 +79,7 @@ def test_a_failure_leaves_the_table(run: Path) -> None:
 
 def test_without_the_package(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "comet", None)
-    with pytest.raises(SystemExit, match="an environment of its own"):
+    with pytest.raises(SystemExit, match="a separate environment"):
         comet.main([f"runs={run.parent}"])
 
 
@@ -87,9 +87,9 @@ def test_without_the_package(run: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ("arguments", "message"),
     [
         (["runs=/nowhere"], "no translations.parquet in runs=/nowhere"),
-        (["run=x"], "no argument 'run'; there is runs"),
-        (["runs=x", "scores=bleurt"], "no score 'bleurt'; there is comet, cometkiwi"),
-        (["runs=x", "batch=0"], "batch is '0'"),
+        (["run=x"], "no argument 'run'; available: runs"),
+        (["runs=x", "scores=bleurt"], "no score 'bleurt'; available: comet, cometkiwi"),
+        (["runs=x", "batch=0"], "batch=0 is not valid"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str) -> None:

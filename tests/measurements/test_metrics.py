@@ -189,12 +189,12 @@ def test_vectorised_over_layers_and_items() -> None:
 
 @pytest.mark.parametrize("metric", [Dali, DaliStrong, MexaT])
 def test_unknown_pooling_is_refused(metric: type) -> None:
-    with pytest.raises(InputError, match="pooling=mean does not exist; there is last, weighted"):
+    with pytest.raises(InputError, match="pooling=mean does not exist; available: last, weighted"):
         metric(pooling="mean")
 
 
 def test_unknown_criterion_is_refused() -> None:
-    with pytest.raises(InputError, match="criterion=columnwise does not exist; there is global, rowwise"):
+    with pytest.raises(InputError, match="criterion=columnwise does not exist; available: global, rowwise"):
         Dali(criterion="columnwise")
 
 

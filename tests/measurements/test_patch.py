@@ -496,14 +496,14 @@ def test_no_failed_items_is_an_empty_table(model_folder: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["patch.layers=[5]"], "patch.layers has 5, but patch.component=resid of random has layers 0 to 4"),
+        (["patch.layers=[5]"], "patch.layers contains 5, but patch.component=resid of random has layers 0 to 4"),
         (["patch.layers=[0]", "patch.component=mlp"], "has layers 1 to 4"),
-        (["patch.conditions=[paralel]"], "no condition 'paralel'; there is parallel"),
-        (['patch.conditions=["language=spam"]'], "no language 'spam'; there is spa"),
+        (["patch.conditions=[paralel]"], "no condition 'paralel'; available: parallel"),
+        (['patch.conditions=["language=spam"]'], "no language 'spam'; available: spa"),
         (['patch.conditions=["language=deu"]'], "belebele has no German"),
-        (["task.limit=1"], "takes activations from other items, but there is only one"),
-        (["patch.site=options_1"], "no patch.site of belebele 'options_1'; there is"),
-        (["patch.window=0"], "patch.window=0 replaces nothing"),
+        (["task.limit=1"], "needs activations of other items, but there is only one"),
+        (["patch.site=options_1"], "no patch.site of belebele 'options_1'; available: "),
+        (["patch.window=0"], "patch.window=0 is too small"),
         (["patch.component=head", "patch.window=2"], "patch.window is for resid, attn and mlp"),
         (["evaluate=false", "metric=dali"], "patch needs evaluate=true"),
     ],
@@ -519,12 +519,12 @@ def test_a_task_without_options_cannot_be_patched(pair: Pair, base: list[str]) -
     config = compose("lang=swh", "patch=english", *base)
     sentences = [dataclasses.replace(item, options=(), continuations=(), parts=()) for item in pair.english.items]
     bare = dataclasses.replace(pair, english=dataclasses.replace(pair.english, items=tuple(sentences)))
-    with pytest.raises(InputError, match="has no options to score again"):
+    with pytest.raises(InputError, match="cannot be patched, because it has no answer options"):
         plan(config.patch, instantiate(config.task), [bare], Source(config.source))
 
 
 def test_a_task_without_options_in_its_prompt_cannot_reorder_them(base: list[str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="xcopa shows no options in its prompt"):
+    with pytest.raises(InputError, match="the prompts of xcopa show no options"):
         run_job(tmp_path, "task=xcopa", "lang=ind", "patch.conditions=[permuted_options]", "data=embedded")
 
 

@@ -253,7 +253,7 @@ def test_the_report_tells_of_patching(tmp_path: Path) -> None:
         pq.write_table(pa.Table.from_pandas(table, schema=schema, preserve_index=False), run / f"{name}.parquet")
     page = html.unescape(" ".join(report.write([run], tmp_path / "report").read_text().split()))
     assert "Patching: is misalignment the cause?" in page
-    assert "In 2 of 2 this is clearly more" in page
+    assert "In 2 of 2 this is more" in page
     assert "The parallel activation against each control" in page
     assert "By the items' category" in page
     found = pd.read_csv(tmp_path / "report" / "patching.csv")

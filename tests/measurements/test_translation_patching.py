@@ -263,7 +263,7 @@ def test_hooks_are_gone_and_memory_may_be_short(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(lm.model, "forward", limited)
     assert translate_patched(sentences, values, None) == expected
     room = 0
-    with pytest.raises(InputError, match="does not fit the memory"):
+    with pytest.raises(InputError, match="has too little memory"):
         translate_patched(sentences, values, None)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
 
@@ -283,17 +283,17 @@ def test_layers_unless_they_are_named(asked: Asked) -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["patch.conditions=[parallel,same_answer]"], "same_answer, but flores has no options"),
-        (["patch.conditions=[permuted_options]"], "permuted_options, but flores has no options"),
+        (["patch.conditions=[parallel,same_answer]"], "same_answer, but flores has no answer options"),
+        (["patch.conditions=[permuted_options]"], "permuted_options, but flores has no answer options"),
         (["patch.site=question"], "patch.site of flores 'question'"),
-        (["patch.component=head"], "patch.component=head is not for flores"),
-        (["patch.items=ts"], "patch.items=ts is not for translation"),
+        (["patch.component=head"], "patch.component=head does not work with flores"),
+        (["patch.items=ts"], "patch.items=ts does not work with translation"),
         (["task.direction=en-xx"], "en-xx: the source is the English sentence itself"),
         (["task.direction=en-xx", "patch.conditions=[parallel]"], "en-xx: the source is the English sentence itself"),
-        (["task.limit=1", "patch.conditions=[parallel,random_item]"], "random_item takes activations from other items"),
+        (["task.limit=1", "patch.conditions=[parallel,random_item]"], "random_item needs activations of other items"),
         (["patch.conditions=['language=xyz']"], "language 'xyz'"),
         (["patch.conditions=['language=deu']"], "flores has no German"),
-        (["patch.layers=[9]"], "patch.layers has 9"),
+        (["patch.layers=[9]"], "patch.layers contains 9"),
     ],
 )
 def test_bad_input(overrides: list[str], said: str, base: list[str], tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_layers_that_are_not_all_there_are_said(tmp_path: Path) -> None:
     alignment, predictions = simulate(3, 20, 5, seed=3)
     save(tmp_path, alignment[alignment["layer"].isin([0, 2, 4])], predictions)
     (note,) = results.analyse(read.read([tmp_path])).notes
-    assert "layer 4, the highest, is taken for the one after the final norm" in note
+    assert "the highest, layer 4, is treated as the one after the final norm" in note
     (tmp_path / "summary.json").write_text('{"model": "tiny", "num_layers": 8}')
     (note,) = results.analyse(read.read([tmp_path])).notes
     assert note.startswith("Tables of tiny hold only some of its layers 0 to 8: 0, 2, 4; maxima, means and best layers")
@@ -220,7 +220,7 @@ def test_tables_of_other_packages_are_checked_and_kept(tmp_path: Path, monkeypat
     found = read.read([tmp_path])
     assert found.added["norms"]["language"].tolist() == ["swh_Latn", "deu_Latn"]
     assert found.alignment.empty
-    wrongs = ((table.drop(columns="language"), "no column language"), (table.assign(value=2), "other values than 0"))
+    wrongs = ((table.drop(columns="language"), "no column language"), (table.assign(value=2), "values other than 0"))
     for wrong, says in wrongs:
         wrong.to_parquet(tmp_path / "norms.parquet")
         with pytest.raises(InputError, match=says):
@@ -255,13 +255,13 @@ def test_the_command_line_without_torch(runs: Path, tmp_path: Path) -> None:
     [
         (["runs=."], "out=<folder> is missing"),
         (["out=."], "runs=<folder> is missing"),
-        (["run=.", "out=."], "There is no argument 'run'; there is runs"),
+        (["run=.", "out=."], "There is no argument 'run'; available: runs"),
         (["runs", "out=."], "runs needs a value"),
         (["runs=/nowhere/*", "out=."], "runs=/nowhere/* matches no folder"),
         (["runs={empty}", "out=."], "There is no alignment.parquet or patching.parquet or"),
         (["runs={runs}", "out=/proc/report"], "Nothing can be written to /proc/report"),
-        (["runs={runs}", "out={empty}", "seed=x"], "seed is 'x'"),
-        (["runs={broken}", "out=."], "predictions.parquet cannot be read as a table"),
+        (["runs={runs}", "out={empty}", "seed=x"], "seed=x is not valid"),
+        (["runs={broken}", "out=."], "predictions.parquet is damaged and cannot be read as a table"),
     ],
 )
 def test_mistakes_end_in_one_sentence(
@@ -284,7 +284,7 @@ def test_mistakes_end_in_one_sentence(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"value": 2}, "has other values than 0 and 1 in value"),
+        ({"value": 2}, "has values other than 0 and 1 in value"),
         ({"layer": None}, "has empty cells in layer"),
         ({"drop": "item_id"}, "has no column item_id"),
         ({"layer": -1}, r"alignment\.parquet, row 1: layer is -1, but layers are counted from 0"),
@@ -301,7 +301,7 @@ def test_tables_that_are_wrong_are_named(change: dict[str, object], says: str, t
 @pytest.mark.parametrize(
     ("column", "value", "says"),
     [
-        ("confidence", 1.5, "confidence is 1.5, but it is a probability, 0 to 1"),
+        ("confidence", 1.5, "confidence is 1.5, but it must be a probability from 0 to 1"),
         ("confidence", -0.1, "confidence is -0.1, but"),
         ("confidence", np.inf, "confidence is inf, but"),
         ("gold", -1, "gold is -1, but options are counted from 0"),
@@ -508,7 +508,7 @@ def test_a_question_without_an_odds_ratio_says_why_and_its_test_is_counted(tmp_p
     row = found[found["question"] == "items_somewhere"].iloc[0]
     assert row["p"] < 0.05
     assert row["verdict"] is np.nan or pd.isna(row["verdict"])
-    assert row["note"].startswith("layer 0; not defined, because the pooled odds ratio is zero, infinite")
+    assert row["note"].startswith("layer 0; not defined, because the pooled odds ratio is zero or infinite")
     text = " ".join(page.split())
-    assert "the pooled odds ratio is zero, infinite or of no items." in text
-    assert f"counts all {found['p'].notna().sum()} tests that could be made" in text
+    assert "the pooled odds ratio is zero or infinite, or there are no items." in text
+    assert f"is over all {found['p'].notna().sum()} possible tests" in text

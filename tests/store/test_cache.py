@@ -129,7 +129,7 @@ def test_a_damaged_entry_is_reported_and_computed_again(
         entry.write_bytes(b"\x80\x04cos\nsystem\n")  # a pickle: it is never loaded
     found, hit = store.get(key, lambda: tensors)
     assert not hit
-    assert ("half written" if damage == "half renamed" else "damaged") in caplog.text
+    assert ("is incomplete" if damage == "half renamed" else "damaged") in caplog.text
     assert torch.equal(found["a"], tensors["a"])
     found, hit = store.get(key, lambda: {})
     assert hit
@@ -190,7 +190,7 @@ def test_who_waits_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
         time.sleep(0.05)
     with caplog.at_level("INFO"):
         assert Cache(tmp_path / "cache").get({"kind": "race"}, dict)[1]
-    assert "Another job computes cache entry" in caplog.text
+    assert "Waiting for another job that is computing cache entry" in caplog.text
     assert processes.join([other]) == [0]
 
 
@@ -225,7 +225,9 @@ def test_a_full_or_read_only_disk_is_one_sentence_and_the_store_stays_valid(disk
     if kind == "read-only":
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     reason = "the disk is full" if kind == "full" else "it is on a read-only file system"
-    with pytest.raises(InputError, match=f"Nothing can be written to {store}: {reason}; cache=<folder> names another"):
+    with pytest.raises(
+        InputError, match=f"Nothing can be written to {store}: {reason}; choose another folder with cache=<folder>"
+    ):
         Cache(store).get({"kind": "large"}, lambda: {"a": torch.ones(2**20)})
     holds(store)
     if kind == "full":
@@ -235,7 +237,9 @@ def test_a_full_or_read_only_disk_is_one_sentence_and_the_store_stays_valid(disk
 def test_a_job_on_a_full_disk_ends_with_one_sentence(base: list[str], disk: Path, tmp_path: Path) -> None:
     Cache(disk / "cache").get({"kind": "small"}, lambda: {"a": torch.ones(3)})
     (disk / "other").write_bytes(bytes(2**19 - 2**15))
-    with pytest.raises(InputError, match=r"Nothing can be written to .*: the disk is full; cache=<folder>"):
+    with pytest.raises(
+        InputError, match=r"Nothing can be written to .*: the disk is full; choose another folder with cache=<folder>"
+    ):
         run_job(tmp_path / "out", *base, f"cache={disk / 'cache'}")
     assert not list((tmp_path / "out").glob(".*"))
     assert {entry.damage for entry in entries(disk / "cache")} == {None}
@@ -252,7 +256,7 @@ def test_a_limit_on_files_is_one_sentence_and_the_store_stays_valid(tmp_path: Pa
     Cache(tmp_path / "cache").get({"kind": "small"}, lambda: {"a": torch.ones(3)})
     assert processes.join(processes.start(1, _limited, (tmp_path / "cache",), tmp_path / "log")) == [1]
     assert "InputError: Nothing can be written to" in (tmp_path / "log.0").read_text()
-    assert "files as large; cache=<folder>" in (tmp_path / "log.0").read_text()
+    assert "files of this size; choose another folder with cache=<folder>" in (tmp_path / "log.0").read_text()
     holds(tmp_path / "cache")
 
 

@@ -51,13 +51,13 @@ def test_jobs_are_over_when_the_queue_no_longer_has_them(commands: Path) -> None
     ("state", "code", "errors", "reason"),
     [
         ("CANCELLED", "0:15", "", "it was cancelled"),
-        ("TIMEOUT", "0:0", "", "it ran out of its time (hydra.launcher.timeout_min)"),
-        ("OUT_OF_MEMORY", "0:125", "", "it ran out of its memory (hydra.launcher.mem_gb)"),
-        ("FAILED", "137:0", "", "signal 9 killed it"),
-        ("FAILED", "0:9", "", "signal 9 killed it"),
+        ("TIMEOUT", "0:0", "", "it ran out of time (hydra.launcher.timeout_min)"),
+        ("OUT_OF_MEMORY", "0:125", "", "it ran out of memory (hydra.launcher.mem_gb)"),
+        ("FAILED", "137:0", "", "it was killed by signal 9"),
+        ("FAILED", "0:9", "", "it was killed by signal 9"),
         ("FAILED", "2:0", "", "it failed with exit code 2"),
         ("FAILED", "1:0", "ImportError: no x\nsrun: error: node: task 0", "ImportError: no x"),
-        ("NODE_FAIL", "0:0", "", "SLURM says NODE_FAIL"),
+        ("NODE_FAIL", "0:0", "", "SLURM reports NODE_FAIL"),
         ("COMPLETED", "0:0", "", "it ended without a result"),
     ],
 )
@@ -74,7 +74,7 @@ def test_how_a_job_ended(commands: Path, state: str, code: str, errors: str, rea
 def test_a_job_that_slurm_forgot(commands: Path) -> None:
     write(commands / "scontrol", "exit 1")
     write(commands / "sacct", "exit 1")
-    assert slurm.how_it_ended("7", commands / "none").startswith("SLURM says nothing of it any more; see ")
+    assert slurm.how_it_ended("7", commands / "none").startswith("SLURM reports nothing about it any more; see ")
 
 
 @pytest.mark.parametrize("tasks", [1, 4])
@@ -166,5 +166,5 @@ def test_without_slurm_it_is_one_sentence(tmp_path: Path) -> None:
     own = here(PATH=str(tmp_path))
     done = subprocess.run(command, cwd=REPOSITORY, env=own, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "needs a machine with SLURM's sbatch" in done.stderr
+    assert "needs SLURM's sbatch" in done.stderr
     assert "Traceback" not in done.stderr

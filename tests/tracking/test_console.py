@@ -24,7 +24,7 @@ def test_a_long_stage_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, caplog
             time.sleep(0.25)
     lines = [record.getMessage() for record in caplog.records]
     assert sum("Scored swh_Latn: 2 of 8 texts, " in line and line.endswith("s left.") for line in lines) >= 2
-    assert any(line.startswith("Loaded tiny: still at it after ") for line in lines)
+    assert any(line.startswith("Loaded tiny: still running after ") for line in lines)
     before = len(lines)
     time.sleep(0.3)
     assert len(caplog.records) == before, "silent when it is over"

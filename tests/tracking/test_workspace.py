@@ -24,7 +24,7 @@ def test_its_panels_read_what_jobs_log() -> None:
 def test_it_must_be_told_whose() -> None:
     with pytest.raises(InputError, match="entity=<W&B user or team>"):
         main([])
-    with pytest.raises(InputError, match="There is no argument 'projet'; there is project, entity"):
+    with pytest.raises(InputError, match="There is no argument 'projet'; available: project, entity"):
         main(["projet=x"])
 
 

@@ -33,7 +33,7 @@ class ChoiceTask(ParallelTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.fewshot not in ("fixed", "lm_eval"):
-            raise InputError(f"task.fewshot={self.fewshot} is not a sampler; there is fixed, lm_eval.")
+            raise InputError(f"task.fewshot={self.fewshot} is not a sampler; use fixed or lm_eval.")
 
     def _prompted(self, items: Sequence[Item], every: Sequence[Item], source: Source, config: str) -> Iterable[Item]:
         shots = every if self.fewshot_split == self.split else self._read(source, config, self.fewshot_split)
@@ -45,7 +45,7 @@ class ChoiceTask(ParallelTask):
             return items
         if len(pool) < self.num_fewshot + max(self.split == self.fewshot_split, self.lm_eval_spare):
             raise InputError(
-                f"{where} has {len(pool)} items in its split {self.fewshot_split}, too few for "
+                f"The split {self.fewshot_split} of {where} has {len(pool)} items, too few for "
                 f"task.num_fewshot={self.num_fewshot}."
             )
         generator = random.Random(LM_EVAL_FEWSHOT_SEED)

@@ -67,11 +67,15 @@ class Flores(ParallelTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.direction not in (*DIRECTIONS, "both"):
-            raise InputError(f"task.direction={self.direction} does not exist; there is {', '.join(DIRECTIONS)}, both.")
+            raise InputError(
+                f"task.direction={self.direction} does not exist; available: {', '.join(DIRECTIONS)}, both."
+            )
         if not is_whole(self.max_new_tokens, 1):
-            raise InputError(f"task.max_new_tokens={self.max_new_tokens} leaves no room to translate; use 1 or more.")
+            raise InputError(f"task.max_new_tokens={self.max_new_tokens} is too small; use 1 or more.")
         if not is_whole(self.resamples, 0) or self.resamples == 1:
-            raise InputError(f"task.resamples={self.resamples} gives no interval; use 0 (none) or 2 and more.")
+            raise InputError(
+                f"task.resamples={self.resamples} gives no interval; use 2 or more, or 0 for no intervals."
+            )
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -130,7 +134,7 @@ class Flores(ParallelTask):
         )
         if len(english) < self.num_fewshot:
             raise InputError(
-                f"{self.dataset} ({self.pivot}) has {len(english)} sentences in its split {self.fewshot_split}, too "
+                f"The split {self.fewshot_split} of {self.dataset} ({self.pivot}) has {len(english)} sentences, too "
                 f"few for task.num_fewshot={self.num_fewshot}."
             )
         found = {}
@@ -140,7 +144,7 @@ class Flores(ParallelTask):
             shots = {x.id: x for x in self._read(source, config, self.fewshot_split)} if english else {}
             missing = next((shot.id for shot in english if shot.id not in shots), None)
             if missing is not None:
-                raise InputError(f"{self.dataset} ({config}, {self.fewshot_split}) lacks the sentence {missing}.")
+                raise InputError(f"{self.dataset} ({config}, {self.fewshot_split}) has no sentence {missing}.")
             examples = [(shot.premise, shots[shot.id].premise) for shot in english]
             found[language.flores] = [self._translation(d, pair, language, examples) for d in self.directions]
         return found
@@ -172,7 +176,7 @@ def _warn_of_repeated(side: ItemSet) -> None:
     repeated = [item.id for item in side.items if count[item.premise] > 1]
     if repeated:
         log.warning(
-            "%s: %d sentences occur more than once (ids %s); for MEXA they tie, which is not aligned.",
+            "%s: %d sentences occur more than once (ids %s); MEXA counts such ties as not aligned.",
             side.language,
             len(repeated),
             ", ".join(repeated[:10]) + (", ..." if len(repeated) > 10 else ""),

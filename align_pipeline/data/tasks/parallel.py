@@ -85,12 +85,14 @@ class ParallelTask(ABC):
 
     def __post_init__(self) -> None:
         if not is_whole(self.num_fewshot, 0):
-            raise InputError(f"task.num_fewshot={self.num_fewshot} is not a number of examples; use 0 or more.")
+            raise InputError(f"task.num_fewshot={self.num_fewshot} is not a valid number of examples; use 0 or more.")
         if self.limit is not None and not is_whole(self.limit, 1):
-            raise InputError(f"task.limit={self.limit} is no number of items; use 1 or more, or null for all.")
+            raise InputError(f"task.limit={self.limit} is not a valid number of items; use 1 or more, or null for all.")
 
         if self.unicode not in (None, *FORMS):
-            raise InputError(f"task.unicode={self.unicode} is not a normal form; there is {', '.join(FORMS)}.")
+            raise InputError(
+                f"task.unicode={self.unicode} is not a Unicode normal form; available: {', '.join(FORMS)}."
+            )
 
     @abstractmethod
     def item(self, row: Row, config: str) -> Item:
@@ -128,7 +130,7 @@ class ParallelTask(ABC):
             return own, own
         if self.pivot is None:
             raise InputError(
-                f"{language.flores} names no English side for {self.name}: add `pivots: {{{self.name}: <config>}}` "
+                f"{language.flores} has no English side for {self.name}: add `pivots: {{{self.name}: <config>}}` "
                 "to its file in conf/lang."
             )
         self._refuse_other_pivots(self.pivot, "task.pivot")
@@ -144,7 +146,7 @@ class ParallelTask(ABC):
         name = named.get(config)
         if name is not None and name != "English":
             raise InputError(
-                f"{key}={config} is {name}; the pivot, which tables and report call English, must be English."
+                f"{key}={config} is {name}; the pivot must be English, as tables and reports call it English."
             )
 
     def supported(self, languages: Iterable[Language], source: Source, named: Collection[str]) -> list[Language]:
@@ -167,20 +169,25 @@ class ParallelTask(ABC):
                 kept.append(language)
         for language in lacking:
             if language.flores == ENGLISH and language.flores in named:
-                raise InputError("English is the pivot and part of every run; select other languages with lang=.")
+                raise InputError("English is the pivot of every run; select other languages with lang=.")
             if language.flores in named:
-                has = sorted(present) if present is not None else ["its languages in conf/lang/set/" + self.name]
+                has = sorted(present) if present is not None else ["the languages in conf/lang/set/" + self.name]
                 hint = ""
                 if present is not None and self.name not in language.codes:
                     known = known_languages().items()
                     code = next((code for code, one in known if one["flores"] == language.flores), "<code>")
-                    hint = f" If one of them is {language.name}, say +languages.{code}.codes.{self.name}=<its name>."
+                    hint = f" If one of them is {language.name}, set +languages.{code}.codes.{self.name}=<its name>."
                 raise InputError(
                     f"{self.name} has no {language.name} ({language.flores}) in data={source.name}; "
                     f"it has {_some(has)}.{hint}"
                 )
         if lacking and kept:
-            log.info("Left out, not in %s (data=%s): %s.", self.name, source.name, _some([x.flores for x in lacking]))
+            log.info(
+                "Left out because %s (data=%s) does not have them: %s.",
+                self.name,
+                source.name,
+                _some([x.flores for x in lacking]),
+            )
         return kept
 
     # ---- items
@@ -218,7 +225,7 @@ class ParallelTask(ABC):
         rows = source.load(self.dataset, config, split, self.revision, self.files, self.texts)
         missing = [column for column in self.columns if column not in rows[0]]
         if missing:
-            raise InputError(f"{where} lacks the column {missing[0]}; it has {', '.join(rows[0])}.")
+            raise InputError(f"{where} has no column {missing[0]}; its columns are {', '.join(rows[0])}.")
         items: dict[str, Item] = {}
         for number, row in enumerate(rows):
             empty = next((column for column in self.columns if row[column] is None), None)
@@ -253,8 +260,8 @@ def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
     shared = [item_id for item_id in other if item_id in own]
     if not shared:
         raise InputError(
-            f"No id of {language.language} is among those of its English side {english.pivot}: "
-            f"'{next(iter(own))}' there, '{next(iter(other))}' here."
+            f"{language.language} and its English side {english.pivot} have no ids in common, such as "
+            f"'{next(iter(own))}' in {language.language} and '{next(iter(other))}' in English."
         )
     alike = [i for i in shared if (own[i].gold, len(own[i].options)) == (other[i].gold, len(other[i].options))]
     counts = {
@@ -264,12 +271,14 @@ def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
     }
     left_out = {reason: number for reason, number in counts.items() if number}
     for reason, number in left_out.items():
-        log.warning("%s: %d items left out of the pairing, %s.", language.language, number, reason)
+        log.warning("%s: %d items are not paired and left out: %s.", language.language, number, reason)
     asked_otherwise = sum(own[i].category != other[i].category for i in alike)
     if (
         asked_otherwise
     ):  # XCOPA's Quechua, paired with Swahili's English, asks 37 effects as causes; the study keeps them
-        log.warning("%s: %d items ask something else than in English; kept.", language.language, asked_otherwise)
+        log.warning(
+            "%s: %d items ask a different question than in English; they are kept.", language.language, asked_otherwise
+        )
     return Pair(language, english, tuple(alike), left_out)
 
 
@@ -286,7 +295,7 @@ def texts_of(row: Row, columns: Iterable[str]) -> list[str]:
     texts = []
     for column in columns:
         if not isinstance(row[column], str):
-            raise ValueError(f"{column} is {row[column]!r}, which is no text: put it in quotation marks.")
+            raise ValueError(f"{column} is {row[column]!r}, which is not text; put it in quotation marks.")
         if not row[column].strip():
             raise ValueError(f"{column} is empty.")
         texts.append(row[column].strip())

@@ -13,10 +13,10 @@ from align_pipeline.data.tasks.parallel import ItemSet, Pair
 log = logging.getLogger(__name__)
 
 SAYS = {
-    "not_nfc": "hold text that is not in Unicode's NFC, which models know less well (task.unicode=NFC converts it)",
-    "same_options": "have two options with the same text: such an item cannot be aligned",
-    "identical": "are identical with another item",
-    "same_premise": "have the premise of another item: MEXA_T cannot tell them apart",
+    "not_nfc": "have text that is not in Unicode form NFC, which models know less well (task.unicode=NFC converts it)",
+    "same_options": "have two options with the same text, so that they cannot be aligned",
+    "identical": "are identical to another item",
+    "same_premise": "have the premise of another item, so that MEXA_T cannot tell them apart",
     "equals_english": "have the same text as in English",
 }
 """Each weakness and the phrase that describes it for a number of items."""

@@ -64,7 +64,7 @@ class Xcopa(ChoiceTask):
         """The words between premise and option: (in alignment texts, in scoring prompts)."""
         if code not in self.connectors:
             raise InputError(
-                f"XCOPA's '{code}' has no connectors: add [cause, effect] words as task.connectors.{code} in "
+                f"XCOPA's '{code}' has no connectors; add [cause, effect] words as task.connectors.{code} in "
                 "conf/task/xcopa.yaml."
             )
         return self.connectors[code][kind], self.scoring_connectors.get(code, self.connectors[code])[kind]

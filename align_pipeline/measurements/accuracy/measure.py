@@ -98,7 +98,7 @@ class Accuracy:
             Column("TF", lambda row: str(row["tf"])),
         ]
         shots = self.job.task.num_fewshot
-        caption = f"Accuracy: {shots}-shot. TS, TF: right in English and right, wrong in the language."
+        caption = f"Accuracy: {shots}-shot. TS, TF: right in English and right (TS) or wrong (TF) in the language."
         return Told(rows, columns=columns, caption=caption)
 
     @staticmethod

@@ -99,7 +99,7 @@ def templated(lm: LanguageModel, item: Item) -> Item:
     prompt: str = lm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     at = prompt.rfind(own.strip())  # some templates strip messages
     if at < 0:
-        raise InputError(f"The chat template of {lm.name} does not hold the prompt of item {item.id} as it stands.")
+        raise InputError(f"The chat template of {lm.name} changes the prompt of item {item.id}.")
     behind = len(prompt) - (at - (len(own) - len(own.lstrip())) + len(own))
     parts = tuple((name, start - behind, end - behind) for name, start, end in item.parts)
     return replace(item, prompt=prompt, continuations=tuple(map(_bare, item.continuations)), parts=parts, shots=())

@@ -63,7 +63,7 @@ class Alignment:
         for name, metric in metrics_of(config).items():
             if metric.needs not in task.offers:
                 raise InputError(
-                    f"metric={name} compares {metric.needs}, and {task.name} has "
+                    f"metric={name} compares {metric.needs}, but {task.name} only has "
                     f"{' and '.join(sorted(task.offers))}; use metric="
                     f"{'[mexa]' if 'sentences' in task.offers else '[dali,dali_strong,mexa_t]'}."
                 )
@@ -189,7 +189,7 @@ def layers(config: Config, last: int) -> list[int]:
         return list(range(last + 1))
     outside = [k for k in asked if not 0 <= k <= last]
     if outside:
-        raise InputError(f"layers has {outside[0]}, but {config.model.name} has layers 0 to {last}.")
+        raise InputError(f"layers contains {outside[0]}, but {config.model.name} has layers 0 to {last}.")
     return list(asked)
 
 
@@ -239,7 +239,7 @@ def _over(reported: Sequence[int], last: int) -> str:
         return "over the layers before the final norm"
     shown = inner or reported
     behind = "" if inner else ", after the final norm"
-    return f"over layer{'s' if len(shown) > 1 else ''} {layer_range(shown)} alone{behind}"
+    return f"over only layer{'s' if len(shown) > 1 else ''} {layer_range(shown)}{behind}"
 
 
 def _cell(metric: str, row: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ class Metric(Protocol):
 
 def _check_pooling(pooling: str) -> None:
     if pooling not in POOLINGS:
-        raise InputError(f"pooling={pooling} does not exist; there is {', '.join(POOLINGS)}.")
+        raise InputError(f"pooling={pooling} does not exist; available: {', '.join(POOLINGS)}.")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ class Dali:
     def __post_init__(self) -> None:
         _check_pooling(self.pooling)
         if self.criterion not in CRITERIA:
-            raise InputError(f"metrics.dali.criterion={self.criterion} does not exist; there is {', '.join(CRITERIA)}.")
+            raise InputError(
+                f"metrics.dali.criterion={self.criterion} does not exist; available: {', '.join(CRITERIA)}."
+            )
 
     def margin(self, similarities: Similarities) -> Tensor:
         """[layers, items]."""

@@ -70,7 +70,9 @@ def plan(config: PatchConfig, task: ParallelTask, pairs: Sequence[Pair], source:
     """
     item = pairs[0].english.items[0]
     if not item.continuations:
-        raise InputError(f"{task.name} has no options to score again; patch is for belebele, xcopa and xstorycloze.")
+        raise InputError(
+            f"{task.name} cannot be patched, because it has no answer options; use belebele, xcopa or xstorycloze."
+        )
     parts = [name for name, _, _ in item.parts]
     reorders = any(name.startswith("option_") for name in parts)
     conditions = config.conditions
@@ -78,8 +80,8 @@ def plan(config: PatchConfig, task: ParallelTask, pairs: Sequence[Pair], source:
         conditions = [c for c in CONDITIONS if c not in _NO_CONTROL and (reorders or c != "permuted_options")]
     if "permuted_options" in conditions and not reorders:
         raise InputError(
-            f"patch.conditions has permuted_options, but {task.name} shows no options in its prompt that could be "
-            "reordered; belebele does."
+            f"patch.conditions has permuted_options, but the prompts of {task.name} show no options to reorder; "
+            "those of belebele do."
         )
     sites = ["last", *parts, *(["options"] if reorders else [])]
     if config.site not in sites:
@@ -111,7 +113,7 @@ def need_several(condition: str, items: Sequence[Item]) -> None:
     """Refuse a condition that takes activations from other items if there are no others."""
     if condition in (*OF_ANOTHER_ITEM, *OF_ALL_ITEMS) and len(items) < 2:
         raise InputError(
-            f"The condition {condition} takes activations from other items, but there is only one; raise task.limit."
+            f"The condition {condition} needs activations of other items, but there is only one item; raise task.limit."
         )
 
 
@@ -223,7 +225,7 @@ def site_positions(lm: LanguageModel, item: Item, context: Sequence[int], site: 
     if site == "last":
         return [len(context) - 1]
     if not lm.tokenizer.is_fast:
-        raise InputError(f"patch.site={site} needs a tokenizer that tells character offsets; {lm.name}'s does not.")
+        raise InputError(f"patch.site={site} needs a tokenizer with character offsets; that of {lm.name} has none.")
     item = templated(lm, item)
     prompt = item.prompt.rstrip()
     offsets = lm.offsets(prompt)

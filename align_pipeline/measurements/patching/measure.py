@@ -64,7 +64,7 @@ class Patching:
         for pair, ids in zip(pairs, distributed.from_main(chosen), strict=True):
             language = pair.language.language
             if not ids:
-                log.warning("%s has no %s items: nothing to patch.", language, which.value.upper())
+                log.warning("%s has no %s items to patch.", language, which.value.upper())
                 continue
             texts = conditions.digest(self.asked_for, pair, ids, self.job.config.seed)
             compute, rows = functools.partial(self._compute, pair, ids), functools.partial(self._rows, pair, ids)

@@ -116,15 +116,15 @@ def chosen_layers(config: PatchConfig, able: Sequence[int], name: str) -> list[i
     """
     if config.window > len(able):
         raise InputError(
-            f"patch.window={config.window} is more layers than there are: patch.component={config.component.value} of "
-            f"{name} has {len(able)}, {able[0]} to {able[-1]}."
+            f"patch.window={config.window} is too large: patch.component={config.component.value} of {name} has only "
+            f"{len(able)} layers, {able[0]} to {able[-1]}."
         )
     if isinstance(config.layers, str):
         return list(able)
     outside = [k for k in config.layers if k not in able]
     if outside:
         raise InputError(
-            f"patch.layers has {outside[0]}, but patch.component={config.component.value} of {name} has layers "
+            f"patch.layers contains {outside[0]}, but patch.component={config.component.value} of {name} has layers "
             f"{able[0]} to {able[-1]}."
         )
     return list(config.layers)

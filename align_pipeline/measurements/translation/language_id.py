@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-MISSING = "Off-target translations are not counted: that needs the extra langid (pip install 'align_pipeline[langid]')."
+MISSING = "Off-target translations are not counted: this needs the extra langid (pip install 'align_pipeline[langid]')."
 
 # py3langid's label for the ISO 639-3 codes of conf/lang; varieties that it does not distinguish share a label.
 LABELS = {

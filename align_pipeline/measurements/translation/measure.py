@@ -53,8 +53,8 @@ class Translations:
         """See `Measurement`."""
         if config.model.chat_template:
             raise InputError(
-                "model.chat_template=true is for multiple-choice tasks: translation is prompted as plain text; leave "
-                "it out, or measure alignment alone with evaluate=false."
+                "model.chat_template=true works only with multiple-choice tasks, as translation prompts are plain "
+                "text; leave it out, or measure only alignment with evaluate=false."
             )
 
     def units(self) -> Iterator[Unit]:
@@ -112,8 +112,8 @@ class Translations:
             Column(f"{direction}\nchrF++", functools.partial(_chrf, direction)) for direction in self.task.directions
         ]
         caption = (
-            f"Translation: {self.task.num_fewshot}-shot. chrF++ ± half its 95% interval; in brackets, that of the "
-            "source as it stands."
+            f"Translation: {self.task.num_fewshot}-shot. chrF++ ± half its 95% interval; in brackets, chrF++ of the "
+            "untranslated source."
         )
         return Told(rows, columns=columns, caption=caption)
 

@@ -28,12 +28,10 @@ def spbleu_missing() -> str | None:
         return "spBLEU is left out: it needs the package sentencepiece."
     path = Path(SACREBLEU_DIR) / "models" / _spbleu_file()
     if not path.exists():
-        return (
-            f"spBLEU is left out: its tokenizer is not at {path}; where there is a network, fetch {_SPBLEU} to there."
-        )
+        return f"spBLEU is left out: its tokenizer is missing; with a network, download {_SPBLEU} to {path}."
     status = path.stat()
     if not _is_sentencepiece(path, status.st_size, status.st_mtime_ns):
-        return f"spBLEU is left out: {path} is damaged; where there is a network, fetch {_SPBLEU} to there."
+        return f"spBLEU is left out: {path} is damaged; with a network, download {_SPBLEU} to it."
     return None
 
 

@@ -56,7 +56,7 @@ FILES = {
     "scores": "translation quality and counts per language and direction",
     "level": "correlation over languages of alignment and translation quality",
     "directions": "whether that correlation differs between the directions",
-    "asymmetry": "translation quality, into English minus out of it",
+    "asymmetry": "difference in translation quality, into English minus out of it",
     "sentences": "translation quality of aligned and other sentences, per language, metric and layer",
     "accuracy": "correlation over languages of translation quality and accuracy on the choice tasks",
 }
@@ -109,9 +109,9 @@ def unique(translations: pd.DataFrame) -> pd.DataFrame:
     if len(differ) > NOISE * max(len(repeated), 1):
         model, _, direction, language, item = differ.index[0]
         raise InputError(
-            f"The runs contradict each other: of {len(repeated):,} translations that occur more than once "
-            f"{len(differ):,} differ, such as that of {model}, {direction}, {language}, sentence {item}; they are "
-            "different experiments, so report on them one by one."
+            f"The runs contradict each other: of {len(repeated):,} translations that occur more than once, "
+            f"{len(differ):,} differ, such as {model}, {direction}, {language}, sentence {item}; they are different "
+            "experiments, so make a report for each."
         )
     return table.groupby(KEYS, as_index=False).first()
 

@@ -96,7 +96,7 @@ def plan(config: PatchConfig, task: Flores, pairs: Sequence[Pair], source: Sourc
         if condition in OF_OPTIONS:
             able = [c for c in CONDITIONS if c not in OF_OPTIONS] + [LANGUAGE_CONDITION + "<code>"]
             raise InputError(
-                f"patch.conditions has {condition}, but {task.name} has no options to answer with; it can have "
+                f"patch.conditions has {condition}, but {task.name} has no answer options; use some of "
                 f"{', '.join(able)}."
             )
         for pair in pairs:
@@ -104,17 +104,17 @@ def plan(config: PatchConfig, task: Flores, pairs: Sequence[Pair], source: Sourc
     if config.site not in ("last", SITE):
         raise unknown(f"patch.site of {task.name}", config.site, ["last", SITE])
     if config.component is Component.head:
-        raise InputError(f"patch.component=head is not for {task.name}: use resid, attn or mlp.")
+        raise InputError(f"patch.component=head does not work with {task.name}; use resid, attn or mlp.")
     if config.items is PatchItems.ts:
         raise InputError(
-            "patch.items=ts is not for translation, which is not right or wrong: it patches all sentences."
+            "patch.items=ts does not work with translation, which is not right or wrong; use patch.items=all."
         )
     conditions = dict.fromkeys(task.directions, asked)
     if "en-xx" in conditions and (config.conditions == "all" or TREATMENT in asked):
         left = [] if config.conditions == "all" else [c for c in asked if c != TREATMENT]
         said = (
-            f"en-xx: the source is the English sentence itself, so there is no {TREATMENT} activation to put in place; "
-            'patch.conditions=["language=<code>",...] names others'
+            f"en-xx: the source is the English sentence itself, so there is no {TREATMENT} English activation; choose "
+            'other conditions with patch.conditions=["language=<code>",...]'
         )
         if not left and len(conditions) == 1:
             raise InputError(said + ".")
