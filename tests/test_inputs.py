@@ -437,10 +437,10 @@ def test_keys_that_something_reads_may_be_added(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layers", "words"),
     [
-        ("[8]", "over only layer 8, after the final norm."),
-        ("[0,4,8]", "over only layers 0, 4."),
-        ("[1,2,3]", "over only layers 1 to 3."),
-        ("[0,1,2,3,4,5,6,7]", "over the layers before the final norm."),
+        ("[8]", "over only layer 8, after the final norm,"),
+        ("[0,4,8]", "over only layers 0, 4,"),
+        ("[1,2,3]", "over only layers 1 to 3,"),
+        ("[0,1,2,3,4,5,6,7]", "over the layers before the final norm,"),
     ],
 )
 def test_the_table_says_of_which_layers_it_is(tmp_path: Path, layers: str, words: str) -> None:
