@@ -38,7 +38,7 @@ def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]
     """Accuracy against alignment (max over layers), one point per language, labelled with its code.
 
     Args:
-        part: rows of `study.points` with ``reduce`` max.
+        part: rows of `study.points` with ``reduce`` max, with accuracy's ``stderr`` and ``chance`` if they are known.
         numbers: the matching row of `languages.language_level`.
         classes: resource class, 0 to 5, by FLORES code.
     """
@@ -47,6 +47,12 @@ def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]
     figure, axes = new_figure(9.0, 6.4)
     x, y = part["alignment"].to_numpy(float), part["accuracy"].to_numpy(float)
     own = [None if pd.isna(c) else int(c) for c in classes.reindex(part["language"])]
+    if part["stderr"].notna().any():
+        axes.errorbar(x, y, part["stderr"].to_numpy(float), fmt="none", ecolor="#BBBBBB", elinewidth=0.8, zorder=1)
+    if part["chance"].notna().any():
+        guess = part["chance"].mean()
+        axes.axhline(guess, color="#666666", linestyle="--", linewidth=1, zorder=1)
+        axes.annotate("guessing", (0, guess), (4, 3), axes.get_yaxis_transform(), "offset points", fontsize=8)
     for value in sorted({c for c in own if c is not None}):
         chosen = np.array([c == value for c in own])
         colour = colormaps["cividis"](1 - float(value) / 5 * 0.95)
@@ -72,7 +78,8 @@ def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]
     r = "" if pd.isna(numbers["pearson"]) else f", Pearson r = {numbers['pearson']:.2f}"
     if r and not pd.isna(numbers["pearson_low"]):
         r += f" [{numbers['pearson_low']:.2f}, {numbers['pearson_high']:.2f}]"
-    set_title(axes, part_name(part), f"n = {len(part)} languages{r}")
+    bars = "; bars: standard error" if part["stderr"].notna().any() else ""
+    set_title(axes, part_name(part), f"n = {len(part)} languages{r}{bars}")
     return figure
 
 

@@ -85,7 +85,7 @@ FILES = {
     "regression": "pooled over languages: Cochran-Mantel-Haenszel, as in the study, and logistic regression",
     "calibration": "calibration error and Brier score per language",
     "confidence": "confidence of aligned against other items, per language and metric",
-    "groups": "accuracy and sizes of TS and TF per language",
+    "groups": "accuracy, that of guessing, and sizes of TS and TF per language",
     "points": "the points of the correlations: alignment and accuracy per language",
     "patching": "activation patching: each condition's best layer and middle third, per language",
     "patching_effects": "correction and damage rates and log-odds, per language, condition and layer",
@@ -104,6 +104,7 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
     study = analysis.join(tables.alignment, tables.predictions, last_layers(tables.summaries))
     cells = analysis.tally(study)
     groups = analysis.groups(study.predictions)
+    groups = groups.merge(answers.above_chance(study.predictions), "left", analysis.UNIT)
     points = analysis.points(study, cells)
     found = findings(study, cells, seed)
     chances = chance(study, cells, tables.baselines, found.items_by_language)

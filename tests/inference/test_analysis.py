@@ -338,6 +338,26 @@ def test_label_prior_is_the_mean_probability_of_the_answers_option(
             assert chosen.to_numpy() == pytest.approx(np.full(len(chosen), np.mean(shares)))
 
 
+def test_accuracy_against_guessing_is_a_t_test_of_clusters() -> None:
+    rng = np.random.default_rng(0)
+    options = [[-1.0] * 4, [-1.0] * 2] * 60
+    right = (rng.random(120) < 0.5).astype(int)
+    table = predictions("aaa_Latn", right.tolist()).assign(loglikelihoods=options)
+    other = predictions("bbb_Latn", [0] * 119 + [1]).assign(loglikelihoods=options)
+    found = answers.above_chance(pd.concat([table, other])).set_index("language")
+    differs = right - np.tile([1 / 4, 1 / 2], 60)
+    test = stats.ttest_1samp(differs, 0, alternative="greater")
+    assert (found["chance"] == 3 / 8).all()
+    assert found.loc["aaa_Latn", "p_chance"] == pytest.approx(test.pvalue)
+    assert found.loc["aaa_Latn", "p_chance_holm"] == pytest.approx(2 * test.pvalue)
+    assert found.loc["bbb_Latn", "p_chance"] > 0.999
+    pairs = table.assign(cluster=[str(i // 2) for i in range(120)])
+    sums = differs.reshape(60, 2).sum(axis=1)
+    t = sums.mean() / np.sqrt(((differs - differs.mean()).reshape(60, 2).sum(axis=1) ** 2).sum() / 60 / 59)
+    assert answers.above_chance(pairs)["p_chance"].item() == pytest.approx(stats.t.sf(t, 59))
+    assert answers.above_chance(table.drop(columns="loglikelihoods")).empty
+
+
 def test_label_prior_is_missing_where_items_differ_in_options() -> None:
     two = predictions("aaa_Latn", [1, 0]).assign(loglikelihoods=[[-1.0, -2.0], [-1.0, -2.0, -3.0]])
     both = join(alignment("aaa_Latn", [[1, 0]]), two, predictions(ENGLISH, [1, 1]))

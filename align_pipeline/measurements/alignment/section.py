@@ -43,6 +43,7 @@ def _findings(part: Part) -> dict[str, Any]:
     calibration, verdicts = part.of("calibration"), part.of("verdicts")
     english = calibration["language"] == ENGLISH
     return {
+        "guessing": _guessing(part.of("groups")),
         "names": _names({*part.metrics, *zip(verdicts["metric"], verdicts["pooling"], strict=True)}),
         "questions": list(_questions(verdicts[verdicts["verdict"] != ""])),
         "unanswered": verdicts[verdicts["verdict"] == ""],
@@ -52,6 +53,21 @@ def _findings(part: Part) -> dict[str, Any]:
         "calibration": calibration[~english],
         "english_ece": calibration.loc[english, "ece"].mean(),
     }
+
+
+def _guessing(groups: pd.DataFrame) -> SimpleNamespace | None:
+    """In how many languages accuracy is above chance; None if the tables do not show the number of options."""
+    tested = groups[groups["p_chance_holm"].notna()]
+    if tested.empty:
+        return None
+    return SimpleNamespace(
+        chance=tested["chance"].mean(),
+        tested=len(tested),
+        above=int((tested["p_chance_holm"] < LEVEL).sum()),
+        low=tested["accuracy"].min(),
+        high=tested["accuracy"].max(),
+        english=tested["english_accuracy"].mean(),
+    )
 
 
 def _names(metrics: Collection[tuple[str, str]]) -> dict[tuple[str, str], Markup]:
@@ -136,6 +152,7 @@ def _languages(part: Part) -> dict[str, Any]:
             (whole[["alignment_task", "metric", "pooling"]] == list(key)).all(axis=1) & (whole["reduce"] == "max")
         ]
         words = ("scatter", *([] if source == part.task else [source]), metric, pooling)
+        rows = rows.merge(part.of("groups")[["language", "pivot", "stderr", "chance"]], "left", ["language", "pivot"])
         image = part.draw(partial(plots.scatter, rows, numbers.iloc[0], part.languages["resource"]), *words)
         scatters.append(SimpleNamespace(name=metric_name(metric, pooling), n=len(rows), image=image))
     drawn = layers["pearson"].notna().any() and layers["layer"].nunique() > 1
