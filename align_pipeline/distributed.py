@@ -255,16 +255,6 @@ def filled(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def greatest(tensor: Tensor) -> Tensor:
-    """The elementwise maximum over all processes, in place."""
-    if _group.size > 1 and _group.split:
-        import torch.distributed as dist
-
-        _exchange(None)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
-    return tensor
-
-
 def advancing(advance: Callable[[int], None]) -> Callable[[int], None]:
     """A progress function that counts this process's work once for each process, as an estimate of the total."""
     shares = _group.size if _group.split else 1
