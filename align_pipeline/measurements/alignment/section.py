@@ -124,7 +124,9 @@ def _overview(part: Part) -> dict[str, Any]:
     for i, (metric, pooling) in enumerate(part.metrics):
         rows = _of(cells, metric, pooling)
         best = rows.loc[rows["best_layer"], ["language", "pivot", "share", "layer"]]
-        best = best.rename(columns={"share": f"max_{i}", "layer": f"at_{i}"})
+        chances = _of(part.of("chance"), metric, pooling)[["language", "pivot", "layer", "chance"]]
+        best = best.merge(chances, "left", ["language", "pivot", "layer"])
+        best = best.rename(columns={"share": f"max_{i}", "layer": f"at_{i}", "chance": f"chance_{i}"})
         mean = rows[rows["inner"].astype(bool)].groupby(["language", "pivot"])["share"].mean().rename(f"mean_{i}")
         table = table.merge(best, how="left", on=["language", "pivot"]).merge(
             mean.reset_index(), how="left", on=["language", "pivot"]
