@@ -85,12 +85,13 @@ def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
     size = 8.5 if count <= 25 else 6.2
     gap = 0.155 if count <= 25 else 0.108  # inches between labels
     height = max(4.4, gap * count + 1.3)
-    shown = {name: f"{name}  {best[name]:.2f} at {where[name]}" for name in names}
+    shown = {name: f"{name}  {best[name]:.2f}" + (f" at {where[name]}" if best[name] > 0 else "") for name in names}
     figure, axes = new_figure(9.0, height, right=0.45 + max(map(len, shown.values())) * size * 0.6 / 72)
     for name in names:
         values = table.loc[name].to_numpy(float)
         axes.plot(layers, values, color=colours[name], linewidth=1.8 if count <= 12 else 0.9, alpha=0.95, zorder=2)
-        axes.plot(where[name], best[name], "o", color=colours[name], markersize=5 if count <= 25 else 3, zorder=3)
+        if best[name] > 0:  # without an aligned item, no layer is the best
+            axes.plot(where[name], best[name], "o", color=colours[name], markersize=5 if count <= 25 else 3, zorder=3)
     if "chance" in part and part["chance"].notna().any():
         by = part.groupby("layer")["chance"].agg(["mean", "min", "max"]).reindex(layers)
         axes.fill_between(layers, by["min"], by["max"], color="#999999", alpha=0.25, linewidth=0, zorder=1)
@@ -129,10 +130,12 @@ def heatmap(part: pd.DataFrame) -> Figure:
     left = room_for([str(name) for name in table.index], size)
     figure, axes = new_figure(9.0, height, left=left, right=1.0)
     image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
-    at = np.searchsorted(layers, best.loc[table.index, "layer"].to_numpy())
+    ringed = best.loc[table.index, "share"].to_numpy(float) > 0  # without an aligned item, no layer is the best
+    at = np.searchsorted(layers, best.loc[table.index, "layer"].to_numpy())[ringed]
+    rows = np.arange(count)[ringed]
     ring = 4.0 if count > 30 else 6.0
     for colour, wider in (("black", 1.4), ("white", 0.0)):  # visible on dark and on light
-        axes.plot(at, np.arange(count), "o", markerfacecolor="none", markeredgecolor=colour, markersize=ring + wider)
+        axes.plot(at, rows, "o", markerfacecolor="none", markeredgecolor=colour, markersize=ring + wider)
     ticks = layer_ticks(layers)
     axes.set_xticks(
         [int(np.searchsorted(layers, k)) for k in ticks if k in layers], [str(k) for k in ticks if k in layers]

@@ -245,7 +245,8 @@ def _over(reported: Sequence[int], last: int) -> str:
 def _cell(metric: str, row: Mapping[str, Any]) -> str:
     told = row["metrics"][metric]
     chance = "–" if told["chance"] is None else f"{told['chance']:.3f}"
-    return f"{told['max']:.3f} @{told['best_layer']}, {chance}"
+    at = f" @{told['best_layer']}" if told["max"] > 0 else ""  # without an aligned item, no layer is the best
+    return f"{told['max']:.3f}{at}, {chance}"
 
 
 def _texts(pair: Pair) -> str:

@@ -126,6 +126,7 @@ def _overview(part: Part) -> dict[str, Any]:
         best = rows.loc[rows["best_layer"], ["language", "pivot", "share", "layer"]]
         chances = _of(part.of("chance"), metric, pooling)[["language", "pivot", "layer", "chance"]]
         best = best.merge(chances, "left", ["language", "pivot", "layer"])
+        best["layer"] = best["layer"].where(best["share"] > 0)  # without an aligned item, no layer is the best
         best = best.rename(columns={"share": f"max_{i}", "layer": f"at_{i}", "chance": f"chance_{i}"})
         mean = rows[rows["inner"].astype(bool)].groupby(["language", "pivot"])["share"].mean().rename(f"mean_{i}")
         table = table.merge(best, how="left", on=["language", "pivot"]).merge(
