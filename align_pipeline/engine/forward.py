@@ -126,7 +126,11 @@ def hidden_states(
 
 
 def each_state(
-    lm: LanguageModel, texts: Sequence[str], reduce: Callable[[Tensor], Tensor], pooling: str = "last"
+    lm: LanguageModel,
+    texts: Sequence[str],
+    reduce: Callable[[Tensor], Tensor],
+    pooling: str = "last",
+    batch_tokens: int | None = None,
 ) -> Tensor:
     """One number per text and layer, computed from its pooled state, in all processes: [layers, texts] in float32.
 
@@ -134,11 +138,11 @@ def each_state(
         lm: the model.
         texts: at least one.
         reduce: maps pooled states [layers, texts of a batch, D] in float32 to [layers, texts of a batch].
-        pooling: see `hidden_states`, which also lists the errors.
+        pooling, batch_tokens: see `hidden_states`, which also lists the errors.
     """
     every = torch.zeros(lm.num_layers + 1, len(texts))
     groups = [[tokens] for tokens in lm.encode(list(texts))]
-    for chosen, states in hidden_states(lm, groups, texts, range(lm.num_layers + 1), (pooling,), None):
+    for chosen, states in hidden_states(lm, groups, texts, range(lm.num_layers + 1), (pooling,), batch_tokens):
         every[:, chosen] = reduce(states[pooling][:, :, 0].float()).float().cpu()
     return distributed.filled(every)
 

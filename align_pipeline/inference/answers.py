@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from align_pipeline.inference.items import holm
+from align_pipeline.data.items import ENGLISH
+from align_pipeline.inference.items import adjusted
 from align_pipeline.inference.resampling import MIN_CLUSTERS, RESAMPLES, clustered, weights
 from align_pipeline.inference.study import BLOCK, SERIES, UNIT, Array, Study, clusters, of_block, unique_predictions
 
@@ -17,29 +18,33 @@ BINS = 10
 
 
 def above_chance(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Is accuracy above that of guessing, per language, English included?
+    """Is accuracy above that of guessing, per language? English, which every language is paired with, has no row.
 
     Returns:
         one row per (model, task, language, pivot) with ``loglikelihoods``: chance (mean of one over the number of
-        options), above (accuracy minus chance), p_chance (one-sided, from clustered standard errors), p_chance_holm
-        (adjusted over the languages of a model and task).
+        options), above (accuracy minus chance), p_chance (one-sided, from clustered standard errors; where these do
+        not exist because all answers are right, the probability of guessing one right answer per cluster; 1 where all
+        are wrong), p_chance_holm (adjusted over the languages of a model and task).
     """
     columns = [*UNIT, "chance", "above", "p_chance", "p_chance_holm"]
-    if "loglikelihoods" not in predictions or predictions["loglikelihoods"].isna().all():
+    own = predictions[predictions["language"] != ENGLISH]
+    if "loglikelihoods" not in own or own["loglikelihoods"].isna().all():
         return pd.DataFrame(columns=columns)
-    table, _ = unique_predictions(predictions[predictions["loglikelihoods"].notna()])
+    table, _ = unique_predictions(own[own["loglikelihoods"].notna()])
     rows = []
     for key, unit in table.groupby(UNIT):
         guess = 1 / unit["loglikelihoods"].map(len).to_numpy(float)
-        differs = unit["correct"].to_numpy(float) - guess
-        above = np.array([differs.mean()])
+        right = unit["correct"].to_numpy(float)
+        above = np.array([(right - guess).mean()])
         codes = pd.factorize(clusters(unit))[0]
-        _, _, p = clustered(above, (differs[:, None] - above) / len(differs), codes)
-        rows.append((*key, guess.mean(), above[0], p[0] / 2 if above[0] > 0 else 1 - p[0] / 2))
+        if np.ptp(right) > 0:
+            _, _, two_sided = clustered(above, (right - guess - above)[:, None] / len(right), codes)
+            p = two_sided[0] / 2 if above[0] > 0 else 1 - two_sided[0] / 2
+        else:
+            p = guess.mean() ** (codes.max() + 1) if right[0] else 1.0
+        rows.append((*key, guess.mean(), above[0], p))
     found = pd.DataFrame(rows, columns=columns[:-1])
-    found["p_chance_holm"] = np.nan
-    for _, family in found[found["p_chance"].notna()].groupby(["model", "task"]):
-        found.loc[family.index, "p_chance_holm"] = holm(family["p_chance"].to_numpy())
+    found["p_chance_holm"] = found.groupby(["model", "task"])["p_chance"].transform(adjusted)
     return found
 
 

@@ -58,7 +58,7 @@ def instance_level(cells: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
     table = table.astype(dict.fromkeys(("n_a", "n_b", "k_a", "k_b", "n_english"), np.int64))
     _compare(table)
-    _adjust(table, [*SERIES, "contrast"], "p_one_sided")
+    adjust(table, [*SERIES, "contrast"], "p_one_sided")
     table["note"] = [_instance_note(row) for row in table.itertuples()]
     return table.sort_values([*SERIES, "contrast", "layer"], ignore_index=True)[INSTANCE_LEVEL]
 
@@ -85,7 +85,7 @@ def _compare(table: pd.DataFrame) -> None:
     table.loc[varies, ["z", "p_one_sided"]] = tests[index]
 
 
-def _adjust(table: pd.DataFrame, family: list[str], column: str) -> None:
+def adjust(table: pd.DataFrame, family: list[str], column: str) -> None:
     """Add p values with Holm's and Benjamini-Hochberg's adjustment, over the defined p values of each family."""
     table["p_holm"], table["p_bh"] = np.nan, np.nan
     defined = table.loc[table[column].notna(), [*family, column]]
@@ -101,6 +101,12 @@ def holm(p: Array) -> Array:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
     return adjusted
+
+
+def adjusted(p: pd.Series[float]) -> pd.Series[float]:
+    """Holm's adjustment over the tests of a family; questions without an answer do not count."""
+    known = p.astype(float).dropna()
+    return pd.Series(holm(known.to_numpy()), known.index, float).reindex(p.index)
 
 
 def _instance_note(row: Any) -> str:
@@ -153,7 +159,7 @@ def regression(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
     family = [*BLOCK, "method", "contrast", "adjusted_for"]
     of_alignment = (table["term"] == "aligned") & (table["at"] == "layer")
     part = table[of_alignment].copy()
-    _adjust(part, family, "p")
+    adjust(part, family, "p")
     table.loc[of_alignment, ["p_holm", "p_bh"]] = part[["p_holm", "p_bh"]]
     return table
 

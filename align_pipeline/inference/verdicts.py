@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from align_pipeline.inference.findings import Findings
-from align_pipeline.inference.items import holm
+from align_pipeline.inference.items import adjusted
 from align_pipeline.inference.study import BLOCK
 
 VERDICTS = [
@@ -50,20 +50,13 @@ def verdicts(level: pd.DataFrame, found: Findings, chances: pd.DataFrame) -> pd.
     keys = pd.MultiIndex.from_frame(table[BLOCK].astype(object))
     table["chance"] = best.reindex(keys).to_numpy() if len(best) else np.nan
     table["note"] = table["note"].fillna("")
-    table["p_adjusted"] = table["p"].astype(float)
-    for _, family in table.groupby(["model", "task"]):
-        table.loc[family.index, "p_adjusted"] = adjusted(family["p"])
+    table["p"] = table["p"].astype(float)
+    table["p_adjusted"] = table.groupby(["model", "task"])["p"].transform(adjusted)
     table["verdict"] = [verdict(row) for row in table.itertuples()]
     order = table.assign(question=table["question"].map(list(QUESTIONS).index)).sort_values(
         ["model", "task", "question", "metric", "pooling"], kind="stable"
     )
     return table.loc[order.index, VERDICTS].reset_index(drop=True).astype({"n_items": "Int64", "n_clusters": "Int64"})
-
-
-def adjusted(p: pd.Series[float]) -> pd.Series[float]:
-    """Holm's adjustment over the tests of a family; questions without an answer do not count."""
-    known = p.astype(float).dropna()
-    return pd.Series(holm(known.to_numpy()), known.index).reindex(p.index)
 
 
 def is_supported(p_adjusted: Any, effect: Any, none: float = 0.0) -> Any:

@@ -358,6 +358,19 @@ def test_accuracy_against_guessing_is_a_t_test_of_clusters() -> None:
     assert answers.above_chance(table.drop(columns="loglikelihoods")).empty
 
 
+def test_all_right_is_above_guessing_and_english_is_no_test() -> None:
+    options = [[-1.0, -2.0]] * 20
+    right = predictions("aaa_Latn", [1] * 20).assign(loglikelihoods=options)
+    wrong = predictions("bbb_Latn", [0] * 20).assign(loglikelihoods=options)
+    english = predictions(ENGLISH, [1] * 20).assign(loglikelihoods=options)
+    found = answers.above_chance(pd.concat([right, wrong, english])).set_index("language")
+    assert found.index.tolist() == ["aaa_Latn", "bbb_Latn"]
+    assert found["p_chance"].tolist() == pytest.approx([0.5**20, 1])
+    assert found["p_chance_holm"].tolist() == pytest.approx([2 * 0.5**20, 1])
+    one = right.assign(cluster="0")  # twenty questions of one passage are one guess
+    assert answers.above_chance(one)["p_chance"].item() == pytest.approx(0.5)
+
+
 def test_label_prior_is_missing_where_items_differ_in_options() -> None:
     two = predictions("aaa_Latn", [1, 0]).assign(loglikelihoods=[[-1.0, -2.0], [-1.0, -2.0, -3.0]])
     both = join(alignment("aaa_Latn", [[1, 0]]), two, predictions(ENGLISH, [1, 1]))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from align_pipeline.errors import InputError
-from align_pipeline.inference.items import holm
+from align_pipeline.inference.items import adjust, adjusted
 from align_pipeline.inference.languages import fisher_interval
 from align_pipeline.inference.study import BLOCK, MIN_FOR_INTERVAL, MIN_LANGUAGES, NOISE, Study, of_block
 from align_pipeline.measurements.translation.table import TRANSLATIONS
@@ -294,10 +294,8 @@ def asymmetry(translations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
             rows.append({"model": model, "score": score, "language": "all"} | paired(part["en-xx"], part["xx-en"]))
     columns = ["model", "score", "language", "n", "en_xx", "xx_en", "difference", "low", "high", "p", "p_holm", "note"]
     table = pd.DataFrame(rows, columns=columns).astype({"p": float, "p_holm": float})
-    single = table[(table["language"] != "all") & table["p"].notna()]
-    for places in single.groupby(["model", "score"]).indices.values():
-        index = single.index[places]
-        table.loc[index, "p_holm"] = holm(table.loc[index, "p"].to_numpy(float))
+    single = table[table["language"] != "all"]
+    table.loc[single.index, "p_holm"] = single.groupby(["model", "score"])["p"].transform(adjusted)
     return table.sort_values(["model", "score", "language"], ignore_index=True)
 
 
@@ -353,11 +351,7 @@ def sentences(translations: pd.DataFrame, study: Study, cells: pd.DataFrame) -> 
                 tested = _by_layer(part[score].to_numpy(float), values)
                 rows += [row | {"best_layer": k == at.get(language), "layer": k} | found for k, found in tested]
     table = pd.DataFrame(rows, columns=SENTENCES).astype({"p_one_sided": float, "p_holm": float, "p_bh": float})
-    defined = table[table["p_one_sided"].notna()]
-    for places in defined.groupby(SENTENCES[:6]).indices.values():
-        index = defined.index[places]
-        p = table.loc[index, "p_one_sided"].to_numpy(float)
-        table.loc[index, "p_holm"], table.loc[index, "p_bh"] = holm(p), stats.false_discovery_control(p)
+    adjust(table, SENTENCES[:6], "p_one_sided")
     return table.sort_values(SENTENCES[:7], ignore_index=True)
 
 
