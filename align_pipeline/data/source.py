@@ -176,7 +176,7 @@ class Source:
         paths = [] if self.folder is None else self._files(dataset, config, split)
         if not paths or any(path.suffix != ".jsonl" for path in paths):
             return None
-        rows = [_object(path, number, line) for path in paths for number, line in _numbered(path)]
+        rows = [row for path in paths for _, row in lines_of(path)]
         none = dict.fromkeys(column for row in rows for column in row)
         return [{**none, **row} for row in rows]
 
@@ -228,6 +228,15 @@ class Source:
                 "`hf auth login` (or set HF_TOKEN)."
             )
         return f"{dataset} is not on the hub, or this machine's token has no access to it; check task.dataset."
+
+
+def lines_of(file: Path) -> Iterator[tuple[int, Row]]:
+    """The rows of a JSON lines file with their line numbers from 1.
+
+    Raises:
+        InputError: a line is not a JSON object; names the line.
+    """
+    return ((number, _object(file, number, line)) for number, line in _numbered(file))
 
 
 def _numbered(file: Path) -> Iterator[tuple[int, bytes]]:

@@ -28,6 +28,7 @@ MODELS = sorted((REPOSITORY / "conf" / "model").glob("*.yaml"))
 TABLE = {r["code"]: r for r in csv.DictReader((REPOSITORY / "tests/data/languages.csv").open(encoding="utf-8"))}
 FILES = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(LANG.glob("*.yaml"))}
 COLUMNS = {"belebele": "belebele", "xcopa": "xcopa", "xstorycloze": "xstorycloze", "flores": "flores_plus"}
+COLUMNS |= {"opus100": "opus100", "ntrex": "ntrex"}
 DATASETS = {
     "belebele": "facebook/belebele",
     "xcopa": "cambridgeltl/xcopa",
@@ -74,6 +75,9 @@ FAMILIES = {
     "Turkic",
     "Uralic",
 }
+OPUS100 = """af am an ar as az be bg bn br bs ca cs cy da de dz el en eo es et eu fa fi fr fy ga gd gl gu ha he hi hr hu
+hy id ig is it ja ka kk km kn ko ku ky li lt lv mg mk ml mn mr ms mt my nb ne nl nn no oc or pa pl ps pt ro ru rw se sh
+si sk sl sq sr sv ta te tg th tk tr tt ug uk ur uz vi wa xh yi yo zh zu"""  # the card of Helsinki-NLP/opus-100
 EMBEDDED = ["swh", "spa", "ind", "ita", "tur", "deu", "fra"]
 
 
@@ -132,6 +136,7 @@ def test_codes_are_the_official_lists() -> None:
     assert set(codes("xcopa")) == XCOPA
     assert set(codes("xstorycloze")) == XSTORYCLOZE
     assert {config["flores"] for config in FILES.values() if "flores" not in config["codes"]} == ROMANISED
+    assert set(codes("opus100")) <= set(OPUS100.split())
 
 
 @pytest.mark.parametrize("dataset", COLUMNS)
