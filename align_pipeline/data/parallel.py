@@ -229,7 +229,7 @@ def refuse_overlap(prints: Prints, items: Iterable[Item], who: str, key: str, al
     found = prints.in_texts(text for item in items for text in (item.prompt, item.premise, *item.options))
     if found and not allowed:
         raise InputError(
-            f"{found} of the sentences that {who} has learnt from occur in the evaluated texts (Belebele's passages are "
-            f"FLORES+ sentences, for one); evaluate another task, learn from other pairs, or set {key}=true."
+            f"{found} of the sentences that {who} has learnt from occur in the evaluated texts (Belebele's passages, "
+            f"for one, are FLORES+ sentences); evaluate another task, learn from other pairs, or set {key}=true."
         )
     return found

@@ -84,7 +84,7 @@ def test_files_of_ones_own(write: Callable[[Path], str], tmp_path: Path) -> None
         ({"x.deu_Latn": "a\n", "x.eng_Latn": "b\nc\n"}, "x.{lang}", "has 1 lines and its English side 2"),
         ({"x.deu_Latn": "a\n \n", "x.eng_Latn": "b\nc\n"}, "x.{lang}", "pair 2 has no text on the other side"),
         ({"deu_Latn.tsv": "english\tother\nb\n"}, "{lang}.tsv", "line 2 has 1 columns; the first line names 2"),
-        ({"deu_Latn.tsv": "source\ttarget\nb\tc\n"}, "{lang}.tsv", "must name its columns, english and other"),
+        ({"deu_Latn.tsv": "source\ttarget\nb\tc\n"}, "{lang}.tsv", "must name the columns english and other"),
         ({"deu_Latn.jsonl": '{"english": "b"}\n'}, "{lang}.jsonl", "line 1 has no text in the column 'other'"),
         ({"deu_Latn.jsonl": "[1]\n"}, "{lang}.jsonl", "line 1 is a list, not a JSON object"),
         ({"deu_Latn.jsonl": ""}, "{lang}.jsonl", "has no sentence pairs"),
@@ -110,26 +110,7 @@ def test_a_language_that_flores_lacks_or_that_lacks_sentences(tmp_path: Path) ->
 # ---- overlap
 
 
-WORDS = [
-    "the",
-    "old",
-    "man",
-    "saw",
-    "a",
-    "red",
-    "bird",
-    "near",
-    "some",
-    "water",
-    "and",
-    "went",
-    "home",
-    "very",
-    "late",
-    "because",
-    "it",
-    "rained",
-]
+WORDS = [*"abcdefgh", "old", "red", "bird", "near", "some", "water", "went", "because", "rained"]
 
 
 def sentences(rng: random.Random, count: int) -> list[str]:
