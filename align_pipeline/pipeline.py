@@ -16,8 +16,10 @@ from hydra.utils import instantiate
 
 from align_pipeline import distributed, summary
 from align_pipeline.config import Config
+from align_pipeline.config.tuned import tuning_of
+from align_pipeline.data.parallel import prints_of, refuse_overlap
 from align_pipeline.data.source import Source
-from align_pipeline.data.tasks import ParallelTask
+from align_pipeline.data.tasks import Pair, ParallelTask
 from align_pipeline.data.tasks.weak import weak_sides
 from align_pipeline.engine.checks import check, num_layers
 from align_pipeline.measurements import registered
@@ -98,6 +100,24 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     return Summary(content, folder)
 
 
+def _tuned(config: Config, pairs: Sequence[Pair]) -> dict[str, Any] | None:
+    """What is known of a tuned model's training, and how many of its sentences are in the evaluated texts.
+
+    Raises:
+        InputError: there are some, and that was not allowed.
+    """
+    if config.model.tuned is None:
+        return None
+    known: dict[str, Any] = tuning_of(config.model.tuned)["tuning"]
+    sides = {(side.language, side.pivot): side for pair in pairs for side in (pair.language, pair.english)}
+    items = [item for side in sides.values() for item in side.items]
+    allowed = config.allow_overlap or known["overlap_allowed"]
+    overlap = refuse_overlap(prints_of(config.model.tuned), items, config.model.name, "allow_overlap", allowed)
+    if overlap:
+        log.warning("%d sentences that %s has learnt from occur in the evaluated texts.", overlap, config.model.name)
+    return {**known, "overlap": overlap}
+
+
 def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Found | None:
     """Run a job and write its files, the summary included. Returns None in the same cases as `run`."""
     task: ParallelTask = instantiate(config.task)
@@ -121,6 +141,7 @@ def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Foun
     stages = console.Stages()
     with stages.stage("data", f"Read {task.name} in {len(languages)} languages and English"):
         pairs = task.pairs(languages, source)
+    tuned = _tuned(config, pairs)
     weak = weak_sides(pairs)
     job = Job(config, task, source, languages, pairs, stages, folder)
     passes = Passes(job, Cache(Path(config.cache) if config.cache else None))
@@ -133,7 +154,7 @@ def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Foun
     with stages.stage("report", "Drew the plots"):
         told = [one.tell() for one in measurements]
     rows = summary.languages(pairs, [kind.blank for kind in every], told)
-    content = summary.content(job, rows, weak, passes, [kind.stage for kind in every], settings)
+    content = summary.content(job, rows, weak, passes, [kind.stage for kind in every], settings) | {"tuned": tuned}
     write_text(folder / SUMMARY, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     tables = [name for one in measurements for name in tables_of(one)]
     return _Found(content, told, summary.numbers(rows, measurements), tables, stages)

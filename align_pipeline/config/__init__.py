@@ -19,6 +19,8 @@ from align_pipeline.config.messages import refuse_added
 from align_pipeline.config.model import ModelConfig
 from align_pipeline.config.patch import PatchConfig, layer_list
 from align_pipeline.config.resolvers import codes, file_name, last_part, wandb_mode
+from align_pipeline.config.tune import TuningConfig
+from align_pipeline.config.tuned import tuned, tuning_of
 from align_pipeline.config.wandb import WandbConfig
 from align_pipeline.errors import InputError
 
@@ -50,6 +52,8 @@ class Config:
     """Folder that keeps results of forward passes for later jobs; null turns the cache off."""
     seed: int = 0
     """Random seed."""
+    allow_overlap: bool = False
+    """Evaluate a tuned model also on texts that contain sentences it has learnt from; without it, that is refused."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
     """Weights & Biases (group `wandb`)."""
     named: list[str] = field(default_factory=list)
@@ -73,13 +77,15 @@ class Config:
     @property
     def source(self) -> str:
         """Where rows come from: ``hub``, ``embedded`` or a folder; embedded is the default only for embedded models."""
-        return self.data or ("embedded" if self.model.path.startswith("embedded:") else "hub")
+        path = tuning_of(self.model.tuned)["base_path"] if self.model.tuned else self.model.path
+        return self.data or ("embedded" if path.startswith("embedded:") else "hub")
 
 
 def register() -> None:
     """Register the schema and the resolvers that ``conf`` uses."""
     ConfigStore.instance().store(name="schema", node=Config, provider="align_pipeline")
-    for resolver in (codes, file_name, last_part, wandb_mode):
+    ConfigStore.instance().store(name="tuning_schema", node=TuningConfig, provider="align_pipeline")
+    for resolver in (codes, file_name, last_part, tuned, wandb_mode):
         OmegaConf.register_new_resolver(f"align_pipeline_{resolver.__name__}", resolver, replace=True)
 
 
@@ -100,4 +106,16 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str], multirun: bool) -
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     config.named = [] if multirun else [code for code in chosen if not code.startswith("set/")]
+    return config
+
+
+def tuning_from_hydra(composed: DictConfig) -> TuningConfig:
+    """The composed config of a training as dataclasses; `task` and the objectives stay plain dicts.
+
+    Raises:
+        InputError: a key does not exist, a value has the wrong type, or values contradict each other.
+    """
+    refuse_added(composed)
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, TuningConfig)
     return config

@@ -58,6 +58,8 @@ class ModelConfig:
     """A GGUF file in the repository or folder, loaded instead of safetensors; its weights are dequantised."""
     adapter: str | None = None
     """A PEFT adapter (hub id or folder), merged into the model; ``model.path`` may also be the folder of an adapter."""
+    tuned: str | None = None
+    """Folder of a model that `python -m align_pipeline.tune` trained; ``model=tuned`` takes the other keys from it."""
     chat_template: bool = False
     """Apply the tokenizer's chat template to the prompts of multiple-choice tasks, with examples as turns, like
     lm-evaluation-harness with ``--apply_chat_template``. Alignment texts never get a template."""

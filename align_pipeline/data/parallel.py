@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
 import zlib
@@ -13,6 +14,7 @@ from typing import Any
 
 from align_pipeline.config.lang import Language
 from align_pipeline.config.pairs import PairsConfig
+from align_pipeline.config.tuned import PRINTS
 from align_pipeline.data.items import ENGLISH, Item
 from align_pipeline.data.source import Row, Source, lines_of
 from align_pipeline.errors import InputError
@@ -211,6 +213,19 @@ def _key(text: str, at: int) -> int:
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def prints_of(folder: str | Path) -> Prints:
+    """The digests of the sentences that a tuned model has learnt from.
+
+    Raises:
+        InputError: its folder lacks them.
+    """
+    path = Path(folder) / PRINTS
+    try:
+        return Prints.from_rows(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); tune the model again.") from error
 
 
 def refuse_overlap(prints: Prints, items: Iterable[Item], who: str, key: str, allowed: bool) -> int:

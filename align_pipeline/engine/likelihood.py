@@ -57,13 +57,13 @@ def _log_probabilities(lm: LanguageModel, output: Any, states: Tensor, place_of:
     found = torch.empty(len(targets), dtype=torch.float32, device=states.device)
     for start in range(0, len(states), size):
         # logsumexp takes ten times as long where many tokens have a probability near 0.
-        logs = _logits(lm, output, states[start : start + size]).float().log_softmax(dim=-1)
+        logs = logits(lm, output, states[start : start + size]).float().log_softmax(dim=-1)
         here = ((place_of >= start) & (place_of < start + size)).nonzero()[:, 0]
         found[here] = logs[place_of[here] - start, targets[here]]
     return found
 
 
-def _logits(lm: LanguageModel, output: Any, states: Tensor) -> Tensor:
+def logits(lm: LanguageModel, output: Any, states: Tensor) -> Tensor:
     """[P, V]: logits of final hidden states [P, D], soft-capping and scaling included.
 
     The causal LM is called with a decoder that returns these states, so that all its later steps are applied.

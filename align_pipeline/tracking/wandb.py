@@ -62,7 +62,7 @@ def track(
     """
     if config.mode is WandbMode.disabled:
         return
-    with _told(config), _own_folders(folder):
+    with _told(config), own_folders(folder):
         _track(config, folder, tags, settings, summary, curves, plots, tables)
 
 
@@ -80,7 +80,7 @@ def _track(
 
     task, model, *languages = tags
     name = "_".join([task, model, languages[0] if len(languages) == 1 else f"{len(languages)}_languages"])
-    run = _start(config, folder, name, tags, settings, "job")
+    run = start(config, folder, name, tags, settings, "job")
     with run:
         run.define_metric("layer")
         run.define_metric("alignment/*", step_metric="layer")
@@ -117,12 +117,12 @@ def checked(config: WandbConfig) -> WandbConfig:
             wandb.login()  # on a terminal it asks for the key
     except Exception as error:
         what = "nothing is logged" if mode is WandbMode.disabled else "the run is kept offline"
-        _complain(config, error, f"{what}; `wandb login` or wandb.project=<name> may fix it")
+        complain(config, error, f"{what}; `wandb login` or wandb.project=<name> may fix it")
         return dataclasses.replace(config, mode=mode)
     return config
 
 
-def _complain(config: WandbConfig, error: BaseException, consequence: str) -> None:
+def complain(config: WandbConfig, error: BaseException, consequence: str) -> None:
     """Log a line that W&B failed, or raise an error if W&B is required.
 
     Raises:
@@ -140,11 +140,11 @@ def _told(config: WandbConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _complain(config, error, "tables, plots and summary are still in the output folder")
+        complain(config, error, "tables, plots and summary are still in the output folder")
 
 
 @contextlib.contextmanager
-def _own_folders(folder: Path) -> Iterator[None]:
+def own_folders(folder: Path) -> Iterator[None]:
     """Make W&B write its local copies to the output folder, where `wandb sync` finds them, not to the home folder."""
     kinds = ["cache", "data"]
     if not os.access(Path.home(), os.W_OK):
@@ -161,10 +161,16 @@ def _own_folders(folder: Path) -> Iterator[None]:
             del os.environ[key]
 
 
-def _start(
-    config: WandbConfig, folder: Path, name: str, tags: Sequence[str], settings: Mapping[str, Any], kind: str
+def start(
+    config: WandbConfig,
+    folder: Path,
+    name: str,
+    tags: Sequence[str],
+    settings: Mapping[str, Any],
+    kind: str,
+    identity: str | None = None,
 ) -> Any:
-    """Start a W&B run; if it cannot go online, it is kept offline."""
+    """Start a W&B run, or go on with that of the same identity; if it cannot go online, it is kept offline."""
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
@@ -175,6 +181,8 @@ def _start(
             group=config.group,
             job_type=kind,
             name=name,
+            id=identity,
+            resume="allow" if identity and mode is WandbMode.online else None,
             tags=[tag[:64] for tag in tags],
             config=dict(settings),
             mode=mode.value,
@@ -197,7 +205,7 @@ def _start(
     except Exception as error:
         if config.mode is not WandbMode.online:
             raise
-        _complain(
+        complain(
             config, error, f"the run is kept offline; upload it later with `wandb sync {folder}/wandb/offline-run-*`"
         )
         return init(WandbMode.offline)
@@ -241,7 +249,7 @@ def track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequen
     """
     if config.mode is WandbMode.disabled:
         return
-    with _told(config), _own_folders(folder):
+    with _told(config), own_folders(folder):
         _track_report(config, folder, report, failed)
 
 
@@ -249,7 +257,7 @@ def _track_report(config: WandbConfig, folder: Path, report: Path, failed: Seque
     import pandas as pd
     import wandb
 
-    run = _start(config, folder, f"report_{folder.name}", ["report"], {"failed": list(failed)}, "report")
+    run = start(config, folder, f"report_{folder.name}", ["report"], {"failed": list(failed)}, "report")
     with run:
         level = pd.read_csv(report / "language_level.csv")
         chosen = level[level["reduce"].isin(["max", "mean"]) & (level["group"] == "all")]

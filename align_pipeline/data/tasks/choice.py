@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from align_pipeline.config.lang import Language
 from align_pipeline.data.items import SHOT_SEPARATOR, Item
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks.parallel import ParallelTask
@@ -34,6 +35,17 @@ class ChoiceTask(ParallelTask):
         super().__post_init__()
         if self.fewshot not in ("fixed", "lm_eval"):
             raise InputError(f"task.fewshot={self.fewshot} is not a sampler; use fixed or lm_eval.")
+
+    def examples(self, language: Language, source: Source) -> list[Item]:
+        """The English items that few-shot examples come from, zero-shot; none if they are evaluated themselves.
+
+        Args:
+            language: the language whose English side is read.
+            source: where it is read.
+        """
+        if self.fewshot_split == self.split:
+            return []
+        return self._read(source, self.english_of(language)[1], self.fewshot_split)
 
     def _prompted(self, items: Sequence[Item], every: Sequence[Item], source: Source, config: str) -> Iterable[Item]:
         shots = every if self.fewshot_split == self.split else self._read(source, config, self.fewshot_split)

@@ -1,0 +1,40 @@
+"""The record of a tuned model, ``tuning.json`` in its folder, from which ``model=tuned`` takes name and base model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from align_pipeline.errors import InputError, unknown
+
+TUNING, PRINTS = "tuning.json", "training_sentences.json"
+"""The record, and the digests of the sentences that the model has learnt from."""
+
+
+def tuning_of(folder: str | Path) -> dict[str, Any]:
+    """The record in a folder that `python -m align_pipeline.tune` wrote.
+
+    Raises:
+        InputError: there is none; says why.
+    """
+    path = Path(folder) / TUNING
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"model.tuned={folder} holds no tuned model (there is no {TUNING}): it is the folder that "
+            "python -m align_pipeline.tune writes, and is complete when that has ended."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
+    return dict(found)
+
+
+def tuned(folder: str, key: str) -> Any:
+    """``${align_pipeline_tuned:${model.tuned},name}``: a key of ``model`` for a tuned model."""
+    found = tuning_of(folder)["model"]
+    if key not in found:
+        raise unknown("key of a tuned model", key, found)
+    at = str(Path(folder))
+    return at if found[key] == "." else found[key]

@@ -1,0 +1,79 @@
+"""The sentence pairs of a training: what is held out, and the order of the micro-batches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from align_pipeline.config.lang import Language
+from align_pipeline.config.tune import TuneConfig
+from align_pipeline.data.items import Item
+from align_pipeline.data.parallel import Pairs
+from align_pipeline.errors import InputError
+from align_pipeline.tune.objectives import Batch
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Micro-batches by number: the same for every number of processes, and after an interruption.
+
+    Attributes:
+        rows: English sentence, other sentence and the other language's name.
+        size: pairs in a micro-batch.
+        seed: of the order; every epoch has its own.
+        examples: for `Batch`.
+    """
+
+    rows: Sequence[tuple[str, str, str]]
+    size: int
+    seed: int
+    examples: Sequence[Item] = ()
+
+    def __getitem__(self, number: int) -> Batch:
+        """The micro-batch of this number; an epoch's last pairs that fill none are left out of the epoch."""
+        per_epoch = len(self.rows) // self.size
+        epoch, place = divmod(number, per_epoch)
+        order = random.Random(f"{self.seed}/{epoch}").sample(range(len(self.rows)), len(self.rows))
+        chosen = [self.rows[i] for i in order[place * self.size : (place + 1) * self.size]]
+        english, other, names = zip(*chosen, strict=True)
+        return Batch(number, english, other, names, self.examples)
+
+
+def split(
+    pairs: Mapping[str, Pairs], languages: Sequence[Language], config: TuneConfig, seed: int, examples: Sequence[Item]
+) -> tuple[Stream, dict[str, Pairs]]:
+    """The pairs to train on, mixed over languages, and the held-out pairs by FLORES code.
+
+    Raises:
+        InputError: too few pairs are left.
+    """
+    rows: list[tuple[str, str, str]] = []
+    held_out = {}
+    for language in languages:
+        own = pairs[language.flores]
+        if len(own) < config.held_out + 2:
+            raise InputError(
+                f"{own.name} has {len(own)} sentence pairs for {language.flores}, of which tune.held_out="
+                f"{config.held_out} are held out: too few are left; hold out fewer or use more pairs."
+            )
+        held_out[language.flores] = own.at(range(len(own) - config.held_out, len(own)))
+        english, other = list(own.english[: -config.held_out]), list(own.other[: -config.held_out])
+        if config.shuffled:
+            other = _deranged(other, random.Random(f"{seed}/shuffled/{language.flores}"))
+        rows += [(e, x, language.name) for e, x in zip(english, other, strict=True)]
+    if len(rows) < config.micro_batch:
+        raise InputError(
+            f"tune.micro_batch={config.micro_batch} is more than the {len(rows)} sentence pairs to train on; use "
+            "fewer in a micro-batch, or more pairs."
+        )
+    return Stream(rows, config.micro_batch, seed, examples), held_out
+
+
+def _deranged(values: Sequence[str], rng: random.Random) -> list[str]:
+    """The values in a random order in which none is at its own place."""
+    order = rng.sample(range(len(values)), len(values))
+    found = [""] * len(values)
+    for place, other in zip(order, [*order[1:], order[0]], strict=True):
+        found[place] = values[other]
+    return found

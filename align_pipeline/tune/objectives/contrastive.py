@@ -1,0 +1,75 @@
+"""Pull a sentence's state towards that of its English translation, and away from other English sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from align_pipeline.errors import InputError
+from align_pipeline.tune.objectives.base import Batch
+from align_pipeline.tune.passes import Trainee
+
+POOLINGS = ("mean", "last")
+
+
+def info_nce(x: Tensor, english: Tensor, temperature: float, same: Tensor) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018): mean of -log(exp(cos(x_i, e_i) / t) / sum_j exp(cos(x_i, e_j) / t)).
+
+    Args:
+        x, english: [B, D], pooled states; computed in float32.
+        temperature: t.
+        same: bool [B, B], true where e_i and e_j are the same sentence; such j != i are no negatives of i.
+    """
+    cosines = functional.normalize(x.float(), dim=-1) @ functional.normalize(english.float(), dim=-1).T
+    own = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    scores = (cosines / temperature).masked_fill(same.to(x.device) & ~own, -torch.inf)
+    return functional.cross_entropy(scores, torch.arange(len(x), device=x.device))
+
+
+def pooled(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """[B, T, D] and bool [B, T] -> [B, D]: mean over all tokens, BOS included, or the last token."""
+    if pooling == "last":
+        return states[torch.arange(len(states), device=states.device), mask.sum(dim=1) - 1]
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """`info_nce` in the micro-batch: the other language's sentence must find its English one among all of them."""
+
+    layers: Sequence[float] = (0.5,)
+    """Layers of ``hidden_states`` whose losses are averaged: shares of the depth, numbers, or -1 for the last."""
+    pooling: str = "mean"
+    """mean or last."""
+    temperature: float = 0.1
+    """t."""
+    both_ways: bool = False
+    """Also let English find the other language's sentence, and average both."""
+    weight: float = 1.0
+    """Factor of the loss."""
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise InputError(f"pooling={self.pooling} does not exist; available: {', '.join(POOLINGS)}.")
+        if not self.temperature > 0:
+            raise InputError(f"temperature={self.temperature} is too small; use more than 0.")
+
+    def loss(self, trainee: Trainee, batch: Batch) -> Tensor:
+        """See `Objective`; both sides are run in one pass."""
+        layers = [trainee.layer(given) for given in self.layers]
+        count = len(batch.english)
+        states, mask = trainee.states(trainee.encode([*batch.english, *batch.other]), layers)
+        sames = [torch.tensor([[a == b for b in side] for a in side]) for side in (batch.english, batch.other)]
+        losses = []
+        for layer in layers:
+            vectors = pooled(states[layer], mask, self.pooling)
+            english, x = vectors[:count], vectors[count:]
+            losses.append(info_nce(x, english, self.temperature, sames[0]))
+            if self.both_ways:
+                losses.append(info_nce(english, x, self.temperature, sames[1]))
+        return torch.stack(losses).mean()

@@ -1,0 +1,119 @@
+"""Which weights are trained, the memory that takes, and the folder that a tuned model is saved to."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from align_pipeline.config.model import Dtype, ModelConfig
+from align_pipeline.config.tune import Method, TuneConfig
+from align_pipeline.config.tuned import TUNING
+from align_pipeline.engine.loading import load
+from align_pipeline.engine.model import LanguageModel
+from align_pipeline.errors import InputError, writing
+
+_ADAM = 3
+"""Values in float32 per trained weight besides itself: gradient and two moments."""
+
+
+def prepare(model: ModelConfig, tune: TuneConfig, seed: int) -> tuple[LanguageModel, Any]:
+    """Load a model and make the weights to train trainable.
+
+    Returns:
+        the model; the object whose ``save_pretrained`` saves what was trained.
+
+    Raises:
+        InputError: the model cannot be loaded or trained.
+    """
+    if tune.method is Method.full:
+        model.dtype = Dtype.float32  # steps of 1e-5 vanish in bfloat16; passes on a GPU use bfloat16 (autocast)
+    lm = load(model)
+    lm.model.requires_grad_(False)
+    torch.manual_seed(seed)
+    saved = lm.model
+    if tune.method is Method.full:
+        lm.model.requires_grad_(True)
+    else:
+        from peft import LoraConfig, get_peft_model
+
+        settings = tune.lora
+        try:
+            saved = get_peft_model(
+                lm.model,
+                LoraConfig(
+                    r=settings.r,
+                    lora_alpha=settings.alpha,
+                    lora_dropout=settings.dropout,
+                    target_modules="all-linear",
+                    task_type="CAUSAL_LM",
+                ),
+            )
+        except ValueError as error:
+            raise InputError(f"{lm.name} cannot be trained with LoRA: {error}") from error
+    if tune.gradient_checkpointing:
+        lm.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return lm, saved
+
+
+def weights_of(lm: LanguageModel) -> dict[str, nn.Parameter]:
+    """The weights that are trained, by name."""
+    return {name: weight for name, weight in lm.model.named_parameters() if weight.requires_grad}
+
+
+def memory(lm: LanguageModel, tune: TuneConfig, tokens: float) -> dict[str, float]:
+    """Estimated memory in GB: weights, gradients with Adam's moments, activations of one micro-batch.
+
+    Args:
+        lm: the model, prepared.
+        tune: the settings.
+        tokens: of one micro-batch, with padding.
+    """
+    config = lm.model.config.get_text_config()
+    trained = sum(weight.numel() for weight in weights_of(lm).values())
+    size = lm.model.dtype.itemsize
+    inner = int(getattr(config, "intermediate_size", 0) or 4 * lm.width)
+    # A block keeps about 10 vectors of the model's width and 3 of its MLP's; checkpointed, only its input.
+    per_block = lm.width if tune.gradient_checkpointing else 10 * lm.width + 3 * inner
+    logits = 3 * 4 * min(2**25, tokens * lm.vocabulary)
+    return {
+        "weights": sum(w.numel() * w.itemsize for w in lm.model.parameters()) / 1e9,
+        "gradients and optimizer": 4 * _ADAM * trained / 1e9,
+        "activations": (tokens * lm.num_layers * per_block * size + logits) / 1e9,
+    }
+
+
+def save(saved: Any, lm: LanguageModel, folder: Path, base: str, files: Mapping[str, str]) -> None:
+    """Write the trained weights and text files to a folder, ``tuning.json`` last, so that it marks a complete result.
+
+    Args:
+        saved: from `prepare`.
+        lm: the model.
+        folder: the output folder.
+        base: ``model.path`` of the base model, for the adapter's own record.
+        files: name -> content of the text files.
+    """
+    with writing(folder), tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as scratch:
+        making = Path(scratch)
+        if hasattr(saved, "peft_config"):
+            for settings in saved.peft_config.values():
+                settings.base_model_name_or_path = base
+        saved.save_pretrained(making)
+        if not hasattr(saved, "peft_config"):
+            lm.tokenizer.save_pretrained(making)
+        (making / "README.md").unlink(missing_ok=True)  # peft's model card is an empty form
+        for name, text in files.items():
+            (making / name).write_text(text, encoding="utf-8")
+        for path in sorted(making.iterdir(), key=lambda path: path.name == TUNING):
+            os.replace(path, folder / path.name)
+
+
+def as_json(value: Any) -> str:
+    """A JSON text file's content."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

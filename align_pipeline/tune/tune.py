@@ -1,0 +1,226 @@
+"""Tune a model, from a typed config to a folder with the trained weights, their record, losses and figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra.utils import instantiate
+
+from align_pipeline import distributed
+from align_pipeline.config.lang import Language
+from align_pipeline.config.tune import Method, TuneConfig, TuningConfig
+from align_pipeline.config.tuned import PRINTS, TUNING
+from align_pipeline.data.items import Item
+from align_pipeline.data.parallel import Pairs, Prints, read, refuse_overlap
+from align_pipeline.data.source import Source
+from align_pipeline.data.tasks import ChoiceTask, Pair
+from align_pipeline.engine.checks import check
+from align_pipeline.engine.identity import model_key
+from align_pipeline.errors import InputError
+from align_pipeline.figures.style import METRICS
+from align_pipeline.store import folders
+from align_pipeline.tracking import console
+from align_pipeline.tracking import wandb as tracking
+from align_pipeline.tracking.live import live
+from align_pipeline.tune import checkpoint, figures, trainable
+from align_pipeline.tune.batches import split
+from align_pipeline.tune.checkpoint import Progress
+from align_pipeline.tune.held_out import HeldOut
+from align_pipeline.tune.loop import Training
+from align_pipeline.tune.passes import Trainee
+
+log = logging.getLogger(__name__)
+
+
+def tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Path:
+    """Train a model.
+
+    Args:
+        config: the typed config.
+        folder: the output folder; a stopped training goes on from its checkpoint there.
+        settings: the resolved config, for the record.
+
+    Returns:
+        the folder, for ``model=tuned model.tuned=<folder>``.
+
+    Raises:
+        InputError: something the user gave cannot be used; one sentence says what and why.
+    """
+    if not distributed.is_main():
+        return _tune(config, folder, settings)
+    with folders.held(folder):
+        return _tune(config, folder, settings)
+
+
+def _tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Path:
+    check(config.model)
+    source = Source(config.source)
+    languages = list(config.languages.values())
+    if not config.tune.objectives:
+        raise InputError("tune.objectives is empty; choose a preset, such as tune=midalign.")
+    objectives = {name: instantiate(one) for name, one in config.tune.objectives.items()}
+    pairs = {language.flores: read(config.tune.pairs, language, source) for language in languages}
+    evaluated, examples = _task(config, languages, source)
+    prints = Prints.of(text for own in pairs.values() for text in (*own.english, *own.other))
+    overlap = _overlap(config, prints, evaluated)
+    identity = _identity(config, pairs)
+    if _is_done(folder, identity):
+        log.info("%s already holds this tuned model.", folder)
+        return folder
+
+    base, dtype = config.model.path, config.model.dtype.value
+    stages = console.Stages()
+    with stages.stage("model", f"Loaded {config.model.name}"):
+        lm, saved = trainable.prepare(config.model, config.tune, config.seed)
+    stream, held_out = split(pairs, languages, config.tune, config.seed, examples)
+    trainee = Trainee(lm, config.tune.max_length)
+    weights = trainable.weights_of(lm)
+    _say_what(config.tune, trainee, stream.rows, sum(weight.numel() for weight in weights.values()))
+    name = f"{config.tune.name}-seed{config.seed}"
+    tags = ["tune", config.tune.name, config.model.name, *pairs]
+    wandb = tracking.checked(config.wandb) if distributed.is_main() else config.wandb
+    with live(wandb, folder, f"{config.model.name}+{name}", tags, settings, "tune") as run:
+        training = Training(
+            tune=config.tune,
+            trainee=trainee,
+            weights=weights,
+            objectives=objectives,
+            stream=stream,
+            held_out=HeldOut.of(held_out, evaluated, config.task_items),
+            folder=folder,
+            identity=identity,
+            seed=config.seed,
+            batch_tokens=config.batch_tokens,
+            live=run,
+        )
+        total = config.tune.steps * config.tune.accumulation * config.tune.micro_batch
+        with stages.stage("tuning", f"Tuned {config.model.name} with {config.tune.name}", total) as advance:
+            progress = training.run(advance)
+        record = {
+            "name": name,
+            "base": config.model.name,
+            "preset": config.tune.name,
+            "role": config.tune.role.value,
+            "method": config.tune.method.value,
+            "languages": list(pairs),
+            "seed": config.seed,
+            "steps": config.tune.steps,
+            "tokens": progress.tokens,
+            "pairs": len(stream.rows),
+            "data": next(iter(pairs.values())).name,
+            "overlap": overlap,
+            "overlap_allowed": config.tune.pairs.allow_overlap,
+        }
+        own = config.tune.method is Method.full
+        model = {
+            "name": f"{config.model.name}+{name}",
+            "path": "." if own else base,
+            "adapter": None if own else ".",
+            "revision": None if own else config.model.revision,
+            "dtype": dtype,
+        }
+        if distributed.is_main():
+            kept = {"tuning": record, "model": model, "base_path": base, "identity": identity}
+            kept = {**kept, "seconds": round(progress.seconds, 1), "config": dict(settings)}
+            _write(saved, lm, folder, base, kept, prints, progress)
+            run.summarise({key: value for key, value in record.items() if isinstance(value, (int, str))})
+    if distributed.is_main():
+        _tell(folder, progress, str(model["name"]))
+    return folder
+
+
+def _task(config: TuningConfig, languages: Sequence[Language], source: Source) -> tuple[list[Pair], list[Item]]:
+    """The evaluated items of the task, by language, and its English examples; empty without a task."""
+    if config.task is None:
+        return [], []
+    task = instantiate(config.task)
+    if not isinstance(task, ChoiceTask):
+        raise InputError(f"{task.name} has no answer options; tune with task=belebele, xcopa, xstorycloze, or without.")
+    supported = task.supported(languages, source, set())
+    pairs = task.pairs(supported, source) if supported else []
+    return pairs, task.examples(supported[0], source) if supported else []
+
+
+def _overlap(config: TuningConfig, prints: Prints, evaluated: Sequence[Pair]) -> int:
+    sides = {(side.language, side.pivot): side for pair in evaluated for side in (pair.language, pair.english)}
+    items = [item for side in sides.values() for item in side.items]
+    allowed = config.tune.pairs.allow_overlap
+    found = refuse_overlap(prints, items, "this training", "tune.pairs.allow_overlap", allowed)
+    if found:
+        log.warning("%d of the training sentences occur in the evaluated texts.", found)
+    return found
+
+
+def _identity(config: TuningConfig, pairs: Mapping[str, Pairs]) -> str:
+    """A digest of everything that the trained weights depend on."""
+    asked = dataclasses.asdict(config.tune)
+    for key in ("name", "role", "evaluate_every", "save_every"):
+        del asked[key]
+    texts = [(own.language, own.english, own.other) for own in pairs.values()]
+    base = distributed.from_main(model_key(config.model)) or {"model": config.model.path}
+    known = (asked, base, config.seed, config.task if "Answers" in str(asked) else None, texts)
+    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _is_done(folder: Path, identity: str) -> bool:
+    """Whether the folder holds this tuned model already.
+
+    Raises:
+        InputError: it holds another one.
+    """
+    path = folder / TUNING
+    if not path.is_file():
+        return False
+    if json.loads(path.read_text(encoding="utf-8")).get("identity") != identity:
+        raise InputError(
+            f"{folder} holds another tuned model (other settings, base model or sentence pairs); give this one another "
+            "folder with hydra.run.dir=<folder>, or remove that one."
+        )
+    return True
+
+
+def _say_what(tune: TuneConfig, trainee: Trainee, rows: Sequence[tuple[str, str, str]], trained: int) -> None:
+    """Say how much is trained, and the memory that it takes."""
+    lengths = sorted(len(tokens) for tokens in trainee.encode([text for row in rows[:500] for text in row[:2]]))
+    padded = 2 * tune.micro_batch * lengths[int(0.98 * (len(lengths) - 1))]
+    parts = trainable.memory(trainee.lm, tune, padded)
+    log.info(
+        "Training %s weights (%s) on %d sentence pairs: %d steps of %d x %d pairs. Memory: about %.1f GB (%s).",
+        f"{trained:,}",
+        tune.method.value,
+        len(rows),
+        tune.steps,
+        tune.accumulation,
+        tune.micro_batch,
+        sum(parts.values()),
+        ", ".join(f"{name} {value:.1f}" for name, value in parts.items()),
+    )
+
+
+def _write(
+    saved: Any, lm: Any, folder: Path, base: str, record: Mapping[str, Any], prints: Prints, progress: Progress
+) -> None:
+    losses, held_out = pd.DataFrame(progress.losses), pd.DataFrame(progress.held_out)
+    figures.draw(losses, held_out, folder)
+    files = {"losses.csv": losses.to_csv(index=False), "held_out.csv": held_out.to_csv(index=False)}
+    files |= {PRINTS: json.dumps(prints.rows()), TUNING: trainable.as_json(record)}
+    trainable.save(saved, lm, folder, base, files)
+    checkpoint.remove(folder)
+
+
+def _tell(folder: Path, progress: Progress, name: str) -> None:
+    """Say on the console what changed, and how to evaluate the model."""
+    rows = pd.DataFrame(progress.held_out)
+    best = rows.groupby(["metric", "language", "step"])["value"].max().unstack("step")
+    for keys, values in zip(best.index, best.to_numpy(), strict=True):
+        said = "%s, held-out %s: %.2f before, %.2f after (share of aligned items, highest of all layers)."
+        log.info(said, keys[1], METRICS[keys[0]], values[0], values[-1])
+    log.info("Tuned model, losses and figures: %s", folder)
+    log.info("Evaluate %s: python -m align_pipeline.run model=tuned model.tuned=%s task=... lang=...", name, folder)
