@@ -214,6 +214,19 @@ def compose(*overrides: str) -> Any:
         return from_hydra(hydra_compose("config", overrides=list(overrides)), overrides, multirun=False)
 
 
+def compose_tuning(*overrides: str) -> Any:
+    """The typed config of a command line of `align_pipeline.tune`."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from align_pipeline.config import register, tuning_from_hydra
+    from align_pipeline.config.paths import CONF
+
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return tuning_from_hydra(hydra_compose("tuning", overrides=list(overrides)))
+
+
 def _sets(default: str, overrides: Sequence[str]) -> bool:
     return any(override.startswith(default.split("=")[0] + "=") for override in overrides)
 

@@ -12,9 +12,9 @@ class PairsConfig:
     """Where parallel sentences of English and another language come from."""
 
     source: str = "flores"
-    """``flores`` (FLORES+), ``ntrex`` (NTREX-128), ``opus100`` (OPUS-100), or files of your own: a pattern with
-    ``{lang}`` for the language's FLORES code. ``.jsonl`` and ``.tsv`` have the columns ``english`` and ``other``; any
-    other file is half of a Moses pair, one sentence per line, and its other half is the same name for ``eng_Latn``."""
+    """``flores`` (FLORES+), ``ntrex`` (NTREX-128), ``opus100`` (OPUS-100), or files of your own: a name with
+    ``LANG`` in place of the language's FLORES code. ``.jsonl`` and ``.tsv`` have the columns ``english`` and ``other``;
+    any other file is half of a Moses pair, one sentence per line; its other half has the same name for ``eng_Latn``."""
     split: str | None = None
     """The split of a data set; null: dev of FLORES+, test of NTREX-128, train of OPUS-100."""
     limit: int | None = None

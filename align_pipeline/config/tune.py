@@ -117,10 +117,12 @@ class TuningConfig:
     languages: dict[str, Language] = field(default_factory=dict)
     """The languages whose pairs are trained on (group `lang`), by code."""
     task: Any = None
-    """The benchmark (group `task`) that the tuned model will be evaluated on: DALI is measured on its items, its
+    """The benchmark (group `task`) that the tuned model will be evaluated on: alignment is measured on its items, its
     English examples are the data of the objective Answers, and sentence pairs that occur in its texts are refused."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """The metrics (group `metric`) measured on the task's items while training; held-out sentences have MEXA."""
     task_items: int = 100
-    """Number of its items on which DALI is measured."""
+    """Number of the task's items on which they are measured."""
     data: str | None = None
     """As for `python -m align_pipeline.run`."""
     batch_tokens: int | None = None

@@ -27,6 +27,7 @@ _SETS = {
 }
 """Hub id and the split to learn from."""
 _COLUMNS = ("english", "other")
+_LANG = re.compile(r"(?<![A-Za-z])LANG(?![A-Za-z])")
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,13 @@ def read(config: PairsConfig, language: Language, source: Source) -> Pairs:
         name, where = f"{_NAMES[config.source]} {split}", f"{dataset} ({language.flores}, {split})"
         found = _of_hub(config.source, dataset, split, language, source)
     else:
-        if "{lang}" not in config.source:
+        if not _LANG.search(config.source):
             raise InputError(
                 f"'{config.source}' is not a source of sentence pairs; use {', '.join(_SETS)}, or files named with "
-                "{lang} for the language, such as pairs/{lang}.tsv."
+                "LANG for the language, such as pairs/LANG.tsv."
             )
-        name, where = config.source, config.source.replace("{lang}", language.flores)
-        found = _of_files(Path(config.source.replace("{lang}", language.flores)), config.source)
+        name, where = config.source, _LANG.sub(language.flores, config.source)
+        found = _of_files(Path(where), config.source)
     found = found[: config.limit]
     for number, pair in enumerate(found, 1):
         empty = next((column for column, text in zip(_COLUMNS, pair, strict=True) if not text.strip()), None)
@@ -127,7 +128,7 @@ def _of_files(path: Path, pattern: str) -> list[tuple[str, str]]:
                 raise InputError(f"{path}, line {number} has no text in the column '{missing}'.")
         return [(row["english"], row["other"]) for _, row in rows]
     sides = []
-    for half in (Path(pattern.replace("{lang}", ENGLISH)), path):
+    for half in (Path(_LANG.sub(ENGLISH, pattern)), path):
         if not half.is_file():
             raise InputError(f"The file of sentences {half} does not exist; Moses pairs have a file for each language.")
         sides.append(half.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n"))

@@ -27,9 +27,7 @@ def draw(losses: pd.DataFrame, held_out: pd.DataFrame, folder: Path) -> list[Pat
 
 
 def _losses(losses: pd.DataFrame) -> Figure:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    figure, axes = style.new_figure(6.0, 3.4)
     for colour, (name, rows) in zip(style.OKABE_ITO, losses.groupby("objective", sort=False), strict=False):
         axes.plot(rows["step"], rows["loss"], color=colour, alpha=0.3, linewidth=0.8)
         smooth = rows["loss"].rolling(10, min_periods=1).mean()
@@ -40,12 +38,11 @@ def _losses(losses: pd.DataFrame) -> Figure:
 
 
 def _held_out(held_out: pd.DataFrame) -> Figure:
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     metrics = list(dict.fromkeys(held_out["metric"]))
-    figure, grid = plt.subplots(
-        1, len(metrics), figsize=(5.2 * len(metrics), 3.6), sharey=True, squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(1.2 + 4.4 * len(metrics), 3.8), layout="constrained")
+    grid = figure.subplots(1, len(metrics), sharey=True, squeeze=False)
     languages = list(dict.fromkeys(held_out["language"]))
     last = held_out["step"].max()
     for axes, metric in zip(grid[0], metrics, strict=True):
@@ -55,7 +52,7 @@ def _held_out(held_out: pd.DataFrame) -> Figure:
                 one = rows[rows["step"] == step]
                 if len(one):
                     axes.plot(one["layer"], one["value"], line, color=colour, label=label)
-        axes.set(xlabel="Layer", ylim=(-0.02, 1.02), title=style.METRICS[metric])
+        axes.set(xlabel="Layer", ylim=(-0.02, 1.02), title=style.METRICS.get(metric, metric))
     grid[0][0].set_ylabel("Share of aligned held-out items")
     grid[0][-1].legend(fontsize=8)
     return figure

@@ -9,10 +9,8 @@ from align_pipeline.data.items import ENGLISH, Item
 from align_pipeline.data.parallel import Pairs
 from align_pipeline.data.tasks import ItemSet, Pair
 from align_pipeline.engine.model import LanguageModel
-from align_pipeline.measurements.alignment.metrics import Dali, Mexa
+from align_pipeline.measurements.alignment.metrics import Metric, Mexa
 from align_pipeline.measurements.alignment.similarity import EnglishStates, english_states, similarities
-
-METRICS: Mapping[str, Mexa | Dali] = {"mexa": Mexa(), "dali": Dali()}
 
 
 @dataclass(frozen=True)
@@ -20,33 +18,37 @@ class HeldOut:
     """What alignment is measured on.
 
     Attributes:
-        pairs: (metric, language's items and their English).
+        parts: a language's items with their English, and the metrics by name.
     """
 
-    pairs: Sequence[tuple[str, Pair]]
+    parts: Sequence[tuple[Pair, Mapping[str, Metric]]]
 
     @classmethod
-    def of(cls, sentences: Mapping[str, Pairs], task: Sequence[Pair], items: int) -> HeldOut:
-        """Held-out sentences by FLORES code, and the first items of a task's pairs."""
-        found = [("mexa", _sentences(code, pairs)) for code, pairs in sentences.items()]
-        return cls([*found, *(("dali", replace(pair, ids=pair.ids[:items])) for pair in task)])
+    def of(
+        cls, sentences: Mapping[str, Pairs], task: Sequence[Pair], items: int, metrics: Mapping[str, Metric]
+    ) -> HeldOut:
+        """MEXA on held-out sentences by FLORES code, and the metrics on the first items of a task's pairs."""
+        mexa: Metric = Mexa()
+        found = [(_sentences(code, pairs), {"mexa": mexa}) for code, pairs in sentences.items()]
+        return cls([*found, *((replace(pair, ids=pair.ids[:items]), metrics) for pair in task if metrics)])
 
     def measure(self, lm: LanguageModel, batch_tokens: int | None) -> list[dict[str, object]]:
         """One row per metric, language and layer, with the share of aligned items and their number."""
         rows: list[dict[str, object]] = []
         english: dict[int, EnglishStates] = {}
         lm.model.eval()
-        for name, pair in self.pairs:
+        for pair, metrics in self.parts:
             kept = english.get(id(pair.english))
             if kept is None:
                 kept = english_states(lm, pair.english, batch_tokens, lambda texts: None)
                 english = {id(pair.english): kept}
-            margin = METRICS[name].margin(similarities(lm, pair, kept, batch_tokens, lambda texts: None))
-            shares = (margin > 0).double().mean(dim=1).tolist()
-            rows += [
-                {"metric": name, "language": pair.language.language, "layer": layer, "value": value, "n": len(pair.ids)}
-                for layer, value in enumerate(shares)
-            ]
+            every = similarities(lm, pair, kept, batch_tokens, lambda texts: None)
+            known = {"language": pair.language.language, "n": len(pair.ids)}
+            for name, metric in metrics.items():
+                shares = (metric.margin(every) > 0).double().mean(dim=1).tolist()
+                rows += [
+                    {"metric": name, "layer": layer, "value": share, **known} for layer, share in enumerate(shares)
+                ]
         return rows
 
 

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -93,8 +94,10 @@ class Training:
         if progress.step:
             log.info("Going on after step %d of %d, from the checkpoint.", progress.step, tune.steps)
             advance(progress.step * tune.accumulation * tune.micro_batch)
-            for _ in range(progress.step):
-                scheduler.step()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of steps of the schedule before the first of this process's optimizer
+                for _ in range(progress.step):
+                    scheduler.step()
         else:
             self._measure(progress)
         self.trainee.tokens = 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +45,29 @@ def prepare(model: ModelConfig, tune: TuneConfig, seed: int) -> tuple[LanguageMo
     else:
         from peft import LoraConfig, get_peft_model
 
-        settings = tune.lora
+        lora = LoraConfig(
+            r=tune.lora.r,
+            lora_alpha=tune.lora.alpha,
+            lora_dropout=tune.lora.dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
         try:
-            saved = get_peft_model(
-                lm.model,
-                LoraConfig(
-                    r=settings.r,
-                    lora_alpha=settings.alpha,
-                    lora_dropout=settings.dropout,
-                    target_modules="all-linear",
-                    task_type="CAUSAL_LM",
-                ),
-            )
+            with _quiet():
+                saved = get_peft_model(lm.model, lora)
         except ValueError as error:
             raise InputError(f"{lm.name} cannot be trained with LoRA: {error}") from error
     if tune.gradient_checkpointing:
         lm.model.gradient_checkpointing_enable({"use_reentrant": False})
     return lm, saved
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without peft's warnings: it calls a renamed function of transformers, and looks for the base model on the hub."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def weights_of(lm: LanguageModel) -> dict[str, nn.Parameter]:
@@ -104,7 +112,8 @@ def save(saved: Any, lm: LanguageModel, folder: Path, base: str, files: Mapping[
         if hasattr(saved, "peft_config"):
             for settings in saved.peft_config.values():
                 settings.base_model_name_or_path = base
-        saved.save_pretrained(making)
+        with _quiet():
+            saved.save_pretrained(making)
         if not hasattr(saved, "peft_config"):
             lm.tokenizer.save_pretrained(making)
         (making / "README.md").unlink(missing_ok=True)  # peft's model card is an empty form

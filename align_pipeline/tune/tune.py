@@ -67,6 +67,7 @@ def _tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Pa
         raise InputError("tune.objectives is empty; choose a preset, such as tune=midalign.")
     objectives = {name: instantiate(one) for name, one in config.tune.objectives.items()}
     pairs = {language.flores: read(config.tune.pairs, language, source) for language in languages}
+    metrics = {name: instantiate(one) for name, one in config.metrics.items()}
     evaluated, examples = _task(config, languages, source)
     prints = Prints.of(text for own in pairs.values() for text in (*own.english, *own.other))
     overlap = _overlap(config, prints, evaluated)
@@ -93,7 +94,7 @@ def _tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Pa
             weights=weights,
             objectives=objectives,
             stream=stream,
-            held_out=HeldOut.of(held_out, evaluated, config.task_items),
+            held_out=HeldOut.of(held_out, evaluated, config.task_items, metrics),
             folder=folder,
             identity=identity,
             seed=config.seed,
@@ -221,6 +222,6 @@ def _tell(folder: Path, progress: Progress, name: str) -> None:
     best = rows.groupby(["metric", "language", "step"])["value"].max().unstack("step")
     for keys, values in zip(best.index, best.to_numpy(), strict=True):
         said = "%s, held-out %s: %.2f before, %.2f after (share of aligned items, highest of all layers)."
-        log.info(said, keys[1], METRICS[keys[0]], values[0], values[-1])
+        log.info(said, keys[1], METRICS.get(keys[0], keys[0]), values[0], values[-1])
     log.info("Tuned model, losses and figures: %s", folder)
     log.info("Evaluate %s: python -m align_pipeline.run model=tuned model.tuned=%s task=... lang=...", name, folder)

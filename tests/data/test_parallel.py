@@ -57,18 +57,18 @@ def test_ntrex_has_a_column_per_language_and_opus100_a_dictionary(tmp_path: Path
 
 def write_jsonl(folder: Path) -> str:
     (folder / "deu_Latn.jsonl").write_text('{"english": "a\\u2028b", "other": "c"}\n{"english": "d", "other": "e"}\n')
-    return "{lang}.jsonl"
+    return "LANG.jsonl"
 
 
 def write_tsv(folder: Path) -> str:
     (folder / "deu_Latn.tsv").write_text("id\tother\tenglish\n1\tc\ta\u2028b\n2\te\td\r\n", encoding="utf-8")
-    return "{lang}.tsv"
+    return "LANG.tsv"
 
 
 def write_moses(folder: Path) -> str:
     (folder / "x.deu_Latn").write_text("c\ne\n")
     (folder / "x.eng_Latn").write_text("a\u2028b\nd\n", encoding="utf-8")
-    return "x.{lang}"
+    return "x.LANG"
 
 
 @pytest.mark.parametrize("write", [write_jsonl, write_tsv, write_moses])
@@ -81,15 +81,15 @@ def test_files_of_ones_own(write: Callable[[Path], str], tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("files", "pattern", "sentence"),
     [
-        ({"x.deu_Latn": "a\n", "x.eng_Latn": "b\nc\n"}, "x.{lang}", "has 1 lines and its English side 2"),
-        ({"x.deu_Latn": "a\n \n", "x.eng_Latn": "b\nc\n"}, "x.{lang}", "pair 2 has no text on the other side"),
-        ({"deu_Latn.tsv": "english\tother\nb\n"}, "{lang}.tsv", "line 2 has 1 columns; the first line names 2"),
-        ({"deu_Latn.tsv": "source\ttarget\nb\tc\n"}, "{lang}.tsv", "must name the columns english and other"),
-        ({"deu_Latn.jsonl": '{"english": "b"}\n'}, "{lang}.jsonl", "line 1 has no text in the column 'other'"),
-        ({"deu_Latn.jsonl": "[1]\n"}, "{lang}.jsonl", "line 1 is a list, not a JSON object"),
-        ({"deu_Latn.jsonl": ""}, "{lang}.jsonl", "has no sentence pairs"),
-        ({}, "{lang}.jsonl", "deu_Latn.jsonl does not exist"),
-        ({}, "x.{lang}", "x.eng_Latn does not exist"),
+        ({"x.deu_Latn": "a\n", "x.eng_Latn": "b\nc\n"}, "x.LANG", "has 1 lines and its English side 2"),
+        ({"x.deu_Latn": "a\n \n", "x.eng_Latn": "b\nc\n"}, "x.LANG", "pair 2 has no text on the other side"),
+        ({"deu_Latn.tsv": "english\tother\nb\n"}, "LANG.tsv", "line 2 has 1 columns; the first line names 2"),
+        ({"deu_Latn.tsv": "source\ttarget\nb\tc\n"}, "LANG.tsv", "must name the columns english and other"),
+        ({"deu_Latn.jsonl": '{"english": "b"}\n'}, "LANG.jsonl", "line 1 has no text in the column 'other'"),
+        ({"deu_Latn.jsonl": "[1]\n"}, "LANG.jsonl", "line 1 is a list, not a JSON object"),
+        ({"deu_Latn.jsonl": ""}, "LANG.jsonl", "has no sentence pairs"),
+        ({}, "LANG.jsonl", "deu_Latn.jsonl does not exist"),
+        ({}, "x.LANG", "x.eng_Latn does not exist"),
         ({}, "x.tsv", "is not a source of sentence pairs; use flores, ntrex, opus100, or files named with"),
     ],
 )

@@ -15,23 +15,24 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, compose, write_hub
+from conftest import REPOSITORY, compose, compose_tuning, write_hub
 from processes import Command
 
 from align_pipeline import pipeline
+from align_pipeline.tune.tune import tune
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-RUN = "python -m align_pipeline.run "
+RUN, TUNE = "python -m align_pipeline.run ", "python -m align_pipeline.tune "
 
 
-def commands() -> list[tuple[str, str]]:
+def commands(verb: str) -> list[tuple[str, str]]:
     """(page, command) of every shell line of the pages that runs a job, without what only a folder of one's own has."""
     found = []
     for page in PAGES:
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
-                if RUN in line and "--config-dir" not in line and " ..." not in line and "--help" not in line:
-                    found.append((page.name, line[line.index(RUN) + len(RUN) :]))
+                if verb in line and not any(word in line for word in ("--config-dir", " ...", "--help", "model.tuned")):
+                    found.append((page.name, line[line.index(verb) + len(verb) :]))
     return found
 
 
@@ -53,7 +54,7 @@ def first_job(command: str) -> list[str]:
     return kept
 
 
-@pytest.mark.parametrize(("page", "command"), commands(), ids=lambda value: value[:60])
+@pytest.mark.parametrize(("page", "command"), commands(RUN), ids=lambda value: value[:60])
 def test_every_command_runs(page: str, command: str, tmp_path: Path) -> None:
     """As it stands, but for the model, the data and how many items: those that ship with the package, and two."""
     asked = first_job(command)
@@ -72,6 +73,18 @@ def test_every_command_runs(page: str, command: str, tmp_path: Path) -> None:
     done = pipeline.run(compose(*kept, *small), tmp_path / "run", {})
     assert done is not None
     assert (tmp_path / "run/summary.json").exists()
+
+
+@pytest.mark.parametrize(("page", "command"), commands(TUNE), ids=lambda value: value[:60])
+def test_every_training_runs(page: str, command: str, tmp_path: Path) -> None:
+    """As it stands, but for the model, the data and how long."""
+    asked = first_job(command)
+    assert compose_tuning(*asked).languages
+    kept = [one for one in asked if not one.startswith(("model", "data=", "tune.pairs", "tune.steps", "lang="))]
+    small = ["model=tiny", "data=embedded", "lang=swh", "tune.steps=1", "tune.pairs.limit=60", "tune.held_out=10"]
+    small += ["tune.micro_batch=4", "task_items=4", "wandb.mode=disabled"]
+    tune(compose_tuning(*kept, *small), tmp_path, {})
+    assert (tmp_path / "tuning.json").exists()
 
 
 def test_the_readme_is_a_page() -> None:

@@ -58,9 +58,13 @@ def _off_diagonal(block: Tensor) -> Tensor:
 class Metric(Protocol):
     """The interface of a metric."""
 
-    pooling: str
     needs: ClassVar[str]
     """``options``, ``premises`` or ``sentences``: the texts that a task must have (`ParallelTask.offers`)."""
+
+    @property
+    def pooling(self) -> str:
+        """The pooling of the hidden states that it compares."""
+        ...
 
     def margin(self, similarities: Similarities) -> Tensor:
         """[layers, items]."""

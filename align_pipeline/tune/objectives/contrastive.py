@@ -20,11 +20,12 @@ def info_nce(x: Tensor, english: Tensor, temperature: float, same: Tensor) -> Te
     """InfoNCE (van den Oord et al. 2018): mean of -log(exp(cos(x_i, e_i) / t) / sum_j exp(cos(x_i, e_j) / t)).
 
     Args:
-        x, english: [B, D], pooled states; computed in float32.
+        x, english: [B, D], pooled states; computed in float32 or better.
         temperature: t.
         same: bool [B, B], true where e_i and e_j are the same sentence; such j != i are no negatives of i.
     """
-    cosines = functional.normalize(x.float(), dim=-1) @ functional.normalize(english.float(), dim=-1).T
+    x, english = (side.to(torch.promote_types(side.dtype, torch.float32)) for side in (x, english))
+    cosines = functional.normalize(x, dim=-1) @ functional.normalize(english, dim=-1).T
     own = torch.eye(len(x), dtype=torch.bool, device=x.device)
     scores = (cosines / temperature).masked_fill(same.to(x.device) & ~own, -torch.inf)
     return functional.cross_entropy(scores, torch.arange(len(x), device=x.device))
