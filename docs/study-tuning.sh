@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The study of docs/study-tuning.md: two seeds of an alignment training and of its placebo. Started again, it goes on
+# where it stopped: trainings have checkpoints, and the cache has what was evaluated.
+#
+#   MODELS   folder with gemma3-270m, as `make real-models` writes it; without it, the hub
+#   DATA     a folder laid out like the hub; without it, the hub
+#   STUDY    where everything goes (default outputs/studies/gemma3-270m-tuning)
+#
+# Arguments: overrides of the trainings.
+set -euo pipefail
+study=${STUDY:-outputs/studies/gemma3-270m-tuning}
+data=(data="${DATA:-hub}") gemma=(model=gemma3-270m model.dtype=float32)
+if [ -n "${MODELS:-}" ]; then gemma+=(model.path="$MODELS/gemma3-270m"); fi
+task=(task=xstorycloze task.num_fewshot=0 task.limit=250 lang='[ind,swh]')
+python=("${PYTHON:-python}" -m)
+
+"${python[@]}" align_pipeline.tune -m tune=midalign_task,shuffled_task seed=0,1 "${gemma[@]}" "${data[@]}" "${task[@]}" \
+  tune.steps=40 tune.micro_batch=16 tune.accumulation=2 tune.evaluate_every=20 tune.save_every=10 \
+  hydra.sweep.dir="$study/tuned" "$@"
+"${python[@]}" align_pipeline.run -m "${gemma[@]}" "${data[@]}" "${task[@]}" hydra.sweep.dir="$study/base"
+tuned=("$study"/tuned/*seed*)
+"${python[@]}" align_pipeline.run -m model=tuned model.tuned="$(IFS=,; echo "${tuned[*]}")" "${data[@]}" "${task[@]}" \
+  hydra.sweep.dir="$study/evaluated"
+"${python[@]}" align_pipeline.report out="$study/report" runs="$study/base" runs="$study/evaluated"
