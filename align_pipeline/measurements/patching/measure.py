@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from align_pipeline import distributed
 from align_pipeline.config import Config
-from align_pipeline.config.patch import Component
+from align_pipeline.config.patch import Component, is_kept
 from align_pipeline.data.tasks import ChoiceTask, Pair, ParallelTask
 from align_pipeline.measurements.base import Columns, Job, Told, Unit
 from align_pipeline.measurements.patching import conditions, figures, statistics
+from align_pipeline.measurements.patching.learned import training
 from align_pipeline.measurements.patching.patch import Activations, Patched, chosen_layers, patch
 from align_pipeline.measurements.patching.table import PATCHING
 from align_pipeline.measurements.patching.units import join
@@ -39,7 +41,9 @@ class Patching:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.asked_for = conditions.plan(job.config.patch, job.task, job.pairs, job.source)
+        asked = conditions.plan(job.config.patch, job.task, job.pairs, job.source)
+        learned = training(asked.config, job.pairs, job.languages, job.source)
+        self.asked_for = dataclasses.replace(asked, training=learned)
         self._foreign: dict[str, Activations] = {}
 
     @staticmethod
@@ -56,30 +60,34 @@ class Patching:
 
     def units(self) -> Iterator[Unit]:
         """One unit per language; ``predictions.parquet`` says which items fail."""
-        which, pairs = self.asked_for.config.items, self.job.pairs
-        chosen: list[list[str]] = []
+        which, pairs, seed = self.asked_for.config.items, self.job.pairs, self.job.config.seed
+        chosen: list[tuple[list[str], list[str]]] = []
         if distributed.is_main():
             predictions = self.job.table("predictions")
-            chosen = [conditions.chosen_items(which, pair, predictions) for pair in pairs]
-        for pair, ids in zip(pairs, distributed.from_main(chosen), strict=True):
+            for pair in pairs:
+                ids = conditions.chosen_items(which, pair, predictions)
+                count = len(ids) if any(map(is_kept, self.asked_for.conditions)) else 0
+                chosen.append((ids, conditions.kept_items(pair, predictions, count, seed)))
+        for pair, (ids, kept) in zip(pairs, distributed.from_main(chosen), strict=True):
             language = pair.language.language
             if not ids:
                 log.warning("%s has no %s items to patch.", language, which.value.upper())
                 continue
-            texts = conditions.digest(self.asked_for, pair, ids, self.job.config.seed)
-            compute, rows = functools.partial(self._compute, pair, ids), functools.partial(self._rows, pair, ids)
+            texts = conditions.digest(self.asked_for, pair, ids, kept, seed)
+            compute = functools.partial(self._compute, pair, ids, kept)
+            rows = functools.partial(self._rows, pair, [*ids, *kept])
             yield Unit("patching", texts, f"Patched {language}", compute, rows)
 
-    def _compute(self, pair: Pair, ids: Sequence[str]) -> dict[str, Tensor]:
+    def _compute(self, pair: Pair, ids: Sequence[str], kept: Sequence[str]) -> dict[str, Tensor]:
         lm, budget, pivot = self.job.lm, self.job.config.batch_tokens, pair.english.pivot
         config = self.asked_for.config
         if pivot not in self._foreign:
             self._foreign.clear()  # pairs are roughly grouped by pivot; activations are large
             self._foreign[pivot] = Activations(lm, config.component, config.site, budget)
-        with self.job.stages.stage("patching", f"Patched {pair.language.language}", len(ids)) as advance:
+        with self.job.stages.stage("patching", f"Patched {pair.language.language}", len(ids) + len(kept)) as advance:
             truncated = lm.truncated
             seed = self.job.config.seed
-            found = patch(lm, self.asked_for, pair, ids, self._foreign[pivot], seed, budget, advance)
+            found = patch(lm, self.asked_for, pair, ids, kept, self._foreign[pivot], seed, budget, advance)
             lm.truncated = truncated  # already counted when the options were scored
             return found.tensors() | {"num_layers": torch.tensor(lm.num_layers)}
 

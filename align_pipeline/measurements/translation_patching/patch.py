@@ -29,6 +29,7 @@ from align_pipeline.config.patch import (
     Component,
     PatchConfig,
     PatchItems,
+    map_of,
 )
 from align_pipeline.data.items import ENGLISH, Item
 from align_pipeline.data.source import Source
@@ -92,9 +93,14 @@ def plan(config: PatchConfig, task: Flores, pairs: Sequence[Pair], source: Sourc
         InputError: translation lacks a condition, site, component or choice of items, or has too few sentences.
     """
     asked = list(ALL) if config.conditions == "all" else list(config.conditions)
+    able = [c for c in CONDITIONS if c not in OF_OPTIONS] + [LANGUAGE_CONDITION + "<code>"]
     for condition in asked:
+        if map_of(condition):
+            raise InputError(
+                f"patch.conditions has {condition}, but learned maps are for tasks with answer options; with "
+                f"{task.name}, use some of {', '.join(able)}."
+            )
         if condition in OF_OPTIONS:
-            able = [c for c in CONDITIONS if c not in OF_OPTIONS] + [LANGUAGE_CONDITION + "<code>"]
             raise InputError(
                 f"patch.conditions has {condition}, but {task.name} has no answer options; use some of "
                 f"{', '.join(able)}."
