@@ -7,6 +7,7 @@ patched.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -138,13 +139,10 @@ def move(
         return torch.stack([(found[name](h) - h).float() for name in names]), explained
 
     done = distributed.each(list(layers), [1.0] * len(layers), run)
-    if "linear" in names:
-        held = [explained for _, explained in done]
-        log.info(
-            "The linear map explains %.2f to %.2f of the variance of held-out English activations, by layer.",
-            min(held),
-            max(held),
-        )
+    held = [explained for _, explained in done if not math.isnan(explained)]
+    if held:
+        said = "The linear map explains %.2f to %.2f of the variance of held-out English activations, by layer."
+        log.info(said, min(held), max(held))
     by_name = torch.stack([moved for moved, _ in done], dim=2)  # [names, activations, layers, S, D]
     index = {place: number for number, place in enumerate(states)}
     return Moved(layers, index, dict(zip(names, by_name, strict=True)), strength, seed)

@@ -4,9 +4,9 @@ X and Y are the activations of n sentences in the language and in English, [n, D
 
 | map | map(h) | source |
 |---|---|---|
-| shift | h + Y_bar - X_bar | INCLINE's and Lens's simplest form (arXiv 2410.04407) |
-| linear | Y_bar + (h - X_bar) W, W the ridge regression of the centred Y on the centred X | MRRE (arXiv 2511.23231) |
-| procrustes | Y_bar + (h - X_bar) R, R the orthogonal matrix nearest in ||(X - X_bar) R - (Y - Y_bar)|| | Schoenemann 1966 |
+| shift | h + Y_bar - X_bar | MRRE (arXiv 2511.23231) adds such a vector |
+| linear | Y_bar + (h - X_bar) W, W: ridge regression of Y on X | INCLINE (arXiv 2410.12462), least squares |
+| procrustes | Y_bar + (h - X_bar) R, R: orthogonal with the smallest squared error | Schönemann 1966 |
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ class _Decomposed:
 
     def loadings(self, y: Tensor) -> tuple[Tensor, Tensor]:
         mean = y.mean(0)
-        return self.u.T @ (y - mean), mean
+        loadings: Tensor = self.u.T @ (y - mean)
+        return loadings, mean
 
     def gains(self, penalty: float) -> Tensor:
         return self.s / (self.s.square() + penalty) if penalty > 0 else torch.zeros_like(self.s)
