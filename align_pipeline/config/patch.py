@@ -133,9 +133,13 @@ class PatchConfig:
             raise InputError(f"patch.window={self.window} is too small; use 1 or more layers.")
         if self.window > 1 and self.component is Component.head:
             raise InputError("patch.window is for resid, attn and mlp: heads of different blocks do not correspond.")
-        learned = next((c for c in self.conditions if map_of(c)), None) if self.conditions != "all" else None
-        if learned and self.component is Component.head:
-            raise InputError(f"The map {learned} is not learned for single heads; use patch.component=attn.")
+        if self.learned and self.component is Component.head:
+            raise InputError(f"The map {self.learned[0]} is not learned for single heads; use patch.component=attn.")
+
+    @property
+    def learned(self) -> list[str]:
+        """The conditions that use maps; `strength` and `pairs` matter only to them."""
+        return [] if self.conditions == "all" else [name for name in self.conditions if map_of(name)]
 
 
 def _check_condition(name: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from align_pipeline import distributed
 from align_pipeline.config.lang import Language
-from align_pipeline.config.patch import KEPT, PatchConfig, map_of
+from align_pipeline.config.patch import KEPT, PatchConfig
 from align_pipeline.data.parallel import Pairs, Prints, read, refuse_overlap
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import Pair
@@ -46,7 +46,7 @@ def training(
     Raises:
         InputError: a language has no or too few sentence pairs, or some occur in the evaluated items.
     """
-    if not any(map_of(condition) for condition in config.conditions):
+    if not config.learned:
         return {}
     found = {}
     for pair, language in zip(pairs, languages, strict=True):

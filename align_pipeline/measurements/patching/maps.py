@@ -147,7 +147,8 @@ class _Decomposed:
         self.v = vt.T
 
     def scores(self, x: Tensor) -> Tensor:
-        return (x - self.centre) @ self.v
+        scores: Tensor = (x - self.centre) @ self.v
+        return scores
 
     def loadings(self, y: Tensor) -> tuple[Tensor, Tensor]:
         mean = y.mean(0)

@@ -337,10 +337,10 @@ class _Sources:
 
     def learn(self, places: Sequence[Place], layers: Sequence[int]) -> None:
         """Learn the maps from the language's sentences, if any condition uses them."""
-        named = [condition for condition in self.asked.conditions if map_of(condition)]
-        if not named:
+        config = self.asked.config
+        if not config.learned:
             return
-        learnt, config = self.asked.training[self.pair.language.language], self.asked.config
+        learnt = self.asked.training[self.pair.language.language]
         other, english = (
             torch.stack(memory.at(places_of(self.lm, sentences)))[:, :, 0]
             for memory, sentences in ((self.own, learnt.other), (self.foreign, learnt.english))
@@ -349,7 +349,7 @@ class _Sources:
         patched = {k for layer in layers for k in range(layer, layer + config.window)}
         states = {place: self.own.at([place])[0] for place in dict.fromkeys(places)}
         index = [k for k, layer in enumerate(able) if layer in patched]
-        self.moved = move(named, other, english, states, index, config.strength, self.seed)
+        self.moved = move(config.learned, other, english, states, index, config.strength, self.seed)
 
     def english(self, item: Item) -> Item:
         """The English version of an item."""

@@ -29,7 +29,6 @@ from align_pipeline.config.patch import (
     Component,
     PatchConfig,
     PatchItems,
-    map_of,
 )
 from align_pipeline.data.items import ENGLISH, Item
 from align_pipeline.data.source import Source
@@ -94,12 +93,12 @@ def plan(config: PatchConfig, task: Flores, pairs: Sequence[Pair], source: Sourc
     """
     asked = list(ALL) if config.conditions == "all" else list(config.conditions)
     able = [c for c in CONDITIONS if c not in OF_OPTIONS] + [LANGUAGE_CONDITION + "<code>"]
+    if config.learned:
+        raise InputError(
+            f"patch.conditions has {config.learned[0]}, but learned maps are for tasks with answer options; with "
+            f"{task.name}, use some of {', '.join(able)}."
+        )
     for condition in asked:
-        if map_of(condition):
-            raise InputError(
-                f"patch.conditions has {condition}, but learned maps are for tasks with answer options; with "
-                f"{task.name}, use some of {', '.join(able)}."
-            )
         if condition in OF_OPTIONS:
             raise InputError(
                 f"patch.conditions has {condition}, but {task.name} has no answer options; use some of "
