@@ -537,6 +537,20 @@ def test_the_report_and_its_figure_tell_of_maps(tmp_path: Path) -> None:
     assert list(dashed.get_ydata()) == pytest.approx(list(rates["corrected"] / rates["n_tf"]))
 
 
+def test_a_report_does_not_mix_maps_that_learned_from_different_sentences(base: list[str], tmp_path: Path) -> None:
+    keys = ["lang=swh", "patch.conditions=[shift,self]"]
+    run_job(tmp_path / "runs/one", *base, *keys)
+    run_job(tmp_path / "runs/half", *base, *keys, "patch.strength=0.5")
+    report.write([tmp_path / "runs"], tmp_path / "report")
+    found = pd.read_csv(tmp_path / "report/patching.csv")
+    assert set(found["condition"]) == {"shift", "shift*0.5", "self"}
+    run_job(tmp_path / "runs/two", *base, *keys, "patch.pairs.limit=12")
+    with pytest.raises(
+        InputError, match=r"learned from 24 sentences of FLORES\+ dev in .* and from 12 sentences of FL"
+    ):
+        report.write([tmp_path / "runs"], tmp_path / "other")
+
+
 # ---- names and mistakes
 
 
