@@ -28,7 +28,7 @@ NAMES = {
     "mean": "mean of the language",
     "shift": "shift",
     "linear": "linear map",
-    "procrustes": "rotation",
+    "procrustes": "rotation (Procrustes)",
     "linear_shuffled": "linear, shuffled pairs",
     "procrustes_shuffled": "rotation, shuffled pairs",
     "shift_random": "random, as long as shift",
