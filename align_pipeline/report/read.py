@@ -70,12 +70,14 @@ def _folders(run: Path, tables: Iterable[str]) -> Iterator[Path]:
 
 
 def _refuse_mixtures(found: Sequence[Path]) -> None:
-    """Refuse a folder with files of several jobs, and a name that is used for several models.
+    """Refuse a folder with files of several jobs, a name that is used for several models, and maps of one language that
+    were learned from different sentences.
 
     Raises:
         InputError: there is such a folder or name; names the files.
     """
     models: dict[str, tuple[Path, Mapping[str, Any]]] = {}
+    learned: dict[tuple[str, ...], tuple[Path, Mapping[str, Any]]] = {}
     for folder in found:
         owners = folders.owners_of(folder)
         said = {name: owner for name, owner in owners.items() if owner is not None}
@@ -86,6 +88,15 @@ def _refuse_mixtures(found: Sequence[Path]) -> None:
                 f"{folder} holds files of two jobs ({names[0]} and {names[-1]}); run the job again in another folder, "
                 "or remove the files of the other job."
             )
+        for row in summary.get("languages") or ():
+            if "map_pairs" in row:
+                own = (str(summary.get("model")), str(summary.get("task")), str(row["language"]))
+                first, pairs = learned.setdefault(own, (folder, row["map_pairs"]))
+                if pairs != row["map_pairs"]:
+                    raise InputError(
+                        f"Maps of {row['language']} were learned from {_said(pairs)} in {first} and from "
+                        f"{_said(row['map_pairs'])} in {folder}; make a report of each."
+                    )
         model = (summary.get("config") or {}).get("model")
         if not isinstance(model, Mapping):
             continue
@@ -97,6 +108,10 @@ def _refuse_mixtures(found: Sequence[Path]) -> None:
                 f"Two models are called '{summary['model']}': model.{key} is {before[key]} in {where} and {asked[key]} "
                 f"in {folder}; give each its own model.name and run one of them again (its passes are in the cache)."
             )
+
+
+def _said(pairs: Mapping[str, Any]) -> str:
+    return f"{pairs['count']} sentences of {pairs['name']}"
 
 
 def _table(paths: Sequence[Path], section: Section) -> pd.DataFrame:

@@ -89,7 +89,7 @@ FILES = {
     "points": "the points of the correlations: alignment and accuracy per language",
     "patching": "activation patching: each condition's best layer and middle third, per language",
     "patching_effects": "correction and damage rates and log-odds, per language, condition and layer",
-    "patching_contrasts": "the parallel activation against each control, per language and layer",
+    "patching_contrasts": "the parallel activation (or a map) against each control, per language and layer",
     "patching_categories": "correction rates by the items' category",
     "translation_patching": "patched translation: each condition's best layer and middle third, per language",
     "translation_patching_effects": "BLEU and chrF++ patched and unpatched, per language, condition and layer",

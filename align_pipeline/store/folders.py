@@ -31,6 +31,8 @@ _MAKING = ".making-"
 _NOT_ASKED = ("wandb", "cache", "batch_tokens", "named", "allow_overlap")
 _NOT_ASKED_OF_MODEL = ("device", "parallel")
 """Keys of the model's config that change where a job runs and what it logs, but not its result."""
+_ASKED_OF_MAPS = ("strength", "pairs")
+"""Keys of `patch` that change nothing without learned maps."""
 
 _held: dict[Path, FileLock] = {}
 
@@ -42,6 +44,9 @@ def identity(config: Config) -> str:
         del asked[key]
     for key in _NOT_ASKED_OF_MODEL:
         del asked["model"][key]
+    if not config.patch.learned:
+        for key in _ASKED_OF_MAPS:
+            del asked["patch"][key]
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
@@ -14,9 +14,18 @@ import yaml
 from torch import Tensor
 
 from align_pipeline.config.lang import Language
-from align_pipeline.config.patch import CONDITIONS, LANGUAGE_CONDITION, PatchConfig, PatchItems
+from align_pipeline.config.patch import (
+    CONDITIONS,
+    LANGUAGE_CONDITION,
+    PatchConfig,
+    PatchItems,
+    is_kept,
+    map_of,
+    with_strength,
+)
 from align_pipeline.config.paths import CONF
 from align_pipeline.data.items import ENGLISH, Item
+from align_pipeline.data.parallel import Pairs
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import ItemSet, Pair, ParallelTask
 from align_pipeline.engine.model import LanguageModel
@@ -43,15 +52,21 @@ class Plan:
     Attributes:
         config: the user's config, with all `conditions` listed.
         others: the items of the language of each ``language=<code>`` condition.
+        training: the sentences that maps are learned from, by the language's FLORES code; none without maps.
     """
 
     config: PatchConfig
     others: Mapping[str, ItemSet]
+    training: Mapping[str, Pairs] = field(default_factory=dict)
 
     @property
     def conditions(self) -> list[str]:
         """The conditions, in the user's order."""
         return list(self.config.conditions)
+
+    def row_name(self, condition: str) -> str:
+        """The condition's name in the tables."""
+        return with_strength(condition, self.config.strength)
 
     def source_language(self, condition: str, pair: Pair) -> str:
         """The language of a condition's activations; "" for none."""
@@ -59,7 +74,8 @@ class Plan:
             return self.others[condition].language
         if condition in ("noise", "zero"):
             return ""
-        return pair.language.language if condition in ("self", "mean") else ENGLISH
+        is_own = condition in ("self", "mean") or (map_of(condition) and not is_kept(condition))
+        return pair.language.language if is_own else ENGLISH
 
 
 def plan(config: PatchConfig, task: ParallelTask, pairs: Sequence[Pair], source: Source) -> Plan:
@@ -144,7 +160,17 @@ def chosen_items(which: PatchItems, pair: Pair, predictions: pd.DataFrame) -> li
     ]
 
 
-def digest(asked: Plan, pair: Pair, ids: Sequence[str], seed: int) -> str:
+def kept_items(pair: Pair, predictions: pd.DataFrame, count: int, seed: int) -> list[str]:
+    """Ids of items whose English runs the maps are tried on: up to `count` paired items that are right in English,
+    drawn at random, in English order."""
+    english = predictions[(predictions["language"] == ENGLISH) & (predictions["pivot"] == pair.english.pivot)]
+    right = set(english.loc[english["correct"] == 1, "item_id"])
+    able = [item_id for item_id in pair.ids if item_id in right]
+    drawn = set(random.Random(f"{seed}/kept").sample(able, min(count, len(able))))
+    return [item_id for item_id in able if item_id in drawn]
+
+
+def digest(asked: Plan, pair: Pair, ids: Sequence[str], kept: Sequence[str], seed: int) -> str:
     """Digest of everything, except the model, that a language's patched log-likelihoods depend on."""
     config = asked.config
     texts = [
@@ -152,7 +178,11 @@ def digest(asked: Plan, pair: Pair, ids: Sequence[str], seed: int) -> str:
         for side in (pair.language, pair.english, *asked.others.values())
     ]
     settings = (config.conditions, config.layers, config.site, config.component.value, config.window, seed)
-    return hashlib.sha256(repr((settings, list(ids), texts)).encode()).hexdigest()
+    every: tuple[object, ...] = (settings, list(ids), texts)
+    learned = asked.training.get(pair.language.language)
+    if learned is not None:  # else the digest is that of versions without maps
+        every = (*every, config.strength, list(kept), learned.english, learned.other)
+    return hashlib.sha256(repr(every).encode()).hexdigest()
 
 
 def permuted(item: Item, seed: int) -> Item:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from align_pipeline.config.patch import TREATMENT
+from align_pipeline.config.patch import KEPT, TREATMENT, is_kept, is_placebo, map_of, treatment_of
 from align_pipeline.figures import style
 
 if TYPE_CHECKING:
@@ -26,6 +26,14 @@ NAMES = {
     "noise": "noise",
     "zero": "zero",
     "mean": "mean of the language",
+    "shift": "shift",
+    "linear": "linear map",
+    "procrustes": "rotation (Procrustes)",
+    "linear_shuffled": "linear, shuffled pairs",
+    "procrustes_shuffled": "rotation, shuffled pairs",
+    "shift_random": "random, as long as shift",
+    "linear_random": "random, as long as linear",
+    "procrustes_random": "random, as long as rotation",
 }
 COMPONENTS = {"resid": "residual stream", "attn": "attention", "mlp": "MLP", "head": "heads"}
 SITES = {
@@ -41,7 +49,9 @@ KIND_TRANSLATION = ["model", "task", "direction", *KIND[2:]]
 
 def condition_name(condition: str) -> str:
     """A condition in words."""
-    return NAMES.get(condition, condition.replace("language=", "in "))
+    name, _, strength = condition.removeprefix(KEPT).partition("*")
+    words = NAMES.get(name, name.replace("language=", "in "))
+    return f"{words} × {strength}" if strength else words
 
 
 def kind_name(row: Any) -> str:
@@ -76,11 +86,17 @@ def draw_translation(effects: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def figures(part: pd.DataFrame) -> list[tuple[str, Any]]:
-    """(name, drawing function) of each figure for one kind of patch (`KIND`)."""
+    """(name, drawing function) of each figure for one kind of patch (`KIND`); English runs are in tables only."""
+    part = part[~part["condition"].astype(str).map(is_kept).astype(bool)]
+    if part.empty:
+        return []
     chosen = part[part["condition"] == lead(part)]
     if (part["head"] >= 0).any():
         return [("heads", partial(grid, chosen, "head"))]
-    found = [("correction", partial(correction, part))]
+    learned = part["condition"].astype(str).map(map_of) != ""
+    found = [("correction", partial(correction, part[~learned]))] if not learned.all() else []
+    if learned.any():
+        found.append(("maps", partial(correction, part[learned | (part["condition"] == TREATMENT)])))
     if part["language"].nunique() > 1:
         found.append(("languages", partial(grid, chosen, "language")))
     return found
@@ -99,7 +115,8 @@ def pooled(part: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def correction(part: pd.DataFrame) -> Figure:
-    """Share of TF items that become right, by layer, with one line per condition; the treatment's line is thick.
+    """Share of TF items that become right, by layer, with one line per condition; the treatment's line is thick. A
+    map's placebos have its colour: dashed with shuffled pairs, dotted with a random direction.
 
     Args:
         part: effects of one kind of patch. With a single language the treatment's bootstrap interval is shaded.
@@ -163,10 +180,14 @@ def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float,
     names = sorted(table.index, key=lambda c: order.index(c) if c in order else len(order))
     layers = table.columns.to_numpy(int)
     figure, axes = style.new_figure(9.0, 4.6, right=2.35)
-    colours = dict(zip(names, [*style.OKABE_ITO, "#882255", "#999933", "#332288"] * 2, strict=False))
+    leads = {name: treatment_of(name) if is_placebo(name) else name for name in names}
+    palette = [*style.OKABE_ITO, "#882255", "#999933", "#332288"] * 2
+    shared = dict(zip(dict.fromkeys(leads.values()), palette, strict=False))
+    colours = {name: shared[lead] for name, lead in leads.items()}
     for name in reversed(names):
-        thick = name == TREATMENT
-        axes.plot(layers, table.loc[name].to_numpy(float), color=colours[name], linewidth=2.8 if thick else 1.4)
+        dashes = ("--" if "shuffled" in name else ":") if is_placebo(name) else "-"
+        width = 2.8 if name == TREATMENT else 1.4
+        axes.plot(layers, table.loc[name].to_numpy(float), color=colours[name], linestyle=dashes, linewidth=width)
     if interval is not None:
         axes.fill_between(layers, *interval, color=colours[TREATMENT], alpha=0.15, linewidth=0)
     axes.set_ylim(bottom, top)

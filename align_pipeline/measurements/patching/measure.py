@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from align_pipeline import distributed
 from align_pipeline.config import Config
-from align_pipeline.config.patch import Component
+from align_pipeline.config.patch import KEPT, Component, is_kept, map_of
 from align_pipeline.data.tasks import ChoiceTask, Pair, ParallelTask
 from align_pipeline.measurements.base import Columns, Job, Told, Unit
 from align_pipeline.measurements.patching import conditions, figures, statistics
+from align_pipeline.measurements.patching.learned import training
 from align_pipeline.measurements.patching.patch import Activations, Patched, chosen_layers, patch
 from align_pipeline.measurements.patching.table import PATCHING
 from align_pipeline.measurements.patching.units import join
@@ -39,7 +41,9 @@ class Patching:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.asked_for = conditions.plan(job.config.patch, job.task, job.pairs, job.source)
+        asked = conditions.plan(job.config.patch, job.task, job.pairs, job.source)
+        learned = training(asked.config, job.pairs, job.languages, job.source)
+        self.asked_for = dataclasses.replace(asked, training=learned)
         self._foreign: dict[str, Activations] = {}
 
     @staticmethod
@@ -56,30 +60,34 @@ class Patching:
 
     def units(self) -> Iterator[Unit]:
         """One unit per language; ``predictions.parquet`` says which items fail."""
-        which, pairs = self.asked_for.config.items, self.job.pairs
-        chosen: list[list[str]] = []
+        which, pairs, seed = self.asked_for.config.items, self.job.pairs, self.job.config.seed
+        chosen: list[tuple[list[str], list[str]]] = []
         if distributed.is_main():
             predictions = self.job.table("predictions")
-            chosen = [conditions.chosen_items(which, pair, predictions) for pair in pairs]
-        for pair, ids in zip(pairs, distributed.from_main(chosen), strict=True):
+            for pair in pairs:
+                ids = conditions.chosen_items(which, pair, predictions)
+                count = len(ids) if any(map(is_kept, self.asked_for.conditions)) else 0
+                chosen.append((ids, conditions.kept_items(pair, predictions, count, seed)))
+        for pair, (ids, kept) in zip(pairs, distributed.from_main(chosen), strict=True):
             language = pair.language.language
             if not ids:
                 log.warning("%s has no %s items to patch.", language, which.value.upper())
                 continue
-            texts = conditions.digest(self.asked_for, pair, ids, self.job.config.seed)
-            compute, rows = functools.partial(self._compute, pair, ids), functools.partial(self._rows, pair, ids)
+            texts = conditions.digest(self.asked_for, pair, ids, kept, seed)
+            compute = functools.partial(self._compute, pair, ids, kept)
+            rows = functools.partial(self._rows, pair, [*ids, *kept])
             yield Unit("patching", texts, f"Patched {language}", compute, rows)
 
-    def _compute(self, pair: Pair, ids: Sequence[str]) -> dict[str, Tensor]:
+    def _compute(self, pair: Pair, ids: Sequence[str], kept: Sequence[str]) -> dict[str, Tensor]:
         lm, budget, pivot = self.job.lm, self.job.config.batch_tokens, pair.english.pivot
         config = self.asked_for.config
         if pivot not in self._foreign:
             self._foreign.clear()  # pairs are roughly grouped by pivot; activations are large
             self._foreign[pivot] = Activations(lm, config.component, config.site, budget)
-        with self.job.stages.stage("patching", f"Patched {pair.language.language}", len(ids)) as advance:
+        with self.job.stages.stage("patching", f"Patched {pair.language.language}", len(ids) + len(kept)) as advance:
             truncated = lm.truncated
             seed = self.job.config.seed
-            found = patch(lm, self.asked_for, pair, ids, self._foreign[pivot], seed, budget, advance)
+            found = patch(lm, self.asked_for, pair, ids, kept, self._foreign[pivot], seed, budget, advance)
             lm.truncated = truncated  # already counted when the options were scored
             return found.tensors() | {"num_layers": torch.tensor(lm.num_layers)}
 
@@ -103,11 +111,14 @@ class Patching:
         seed = self.job.config.seed
         units = join(self.job.table(self.table), self.job.table("predictions"), self.job.last_layers)
         effects, found = statistics.effects(units, seed=seed), statistics.summary(units, seed=seed)
-        rows = {}
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
         for pair in self.job.pairs:
             key = (pair.language.language, pair.english.pivot)
             own = found[(found["language"] == key[0]) & (found["pivot"] == key[1])]
             rows[key] = {"patching": records(own.drop(columns=["model", "task", "language", "pivot"]))}
+            learnt = self.asked_for.training.get(key[0])
+            if learnt is not None:
+                rows[key]["map_pairs"] = {"name": learnt.name, "count": len(learnt)}
         printed = [_printed(rows, effects)] if any(row["patching"] for row in rows.values()) else []
         return Told(rows, _curves(effects), figures.draw(effects, self.job.folder), printed=printed)
 
@@ -115,8 +126,12 @@ class Patching:
     def numbers(row: Mapping[str, Any]) -> dict[str, float]:
         """See `Measurement`; there are too many heads to include them."""
         keys = ("best_layer", "best_correction", "middle_correction", "attributable")
-        told = [one for one in row.get("patching", []) if one["head"] < 0]
-        return {f"patch_{one['condition']}_{key}": one[key] for one in told for key in keys if one[key] is not None}
+        told = [
+            (one, ("middle_damage",) if is_kept(one["condition"]) else keys)
+            for one in row.get("patching", [])
+            if one["head"] < 0
+        ]
+        return {f"patch_{one['condition']}_{key}": one[key] for one, own in told for key in own if one[key] is not None}
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -136,18 +151,28 @@ def _curves(effects: pd.DataFrame) -> list[Curve]:
 
 def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]], effects: pd.DataFrame) -> Table:
     """The corrections of each condition, as a console table."""
+    found = [one for row in rows.values() for one in row["patching"]]
+    is_learned, has_kept = (any(test(one["condition"]) for one in found) for test in (map_of, is_kept))
     caption = (
         "Share of TF items that become right. Middle: mean over the middle third of the layers. Attributable to the "
         "concept: the treatment minus the strongest control that lacks the concept, over the middle third."
     )
+    if is_learned:
+        caption += " Of a learned map: the map minus the strongest of its placebos."
+    if has_kept:
+        caption += " English damaged: right English items that the same map makes wrong, over the middle third."
     title = f"Activation patching, layers {layer_range(sorted(effects['layer'].unique()))}"
     made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in ("language", "condition"):
         made.add_column(column)
     for column in ("TF", "corrected\nmax @layer", "middle", "attributable to the concept"):
         made.add_column(column, justify="right")
+    if has_kept:
+        made.add_column("English\ndamaged", justify="right")
     for (language, _), row in rows.items():
-        found = row["patching"]
+        kept = [one for one in row["patching"] if is_kept(one["condition"])]
+        damage = {one["condition"].removeprefix(KEPT): one["middle_damage"] for one in kept}
+        found = [one for one in row["patching"] if not is_kept(one["condition"])]
         if len(found) > 30:  # too many heads: show those with the highest correction
             found = sorted(found, key=lambda one: -(one["best_correction"] or 0))[:10]
         for one in found:
@@ -158,5 +183,7 @@ def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]], effects: pd.Data
             if one["attributable"] is not None:
                 interval = f"[{one['attributable_low']:+.3f}, {one['attributable_high']:+.3f}]"
                 left = f"{one['attributable']:+.3f} {interval} over {one['strongest_control']}"
-            made.add_row(language, one["condition"] + head, str(one["n_tf"]), best, middle, left)
+            lost = damage.get(one["condition"])
+            cells = (language, one["condition"] + head, str(one["n_tf"]), best, middle, left)
+            made.add_row(*cells, *(["" if lost is None else f"{lost:.3f}"] if has_kept else []))
     return made

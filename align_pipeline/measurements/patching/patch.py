@@ -14,6 +14,9 @@ defines the new activation. The treatment and its controls differ in what the ne
 | mean_english | mean over all other English items | English | none | none |
 | noise | a random direction of the parallel activation's norm | none | none | none |
 | zero, mean | zeros; mean over the language's other items: ablation | none, own | none | none |
+
+Learned maps (`maps`, `learned`) move the item's own activation towards English instead of replacing it; ``english+``
+conditions do this in the English runs, which should stay right.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align_pipeline.config.patch import TREATMENT, Component, PatchConfig
+from align_pipeline.config.patch import TREATMENT, Component, PatchConfig, is_kept, map_of
 from align_pipeline.data.items import Item
 from align_pipeline.data.tasks import Pair
 from align_pipeline.engine.forward import Advance
@@ -45,6 +48,7 @@ from align_pipeline.measurements.patching.conditions import (
     permuted,
     site_positions,
 )
+from align_pipeline.measurements.patching.learned import Moved, move, places_of
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +162,7 @@ class Patched:
             donors = [int(self.donors[c, n]) for n in given]
             known = {
                 "source_language": asked.source_language(condition, pair),
-                "condition": condition,
+                "condition": asked.row_name(condition),
                 "item_id": [ids[n] for n in given],
                 "donor": [pair.english.items[d].id if d >= 0 else "" for d in donors],
                 "donor_gold": [int(self.donor_golds[c, n]) if self.donor_golds[c, n] >= 0 else None for n in given],
@@ -182,6 +186,7 @@ def patch(
     asked: Plan,
     pair: Pair,
     ids: Sequence[str],
+    kept: Sequence[str],
     foreign: Activations,
     seed: int,
     batch_tokens: int | None,
@@ -194,6 +199,7 @@ def patch(
         asked: conditions, layers, site, component.
         pair: the language and its English.
         ids: the items to patch.
+        kept: items whose English runs the ``english+`` conditions patch; they come after `ids` in the result.
         foreign: cache of English (and other languages') activations, shared between languages.
         seed: for donors and noise.
         batch_tokens: approximate maximum tokens per forward pass; None: as many as fit the memory.
@@ -204,14 +210,16 @@ def patch(
     """
     config, layers = asked.config, layers_of(lm, asked.config)
     own = Activations(lm, config.component, config.site, batch_tokens)
-    by_id = pair.language.by_id()
-    items = [by_id[item_id] for item_id in ids]
+    by_id, english = pair.language.by_id(), pair.english.by_id()
+    items = [by_id[item_id] for item_id in ids] + [english[item_id] for item_id in kept]
     sources = _Sources(lm, asked, pair, foreign, own, seed)
-    chosen = [[sources.donor(condition, item) for item in items] for condition in asked.conditions]
-    for condition, row in zip(asked.conditions, chosen, strict=True):
-        lacking = sum(donor is None for donor in row)
+    chosen = []
+    for condition in asked.conditions:
+        own_ids = range(len(ids), len(items)) if is_kept(condition) else range(len(ids))
+        chosen.append([sources.donor(condition, item) if n in own_ids else None for n, item in enumerate(items)])
+        lacking = sum(chosen[-1][n] is None for n in own_ids)
         if lacking:
-            said = f"{lacking} of {len(items)} items have no donor and are left out"
+            said = f"{lacking} of {len(ids)} items have no donor and are left out"
             log.warning("%s, %s: %s.", pair.language.language, condition, said)
     heads = num_heads(lm) if config.component is Component.head else 1
     result = torch.full(
@@ -229,6 +237,7 @@ def patch(
             targets.append((index, [c for c, _ in able], options))
             places.append(place)
     sources.read(items, chosen, places)
+    sources.learn(places, layers)
     for number, values in patched_loglikelihoods(lm, scorings, config.component, batch_tokens, advance).items():
         index, done, options = targets[number]
         shaped = values.reshape(len(done), len(layers), heads, len(options))
@@ -273,6 +282,7 @@ class _Sources:
     foreign: Activations
     own: Activations
     seed: int
+    moved: Moved = field(init=False)
 
     def __post_init__(self) -> None:
         self.pool = self.pair.english.items
@@ -295,7 +305,7 @@ class _Sources:
         own = self.index[item.id]
         if condition == TREATMENT:
             return Donor(own, self.pool[own])
-        if condition == "self":
+        if condition == "self" or map_of(condition):
             return Donor(own, item)
         if condition == "permuted_options":
             return Donor(own, permuted(self.pool[own], self.seed))
@@ -315,15 +325,31 @@ class _Sources:
             donor.item
             for condition, donors in zip(self.asked.conditions, chosen, strict=True)
             for donor in donors
-            if condition != "self" and donor is not None and donor.item is not None
+            if not (condition == "self" or map_of(condition)) and donor is not None and donor.item is not None
         ]
         if "mean_english" in self.asked.conditions:
             wanted += self.pool
         if "noise" in self.asked.conditions:
             wanted += [self.english(item) for item in items]
         self.foreign.of(wanted)
-        if {"self", "zero"} & set(self.asked.conditions):
+        if {"self", "zero"} & set(self.asked.conditions) or self.asked.training:
             self.own.at(places)
+
+    def learn(self, places: Sequence[Place], layers: Sequence[int]) -> None:
+        """Learn the maps from the language's sentences, if any condition uses them."""
+        config = self.asked.config
+        if not config.learned:
+            return
+        learnt = self.asked.training[self.pair.language.language]
+        other, english = (
+            torch.stack(memory.at(places_of(self.lm, sentences)))[:, :, 0]
+            for memory, sentences in ((self.own, learnt.other), (self.foreign, learnt.english))
+        )
+        able = list(taps(self.lm, config.component))
+        patched = {k for layer in layers for k in range(layer, layer + config.window)}
+        states = {place: self.own.at([place])[0] for place in dict.fromkeys(places)}
+        index = [k for k, layer in enumerate(able) if layer in patched]
+        self.moved = move(config.learned, other, english, states, index, config.strength, self.seed)
 
     def english(self, item: Item) -> Item:
         """The English version of an item."""
@@ -333,6 +359,8 @@ class _Sources:
         """The replacement activation, [K, S, D]."""
         if condition == "self":
             return self.own.at([place])[0]
+        if map_of(condition):
+            return self.moved.value(condition, self.own.at([place])[0], place, item.id)
         if condition in self.means:
             total, count = self.means[condition]
             (own,) = self.own.of([item]) if condition == "mean" else self.foreign.of([self.english(item)])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pandas as pd
 from markupsafe import Markup
 
-from align_pipeline.config.patch import TREATMENT
+from align_pipeline.config.patch import MAPS, TREATMENT, is_kept, is_placebo, map_of, treatment_of
 from align_pipeline.measurements.patching import figures
 from align_pipeline.measurements.patching.statistics import MIDDLE
 from align_pipeline.measurements.patching.table import PATCHING
@@ -33,27 +33,47 @@ def _kinds(part: Part) -> Iterator[SimpleNamespace]:
             own[(own[same] == rows[same].iloc[0]).all(axis="columns")]
             for own in (found, part.of("patching_contrasts"), part.of("patching_categories"))
         )
-        against = against[against["head"] < 0]
+        against = against[(against["head"] < 0) & (against["at"] == MIDDLE)]
+        of_map = against["control"].map(is_placebo).astype(bool)
+        table, kept = (table[table["condition"].map(is_kept) == which] for which in (False, True))
         words = ("patching", str(row.component), str(row.site), str(row.window))
         by_category = categories["category"].nunique() > 1 and not (categories["head"] >= 0).any()
         yield SimpleNamespace(
             kind=figures.kind_name(row),
-            finding=_finding(table),
+            finding=_finding(table, TREATMENT),
+            learned=list(_learned(table)),
             images=[part.draw(draw, *words, name) for name, draw in figures.figures(rows)],
             table=named(table),
             by_head=(table["head"] >= 0).any(),
-            against=named(against[against["at"] == MIDDLE]) if len(against) else None,
+            against=named(against[~of_map]) if (~of_map).any() else None,
+            placebos=named(_with_treatment(against[of_map])) if of_map.any() else None,
+            kept=named(kept) if len(kept) else None,
             categories=named(_at_best(categories, table)) if by_category else None,
         )
 
 
-def _finding(table: pd.DataFrame) -> SimpleNamespace | None:
-    """The treatment's effect over all languages; None if no control isolates the effect of the concept."""
-    treated = table[(table["condition"] == TREATMENT) & table["attributable"].notna() & (table["head"] < 0)]
+def _learned(table: pd.DataFrame) -> Iterator[SimpleNamespace]:
+    """The effect of each map over all languages, if its placebos were run too."""
+    names = [name for name in table["condition"].unique() if map_of(name) and not is_placebo(name)]
+    for name in sorted(names, key=lambda one: (MAPS.index(map_of(one)), one)):
+        found = _finding(table, name)
+        if found is not None:
+            yield found
+
+
+def _with_treatment(against: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the map that each placebo is compared with, as `condition`."""
+    return against.assign(condition=[treatment_of(str(control)) for control in against["control"]])
+
+
+def _finding(table: pd.DataFrame, treatment: str) -> SimpleNamespace | None:
+    """A treatment's effect over all languages; None if no control isolates the effect of the concept (or map)."""
+    treated = table[(table["condition"] == treatment) & table["attributable"].notna() & (table["head"] < 0)]
     if treated.empty:
         return None
     n = int(treated["n_tf"].sum())
     return SimpleNamespace(
+        name=figures.condition_name(treatment),
         n=n,
         languages=len(treated),
         corrected=float((treated["middle_correction"] * (treated["n_tf"] / n)).sum()),

@@ -3,6 +3,8 @@
 `units.join` merges ``patching.parquet`` with ``predictions.parquet``; all other functions use its result.
 TS: right in English and in the language; TF: right in English, wrong in the language, both without patching.
 Intervals are 95% percentile intervals of one bootstrap over items.
+
+A learned map is a treatment too; its controls are its placebos (`config.patch.treatment_of`).
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from align_pipeline.config.patch import TREATMENT
+from align_pipeline.config.patch import is_kept, is_placebo, treatment_of
 from align_pipeline.inference.items import holm
 from align_pipeline.measurements.patching.units import SERIES, Unit
 
 LACK_CONCEPT = ("random_item", "same_answer", "mean_english", "noise")
-"""Controls without the item's concept: the treatment's effect beyond theirs is due to the concept."""
+"""Controls without the item's concept: the treatment's effect beyond theirs is due to the concept. The placebos of a
+map lack what the map has learned, and count like these."""
 RESAMPLES = 1000
 MIDDLE = "middle third"
 
@@ -163,7 +166,7 @@ CONTRASTS = [
 
 def contrasts(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
     """The treatment minus each control, on the TF items that both have. If the control lacks the concept, the
-    difference is attributable to the concept.
+    difference is attributable to the concept; that of a map and its placebos, to the map.
 
     Returns:
         one row per unit, control and layer, and one for the mean over the middle third of the layers (``at``; no
@@ -176,12 +179,11 @@ def contrasts(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) 
 
 
 def _controls(unit: Unit) -> Iterator[int]:
-    if TREATMENT in unit.conditions:
-        yield from (c for c, name in enumerate(unit.conditions) if name != TREATMENT)
+    yield from (c for c, name in enumerate(unit.conditions) if treatment_of(name) in unit.conditions)
 
 
 def _contrast(unit: Unit, control: int, resamples: int, seed: int) -> pd.DataFrame:
-    treatment = unit.conditions.index(TREATMENT)
+    treatment = unit.conditions.index(treatment_of(unit.conditions[control]))
     both = unit.tf & ~np.isnan(unit.correct[[treatment, control]]).any(axis=(0, 1))
     weights = unit.weights(both, resamples, seed)
     treated, controlled = unit.correct[treatment], unit.correct[control]
@@ -203,7 +205,7 @@ def _contrast(unit: Unit, control: int, resamples: int, seed: int) -> pd.DataFra
     return pd.DataFrame(rows).assign(
         **dict(zip(SERIES, unit.key, strict=True)),
         control=name,
-        lacks_concept=name in LACK_CONCEPT,
+        lacks_concept=name in LACK_CONCEPT or is_placebo(name),
         at=["layer"] * len(unit.layers) + [MIDDLE] * len(more),
         layer=[*unit.layers, *more],
         n=int(both.sum()),
@@ -221,7 +223,7 @@ CATEGORIES = [*SERIES, "condition", "layer", "category", "n_tf", "corrected", "c
 def by_category(units: Sequence[Unit]) -> pd.DataFrame:
     """Correction rates by the items' semantic category, where items have one: `CATEGORIES`."""
     parts = []
-    for unit in units:
+    for unit in (unit for unit in units if not all(map(is_kept, unit.conditions))):
         for category in sorted(set(unit.category) - {""}):
             chosen = unit.tf & (unit.category == category)
             for c, condition in enumerate(unit.conditions):
@@ -266,9 +268,6 @@ def summary(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) ->
             [pd.DataFrame(columns=CONTRASTS)] + [_contrast(unit, c, resamples, seed) for c in _controls(unit)]
         )
         against = against[against["lacks_concept"].astype(bool)]
-        by_layer = against[(against["at"] == "layer") & (against["n"] > 0)].groupby("layer")
-        worst, least_of = by_layer["p_layers"].max(), by_layer["difference"].min()
-        against = against[against["at"] == MIDDLE]
         weights = unit.weights(unit.tf, resamples, seed)
         for c, condition in enumerate(unit.conditions):
             row: dict[str, Any] = dict(zip(SERIES, unit.key, strict=True)) | {"condition": condition}
@@ -283,12 +282,16 @@ def summary(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) ->
                 names = ("middle_correction", "middle_low", "middle_high")
                 row |= {name: float(value[0]) for name, value in zip(names, found, strict=True)}
                 row["middle_damage"] = float(_mean((1 - middle)[None], unit.ts[None].astype(float))[0, 0])
-            if condition == TREATMENT and len(worst):
+            own = against[against["control"].map(treatment_of) == condition]
+            by_layer = own[(own["at"] == "layer") & (own["n"] > 0)].groupby("layer")
+            worst, least_of = by_layer["p_layers"].max(), by_layer["difference"].min()
+            own = own[own["at"] == MIDDLE]
+            if len(worst):
                 carrying = [int(layer) for layer in worst.index if worst[layer] < 0.05 and least_of[layer] > 0]
                 row |= {"carrying_layers": " ".join(map(str, carrying)), "p_somewhere": worst[least_of > 0].min()}
-            if condition == TREATMENT and against["difference"].notna().any():
-                least = against.iloc[int(against["difference"].argmin())]
+            if own["difference"].notna().any():
+                least = own.iloc[int(own["difference"].argmin())]
                 row |= {"strongest_control": least["control"], "attributable": least["difference"]}
                 row |= {"attributable_low": least["low"], "attributable_high": least["high"]}
             rows.append(row)
-    return pd.DataFrame(rows, columns=SUMMARY)
+    return pd.DataFrame(rows, columns=SUMMARY).astype({"best_layer": "Int64"})

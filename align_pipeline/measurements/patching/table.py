@@ -13,7 +13,7 @@ PATCHING = pa.schema(
         ("language", TEXT),
         ("pivot", TEXT),
         ("source_language", TEXT),  # the language that the activation comes from; "" for noise and zero
-        ("condition", TEXT),  # parallel, self, random_item, ...; language=<code>
+        ("condition", TEXT),  # parallel, self, random_item, ...; language=<code>; maps, with *<strength> if not 1
         ("component", TEXT),  # resid, attn, mlp, head
         ("site", TEXT),  # last, passage, question, options, option_1, ...
         ("window", INT),  # layers replaced at once

@@ -1,4 +1,8 @@
-"""``patching.parquet`` and ``predictions.parquet`` as arrays, one unit per language and kind of patch."""
+"""``patching.parquet`` and ``predictions.parquet`` as arrays, one unit per language and kind of patch.
+
+The ``english+`` conditions, which try a language's maps on English runs, have units of their own: their items are right
+in English before, so that there are no TF items, and the damage rate is that of English.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from align_pipeline.config.patch import is_kept
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.inference.study import UNIT, clusters, unique_predictions
 
@@ -22,7 +27,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Unit:
-    """One language's patched runs.
+    """One language's patched runs, or the English runs that its maps change.
 
     Attributes:
         key: values of `SERIES`; head is -1 unless heads are patched.
@@ -31,7 +36,7 @@ class Unit:
         middle: bool [K], the layers from one third to two thirds of the model's depth.
         correct: float [C, K, n], nan where an item has no such run.
         log_odds: float [C, K, n], of the gold option against all others, in nats.
-        correct_before: bool [n], unpatched.
+        correct_before: bool [n], unpatched; in English runs that of English, as is the next.
         log_odds_before: float [n].
         english_correct: bool [n].
         category: str [n].
@@ -80,7 +85,8 @@ def log_odds(loglikelihoods: Array, gold: Array) -> Array:
 
 
 def join(patching: pd.DataFrame, predictions: pd.DataFrame, last_layers: dict[str, int] | None = None) -> list[Unit]:
-    """Join the tables to one unit per language and kind of patch; duplicate rows count once.
+    """Join the tables to one unit per language and kind of patch, and one more where English runs are patched;
+    duplicate rows count once.
 
     Args:
         patching: as `PATCHING`.
@@ -101,11 +107,14 @@ def join(patching: pd.DataFrame, predictions: pd.DataFrame, last_layers: dict[st
     before["cluster"] = clusters(before)
     own = before.set_index([*UNIT, "item_id"])[["correct", "log_odds", "category", "cluster"]]
     highest = dict(rows.groupby("model")["layer"].max()) | (last_layers or {})
+    rows["kept"] = rows["condition"].map(is_kept)
     units = []
-    for key, part in rows.groupby(SERIES, sort=True):
+    for (*series, kept), part in rows.groupby([*SERIES, "kept"], sort=True):
+        key = tuple(series)
         model, task, language, pivot = key[:4]
         items = sorted(part["item_id"].unique())
-        names = pd.MultiIndex.from_tuples([(model, task, language, pivot, i) for i in items])
+        side = ENGLISH if kept else language
+        names = pd.MultiIndex.from_tuples([(model, task, side, pivot, i) for i in items])
         known = own.reindex(names)
         right = english.reindex(pd.MultiIndex.from_tuples([(model, task, pivot, i) for i in items])).to_numpy(float)
         have = known["correct"].notna().to_numpy() & ~np.isnan(right)  # nothing to compare without predictions

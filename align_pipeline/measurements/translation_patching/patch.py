@@ -92,9 +92,14 @@ def plan(config: PatchConfig, task: Flores, pairs: Sequence[Pair], source: Sourc
         InputError: translation lacks a condition, site, component or choice of items, or has too few sentences.
     """
     asked = list(ALL) if config.conditions == "all" else list(config.conditions)
+    able = [c for c in CONDITIONS if c not in OF_OPTIONS] + [LANGUAGE_CONDITION + "<code>"]
+    if config.learned:
+        raise InputError(
+            f"patch.conditions has {config.learned[0]}, but learned maps are for tasks with answer options; with "
+            f"{task.name}, use some of {', '.join(able)}."
+        )
     for condition in asked:
         if condition in OF_OPTIONS:
-            able = [c for c in CONDITIONS if c not in OF_OPTIONS] + [LANGUAGE_CONDITION + "<code>"]
             raise InputError(
                 f"patch.conditions has {condition}, but {task.name} has no answer options; use some of "
                 f"{', '.join(able)}."
