@@ -1,0 +1,122 @@
+"""Tuned models in the report: the tables of all comparisons, and the section in the chapter of the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from align_pipeline.data.items import ENGLISH
+from align_pipeline.figures import tuning as figures
+from align_pipeline.inference import mediation as linked
+from align_pipeline.inference import tuning as paired
+from align_pipeline.inference.study import Study
+from align_pipeline.page.numbers import metric_name
+from align_pipeline.page.part import Part
+from align_pipeline.page.template import render
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The tables of all base models with tuned versions, by name as in `results.FILES`, and notes for the page."""
+
+    tables: dict[str, pd.DataFrame]
+    notes: tuple[str, ...]
+
+
+def compare(study: Study, cells: pd.DataFrame, summaries: Sequence[Mapping[str, Any]]) -> Compared:
+    """Compare every base model with its tuned versions.
+
+    Raises:
+        InputError: a summary does not say enough about a tuned model.
+    """
+    columns = {"": paired.TUNING, "_alignment": paired.ALIGNMENT, "_moves": paired.MOVES, "_mediation": linked.MEDIATION}
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in columns}
+    known = paired.versions(summaries)
+    for of in paired.pairs(study, known):
+        parts[""].append(paired.accuracy(of))
+        parts["_moves"].append(paired.moves(of))
+        for metric in paired.aligned(study, cells, of):
+            parts["_alignment"].append(paired.alignment(of, metric))
+            if of.units:
+                parts["_mediation"].append(linked.mediation(of, metric))
+    tables = {
+        f"tuning{name}": pd.concat(parts[name], ignore_index=True) if parts[name] else pd.DataFrame(columns=every)
+        for name, every in columns.items()
+    }
+    return Compared(tables, tuple(paired.without_base(study, known)))
+
+
+def show(part: Part) -> Markup:
+    """Before and after: accuracy, alignment, which answers moved, and whether the two changes belong together."""
+    accuracy, alignment = part.of("tuning"), part.of("tuning_alignment")
+    if accuracy.empty and alignment.empty:
+        return Markup()
+    moves, mediation = part.of("tuning_moves"), part.of("tuning_mediation")
+    seen = accuracy if len(accuracy) else alignment
+    return render(
+        "align_pipeline/report/tuning.html",
+        model=part.model,
+        presets=list(_presets(part, seen)),
+        changes=part.draw(partial(figures.changes, accuracy), "tuning") if len(accuracy) else "",
+        curves=list(_curves(part, alignment)),
+        accuracy=accuracy[accuracy["seed"] == paired.MEAN],
+        alignment=alignment[alignment["at"] != "layer"],
+        moves=moves[moves["seed"] == paired.MEAN],
+        mediation=mediation.assign(trained=False),  # no asterisk: all of them were
+        pivots=seen.loc[seen["pivot"] != "", "pivot"].nunique(),
+    )
+
+
+def _presets(part: Part, seen: pd.DataFrame) -> Iterator[SimpleNamespace]:
+    """What the sentences of one preset need."""
+    accuracy, alignment, mediation = (part.of(name) for name in ("tuning", "tuning_alignment", "tuning_mediation"))
+    for name, role, seeds in seen[["preset", "role", "seeds"]].drop_duplicates().itertuples(index=False):
+        own = accuracy[accuracy["preset"] == name]
+        mean = own[own["seed"] == paired.MEAN]
+        where = paired.TRAINED if (mean["language"] == paired.TRAINED).any() else paired.OTHER
+        languages = mean[~mean["language"].isin(paired.POOLED) & (mean["trained"] == (where == paired.TRAINED))]
+        aligned = alignment[(alignment["preset"] == name) & (alignment["against"] == paired.BASE)]
+        linked_to = mediation[(mediation["preset"] == name) & (mediation["language"] == paired.TRAINED)]
+        yield SimpleNamespace(
+            name=name,
+            role=role,
+            seeds=seeds,
+            where=where,
+            count=languages["language"].nunique(),
+            comparisons=list(mean[mean["language"] == where].itertuples()),
+            by_seed=own.loc[(own["seed"] != paired.MEAN) & (own["language"] == where), "difference"].tolist(),
+            english=list(mean[(mean["language"] == ENGLISH) & (mean["against"] == paired.BASE)].itertuples()),
+            aligned=_by_metric(part, aligned[(aligned["language"] == where) & (aligned["at"] == "middle_third")]),
+            best=_by_metric(part, aligned[(aligned["language"] == where) & (aligned["at"] == "best_layer")]),
+            linked=_by_metric(part, linked_to[linked_to["form"] == "within_language"]),
+            same_item=_by_metric(part, linked_to[linked_to["form"] == "same_item"]),
+            overlap=int(own["overlap"].max()) if len(own) else 0,
+        )
+
+
+def _by_metric(part: Part, table: pd.DataFrame) -> list[Any]:
+    """The rows in the order of the page's metrics."""
+    place = {metric: i for i, metric in enumerate(part.metrics)}
+    return sorted(table.itertuples(), key=lambda row: place[row.metric, row.pooling])
+
+
+def _curves(part: Part, alignment: pd.DataFrame) -> Iterator[SimpleNamespace]:
+    """A figure per metric: alignment by layer of the base and each preset, the mean over languages."""
+    rows = alignment[(alignment["at"] == "layer") & (alignment["against"] == paired.BASE)]
+    for metric, pooling in part.metrics:
+        own = rows[(rows["metric"] == metric) & (rows["pooling"] == pooling)]
+        where = paired.TRAINED if (own["language"] == paired.TRAINED).any() else paired.OTHER
+        own = own[own["language"] == where]
+        if len(own):
+            yield SimpleNamespace(
+                name=metric_name(metric, pooling),
+                where=where,
+                n=own["n"].max(),
+                image=part.draw(partial(figures.by_layer, own, part.model), "tuning", metric, pooling),
+            )
