@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from align_pipeline.data.items import ENGLISH
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 from align_pipeline.figures.style import (
@@ -30,7 +32,7 @@ def colours(table: pd.DataFrame) -> dict[str, str]:
     """A colour per preset, in the order of the rows; placebos are grey."""
     known = table[["preset", "role"]].drop_duplicates()
     others = [name for name, role in known.itertuples(index=False) if role != "placebo"]
-    return {name: PLACEBO for name in known["preset"]} | {k: OKABE_ITO[i % 6] for i, k in enumerate(others)}
+    return dict.fromkeys(known["preset"], PLACEBO) | {k: OKABE_ITO[i % 6] for i, k in enumerate(others)}
 
 
 def changes(table: pd.DataFrame) -> Figure:
@@ -40,16 +42,18 @@ def changes(table: pd.DataFrame) -> Figure:
         table: rows of `inference.tuning.TUNING` of one base model and task.
     """
     table = table[table["against"] == "base"]
-    table = table.assign(label=language_names(table), order=table["label"] if "label" in table else "")
-    pooled = table["pivot"] == ""  # English and means over languages
-    table["order"] = np.where(pooled, table["language"].map({"eng_Latn": 0}).fillna(1), 2 + ~table["trained"].astype(bool))
-    table["label"] = np.where(pooled, table["language"].replace({"eng_Latn": "English"}), table["label"].astype(str))
-    table.loc[table["trained"].astype(bool) & ~pooled, "label"] += " *"
+    pooled, trained = (table["pivot"] == "").to_numpy(), table["trained"].to_numpy(bool)
+    names = language_names(table[~pooled]).reindex(table.index).where(~pooled, table["language"])
+    table = table.assign(
+        label=names.replace({ENGLISH: "English"}) + np.where(trained & ~pooled, " *", ""),
+        order=2 * ~pooled + np.where(table["language"] == ENGLISH, -1, ~trained),
+    )  # English, means over languages, then the languages
     rows = table[["order", "label", "trained"]].drop_duplicates("label").sort_values(["order", "label"])
     names, hues = list(rows["label"]), colours(table)
     size = 6.2 if len(names) > 30 else 8.5
     step = (0.09 if len(names) > 30 else 0.13) * len(hues) + 0.1  # inches per language
-    figure, axes = new_figure(9.0, max(2.6, step * len(names) + 1.6), left=room_for(names, size))
+    right = 0.5 + 0.075 * max(map(len, hues))
+    figure, axes = new_figure(9.0, max(2.6, step * len(names) + 1.3), left=room_for(names, size), right=right)
     for j, (preset, colour) in enumerate(hues.items()):
         shift = (j - (len(hues) - 1) / 2) * 0.72 / len(hues)
         own = table[table["preset"] == preset]
@@ -69,13 +73,11 @@ def changes(table: pd.DataFrame) -> Figure:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("change of accuracy against the base model (0), in points; 95% interval")
-    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(hues), borderaxespad=0, borderpad=0)
+    axes.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     task = part_task(table)
     several = "; small: single seeds" if table["seeds"].max() > 1 else ""
     below = f"{item_counts(table['n'])} per language{several}" + ("; *: trained on" if rows["trained"].any() else "")
     set_title(axes, f"{TASKS.get(task, task)}: accuracy of the tuned models", below)
-    axes.set_title(axes.get_title(loc="left"), pad=38)
-    axes.texts[0].set_position((0, 22))
     return figure
 
 

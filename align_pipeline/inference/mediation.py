@@ -9,6 +9,7 @@ layer of each language.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pandas as pd
 
 from align_pipeline.inference.same_item import MIN_ITEMS, Effect, jackknife, slope
 from align_pipeline.inference.study import Array
-from align_pipeline.inference.tuning import ABOUT, TRAINED, Aligned, Pairs, Preset, adjust
+from align_pipeline.inference.tuning import ABOUT, TRAINED, Aligned, Pairs, Preset
 
 MIN_SIDE = 10
 """Minimum number of answers whose alignment rose, and of others."""
@@ -24,6 +25,10 @@ MEDIATION = [
     *(*ABOUT, "metric", "pooling", "form", "language", "pivot", "layer", "n", "n_items", "n_clusters"),
     *("n_rose", "right_rose", "right_other", "effect", "low", "high", "p", "p_holm", "note"),
 ]
+
+
+Start = tuple[Array, Array, Array, Array]
+"""[N, U] each, of one seed: wrong before and known; aligned before; right after; aligned after."""
 
 
 def mediation(of: Pairs, metric: Aligned) -> pd.DataFrame:
@@ -37,14 +42,14 @@ def mediation(of: Pairs, metric: Aligned) -> pd.DataFrame:
         language.
     """
     rows = []
-    for preset in of.presets:
+    for preset in metric.presets:
         about = of.about(preset) | {"metric": metric.base.key[2], "pooling": metric.base.key[3], "pivot": ""}
         for row, found in _effects(of, preset, metric):
             ends = {"effect": found.value, "low": found.low, "high": found.high, "p": found.p, "note": found.note}
-            sizes = {"n": found.n, "n_items": found.items, "n_clusters": found.clusters}
+            sizes = {"n": found.n, "n_items": found.items, "n_clusters": found.clusters} if found.n else {}
             rows.append(about | ends | sizes | row)
-    table = pd.DataFrame(rows, columns=MEDIATION)
-    return adjust(table, "form").astype({"layer": "Int64", "n_rose": "Int64"})[MEDIATION]
+    counts = dict.fromkeys(("layer", "n", "n_items", "n_clusters", "n_rose"), "Int64")
+    return pd.DataFrame(rows, columns=MEDIATION).astype(counts)
 
 
 def _effects(of: Pairs, preset: Preset, metric: Aligned) -> Iterator[tuple[dict[str, Any], Effect]]:
@@ -57,7 +62,7 @@ def _effects(of: Pairs, preset: Preset, metric: Aligned) -> Iterator[tuple[dict[
         yield {"form": "same_item", "language": TRAINED}, none
         return
     right, aligned = base.right[:, u], metric.at_best(of.model)[:, u]
-    seeds = []
+    seeds: list[Start] = []
     for one in preset.versions:
         after, aligned_after = metric.right[one.model][:, u], metric.at_best(one.model)[:, u]
         start = (right == 0) & ~np.isnan(aligned) & ~np.isnan(after) & ~np.isnan(aligned_after)
@@ -66,12 +71,12 @@ def _effects(of: Pairs, preset: Preset, metric: Aligned) -> Iterator[tuple[dict[
     yield {"form": "same_item", "language": TRAINED}, _same_item(seeds, base.cluster)
     for i, unit in enumerate(u):
         own = [(a[:, [i]], b[:, [i]], c[:, [i]], d[:, [i]]) for a, b, c, d in seeds]
-        row = dict(zip(("language", "pivot"), base.units[unit], strict=True)) | {"form": "within_language"}
-        row["layer"] = int(base.layers[base.best[unit]])
+        row: dict[str, Any] = {"form": "within_language", "layer": int(base.layers[base.best[unit]])}
+        row |= dict(zip(("language", "pivot"), base.units[unit], strict=True))
         yield row | _shares(own), _within_language(own, base.cluster)
 
 
-def _shares(seeds: list[tuple[Array, ...]]) -> dict[str, Any]:
+def _shares(seeds: list[Start]) -> dict[str, Any]:
     """Answers wrong and not aligned before: how many became aligned, and the shares that became right; over seeds."""
     rose = np.concatenate([after[start & (aligned == 0)] for start, aligned, _, after in seeds]) == 1
     right = np.concatenate([right[start & (aligned == 0)] for start, aligned, right, _ in seeds])
@@ -79,22 +84,20 @@ def _shares(seeds: list[tuple[Array, ...]]) -> dict[str, Any]:
     return {"n_rose": int(rose.sum()), **{f"right_{name}": share for name, share in shares.items()}}
 
 
-def _within_language(seeds: list[tuple[Array, ...]], cluster: Array) -> Effect:
+def _within_language(seeds: list[Start], cluster: Array) -> Effect:
     fits = []
     for start, aligned, right, aligned_after in seeds:
         item, language = np.nonzero(start & (aligned == 0))
         y, x = right[item, language], aligned_after[item, language].astype(float)
         if min(x.sum(), len(x) - x.sum()) < MIN_SIDE:
             of = "became aligned" if x.sum() < MIN_SIDE else "did not become aligned"
-            return Effect(
-                n=len(x), note=f"not defined, because fewer than {MIN_SIDE} answers wrong and not aligned before {of}"
-            )
+            return Effect(note=f"not defined, because fewer than {MIN_SIDE} answers wrong and not aligned before {of}")
         stratum = np.unique(language, return_inverse=True)[1]
         fits.append((item, slope(y, x, stratum, np.empty((len(y), 0)), cluster[item])))
     return _over_seeds(fits, cluster)
 
 
-def _same_item(seeds: list[tuple[Array, ...]], cluster: Array) -> Effect:
+def _same_item(seeds: list[Start], cluster: Array) -> Effect:
     if seeds[0][0].shape[1] < 2:
         return Effect(
             note="not defined, because one language was trained on, and an item is compared over the trained languages"
@@ -106,9 +109,8 @@ def _same_item(seeds: list[tuple[Array, ...]], cluster: Array) -> Effect:
         stratum = np.unique(item, return_inverse=True)[1]
         if _varying(stratum, x, y) < MIN_ITEMS:
             return Effect(
-                n=len(x),
-                note=f"not defined, because fewer than {MIN_ITEMS} items wrong before in several languages differ between "
-                "them both in alignment and in being right after",
+                note=f"not defined, because fewer than {MIN_ITEMS} items wrong before in several languages differ "
+                "between them both in alignment and in being right after",
             )
         others = np.column_stack([aligned[item, language], np.eye(start.shape[1])[language][:, 1:]])
         fits.append((item, slope(y, x, stratum, others, cluster[item])))
@@ -141,4 +143,4 @@ def _over_seeds(fits: list[tuple[Array, tuple[float, Array] | None]], cluster: A
         has[cluster[item]] = True
     items = np.unique(np.concatenate([item for item, _ in fits]))
     found = jackknife(float(np.mean(values)), changes.mean(axis=0)[has], sum(len(item) for item, _ in fits), len(items))
-    return found if not np.isnan(found.p) else Effect(found.value, n=found.n, note="p not defined: nothing varies")
+    return found if not np.isnan(found.p) else replace(found, note="p not defined, because no answer became right")

@@ -131,7 +131,7 @@ def slope(
 
 
 def jackknife(value: float, changes: Floats, n: int, items: int) -> Effect:
-    """An estimate with the error of its changes when each cluster is left out: t with clusters - 1 degrees of freedom."""
+    """An effect whose error is from its changes when a cluster is left out; t with clusters - 1 degrees of freedom."""
     clusters = len(changes)
     error = np.sqrt((changes**2).sum() * (clusters - 1) / clusters)
     t = stats.t(clusters - 1)

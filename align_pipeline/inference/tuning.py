@@ -55,7 +55,7 @@ class Version:
     role: str
     languages: tuple[str, ...]
     seed: str
-    settings: Mapping[str, str]
+    settings: dict[str, str]
     overlap: dict[str, int] = field(default_factory=dict)
 
 
@@ -100,7 +100,9 @@ def versions(summaries: Sequence[Mapping[str, Any]]) -> tuple[Version, ...]:
         if missing or told["role"] not in ROLES:
             wrong = f"tuned.role={told['role']}, which is not one of {', '.join(ROLES)}" if not missing else ""
             wrong = wrong or f"no tuned.{missing[0]}"
-            raise InputError(f"The summary.json of {model} has {wrong}; run the job again with the tuned model's folder.")
+            raise InputError(
+                f"The summary.json of {model} has {wrong}; run the job again with the tuned model's folder."
+            )
         settings = {key: str(told[key]) for key in ("method", "data", "steps") if key in told}
         settings["languages"] = " ".join(told["languages"])
         names = (str(told["base"]), str(told["preset"]), str(told["role"]))
@@ -121,7 +123,9 @@ def presets(of: Sequence[Version]) -> list[Preset]:
         own = members[0].settings | {"role": members[0].role}
         every = [one.settings | {"role": one.role} for one in alike]
         differs = [f"{key} {own[key]}" for key in own if len({one.get(key) for one in every}) > 1]
-        made.append(Preset(f"{members[0].preset} ({', '.join(differs)})" if differs else members[0].preset, (*members,)))
+        made.append(
+            Preset(f"{members[0].preset} ({', '.join(differs)})" if differs else members[0].preset, (*members,))
+        )
     return sorted(made, key=lambda one: (ROLES.index(one.role), one.name))
 
 
@@ -235,7 +239,7 @@ def accuracy(of: Pairs) -> pd.DataFrame:
         for language, pivot, trained, u in preset.columns(of.units):
             row = about | {"language": language, "pivot": pivot, "trained": trained}
             parts.append(pd.DataFrame(row | paired(before[:, u, None], after[:, u, None], of.cluster)))
-    return adjust(pd.concat(parts), "seed", "against")[TUNING] if parts else pd.DataFrame(columns=TUNING)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=TUNING)
 
 
 def moves(of: Pairs) -> pd.DataFrame:
@@ -256,12 +260,11 @@ def moves(of: Pairs) -> pd.DataFrame:
             seeds = [_moved(old, of.right[one.model][:, u], english) for one in preset.versions]
             for one, found in zip(preset.versions, seeds, strict=True):
                 rows.append(about | {"seed": one.seed} | found)
-            mean = pd.DataFrame(seeds).mean().to_dict()
+            mean: dict[str, Any] = {name: np.mean([one[name] for one in seeds]) for name in seeds[0]}
             mean["p"] = min(1.0, mean["p"] * (2 if len(seeds) > 1 else 1))
             note = "" if language == ENGLISH or e >= 0 else f"there are no English answers ({pivot}) to these items"
             rows.append(about | {"seed": MEAN, "note": note} | mean)
-    table = pd.DataFrame(rows, columns=MOVES)
-    return adjust(table.assign(note=table["note"].fillna("")), "seed")[MOVES]
+    return pd.DataFrame(rows, columns=MOVES).fillna({"note": ""})
 
 
 def _moved(old: Array, new: Array, english: Array) -> dict[str, float]:
@@ -284,11 +287,13 @@ class Aligned:
 
     Attributes:
         base: the base's arrays; its best layers are used for all.
+        presets: those with values of the metric.
         aligned: by model, [N, U, K]; NaN where there is no value.
         right: by model, [N, U].
     """
 
     base: arrays.Bundle
+    presets: list[Preset]
     aligned: dict[str, Array]
     right: dict[str, Array]
 
@@ -313,8 +318,9 @@ def aligned(study: Study, cells: pd.DataFrame, of: Pairs) -> Iterator[Aligned]:
             continue
         base = arrays.bundle(study, key, block, cells, answered=False)
         assert base is not None
-        found = Aligned(base, {of.model: base.aligned}, {of.model: base.right})
-        for one in (one for preset in of.presets for one in preset.versions):
+        has = [p for p in of.presets if any((one.model, *key[1:]) in study.blocks for one in p.versions)]
+        found = Aligned(base, has, {of.model: base.aligned}, {of.model: base.right})
+        for one in (one for preset in has for one in preset.versions):
             other = (one.model, *key[1:])
             shape = base.aligned.shape
             found.aligned[one.model], found.right[one.model] = np.full(shape, np.nan), np.full(shape[:2], np.nan)
@@ -326,7 +332,7 @@ def aligned(study: Study, cells: pd.DataFrame, of: Pairs) -> Iterator[Aligned]:
                 u, u_tuned = np.nonzero([[a == b for b in tuned.units] for a in base.units])
                 found.aligned[one.model][np.ix_(i, u, k)] = tuned.aligned[np.ix_(i_tuned, u_tuned, k_tuned)]
                 found.right[one.model][np.ix_(i, u)] = tuned.right[np.ix_(i_tuned, u_tuned)]
-        if any(not np.isnan(values).all() for name, values in found.aligned.items() if name != of.model):
+        if has:
             yield found
 
 
@@ -341,7 +347,7 @@ def alignment(of: Pairs, metric: Aligned) -> pd.DataFrame:
         third = resampling.means(np.moveaxis(every[:, :, middle], 2, 0))
         values[name] = np.concatenate([every, np.stack([metric.at_best(name), third], axis=2)], axis=2).astype(float)
     parts = []
-    for preset, seed, against, before, after in _contrasts(of.presets, values, of.model):
+    for preset, seed, against, before, after in _contrasts(metric.presets, values, of.model):
         if seed != MEAN:
             continue
         about = of.about(preset) | {"against": against, "metric": base.key[2], "pooling": base.key[3]}
@@ -350,13 +356,17 @@ def alignment(of: Pairs, metric: Aligned) -> pd.DataFrame:
             row = about | {"language": language, "pivot": pivot, "trained": trained}
             row["layer"] = [*base.layers, base.layers[base.best[u[0]]] if len(u) == 1 else None, None]
             parts.append(pd.DataFrame(row | paired(before[:, u], after[:, u], base.cluster)))
-    return adjust(pd.concat(parts), "against", "at").astype({"layer": "Int64"})[ALIGNMENT]
+    return pd.concat(parts, ignore_index=True).astype({"layer": "Int64"})
 
 
 def adjust(table: pd.DataFrame, *question: str) -> pd.DataFrame:
     """Add ``p_holm``: of one language, over the languages of its preset (and metric, and all its layers); of English
-    and of means over languages, over presets (and metrics)."""
-    table = table.reset_index(drop=True)
+    and of means over languages, over presets (and metrics).
+
+    Args:
+        table: with all metrics.
+        question: columns that separate families.
+    """
     pooled = table["language"].isin(POOLED)
     own = ["preset", *(name for name in ("metric", "pooling") if name in table)]
     keys = [table[name].where(~pooled, table["language"]) for name in own]

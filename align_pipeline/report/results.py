@@ -99,7 +99,7 @@ FILES = {
     "translation_patching": "patched translation: each condition's best layer and middle third, per language",
     "translation_patching_effects": "BLEU and chrF++ patched and unpatched, per language, condition and layer",
     "translation_patching_contrasts": "the parallel activation against each control, per language and layer",
-    "tuning": "tuned models: accuracy before and after, paired by item, per preset, seed and language; also against placebos",
+    "tuning": "tuned models: accuracy before and after, per preset, seed and language; also against placebos",
     "tuning_alignment": "tuned models: share of aligned items before and after, per preset, language, metric and layer",
     "tuning_moves": "tuned models: how many answers became right and wrong, per preset, seed and language",
     "tuning_mediation": "tuned models: did the answers become right whose alignment rose? Per preset and metric",

@@ -16,7 +16,7 @@ from align_pipeline.figures import tuning as figures
 from align_pipeline.inference import mediation as linked
 from align_pipeline.inference import tuning as paired
 from align_pipeline.inference.study import Study
-from align_pipeline.page.numbers import metric_name
+from align_pipeline.page.numbers import metric_name, metric_names
 from align_pipeline.page.part import Part
 from align_pipeline.page.template import render
 
@@ -35,8 +35,12 @@ def compare(study: Study, cells: pd.DataFrame, summaries: Sequence[Mapping[str, 
     Raises:
         InputError: a summary does not say enough about a tuned model.
     """
-    columns = {"": paired.TUNING, "_alignment": paired.ALIGNMENT, "_moves": paired.MOVES, "_mediation": linked.MEDIATION}
-    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in columns}
+    parts = {
+        "": [pd.DataFrame(columns=paired.TUNING)],
+        "_alignment": [pd.DataFrame(columns=paired.ALIGNMENT)],
+        "_moves": [pd.DataFrame(columns=paired.MOVES)],
+        "_mediation": [pd.DataFrame(columns=linked.MEDIATION)],
+    }
     known = paired.versions(summaries)
     for of in paired.pairs(study, known):
         parts[""].append(paired.accuracy(of))
@@ -45,9 +49,10 @@ def compare(study: Study, cells: pd.DataFrame, summaries: Sequence[Mapping[str, 
             parts["_alignment"].append(paired.alignment(of, metric))
             if of.units:
                 parts["_mediation"].append(linked.mediation(of, metric))
+    families = {"": ("seed", "against"), "_alignment": ("against", "at"), "_moves": ("seed",), "_mediation": ("form",)}
     tables = {
-        f"tuning{name}": pd.concat(parts[name], ignore_index=True) if parts[name] else pd.DataFrame(columns=every)
-        for name, every in columns.items()
+        f"tuning{name}": paired.adjust(pd.concat(found[1:] or found, ignore_index=True), *families[name])
+        for name, found in parts.items()
     }
     return Compared(tables, tuple(paired.without_base(study, known)))
 
@@ -59,17 +64,22 @@ def show(part: Part) -> Markup:
         return Markup()
     moves, mediation = part.of("tuning_moves"), part.of("tuning_mediation")
     seen = accuracy if len(accuracy) else alignment
+    presets = list(_presets(part, seen))
+    codes = seen.loc[~seen["language"].isin(paired.POOLED), ["language", "pivot"]].drop_duplicates()["language"]
     return render(
         "align_pipeline/report/tuning.html",
         model=part.model,
-        presets=list(_presets(part, seen)),
+        treatments=[one for one in presets if one.role == "treatment"],
+        others=[one for one in presets if one.role != "treatment"],
+        presets=presets,
+        names=metric_names(part.metrics),
         changes=part.draw(partial(figures.changes, accuracy), "tuning") if len(accuracy) else "",
         curves=list(_curves(part, alignment)),
         accuracy=accuracy[accuracy["seed"] == paired.MEAN],
         alignment=alignment[alignment["at"] != "layer"],
-        moves=moves[moves["seed"] == paired.MEAN],
+        moves=moves[(moves["seed"] == paired.MEAN) & (moves["language"] != ENGLISH)],
         mediation=mediation.assign(trained=False),  # no asterisk: all of them were
-        pivots=seen.loc[seen["pivot"] != "", "pivot"].nunique(),
+        has_pivots=codes.duplicated().any(),
     )
 
 
@@ -77,10 +87,11 @@ def _presets(part: Part, seen: pd.DataFrame) -> Iterator[SimpleNamespace]:
     """What the sentences of one preset need."""
     accuracy, alignment, mediation = (part.of(name) for name in ("tuning", "tuning_alignment", "tuning_mediation"))
     for name, role, seeds in seen[["preset", "role", "seeds"]].drop_duplicates().itertuples(index=False):
-        own = accuracy[accuracy["preset"] == name]
+        every, own = seen[seen["preset"] == name], accuracy[accuracy["preset"] == name]
         mean = own[own["seed"] == paired.MEAN]
-        where = paired.TRAINED if (mean["language"] == paired.TRAINED).any() else paired.OTHER
-        languages = mean[~mean["language"].isin(paired.POOLED) & (mean["trained"] == (where == paired.TRAINED))]
+        where = paired.TRAINED if (every["language"] == paired.TRAINED).any() else paired.OTHER
+        languages = every[~every["language"].isin(paired.POOLED) & (every["trained"] == (where == paired.TRAINED))]
+        at = mean[mean["language"] == where]
         aligned = alignment[(alignment["preset"] == name) & (alignment["against"] == paired.BASE)]
         linked_to = mediation[(mediation["preset"] == name) & (mediation["language"] == paired.TRAINED)]
         yield SimpleNamespace(
@@ -89,11 +100,11 @@ def _presets(part: Part, seen: pd.DataFrame) -> Iterator[SimpleNamespace]:
             seeds=seeds,
             where=where,
             count=languages["language"].nunique(),
-            comparisons=list(mean[mean["language"] == where].itertuples()),
+            beyond=list(at[at["against"] != paired.BASE].itertuples()),
+            base=next(at[at["against"] == paired.BASE].itertuples(), None),
             by_seed=own.loc[(own["seed"] != paired.MEAN) & (own["language"] == where), "difference"].tolist(),
-            english=list(mean[(mean["language"] == ENGLISH) & (mean["against"] == paired.BASE)].itertuples()),
+            english=next(mean[(mean["language"] == ENGLISH) & (mean["against"] == paired.BASE)].itertuples(), None),
             aligned=_by_metric(part, aligned[(aligned["language"] == where) & (aligned["at"] == "middle_third")]),
-            best=_by_metric(part, aligned[(aligned["language"] == where) & (aligned["at"] == "best_layer")]),
             linked=_by_metric(part, linked_to[linked_to["form"] == "within_language"]),
             same_item=_by_metric(part, linked_to[linked_to["form"] == "same_item"]),
             overlap=int(own["overlap"].max()) if len(own) else 0,
