@@ -43,15 +43,15 @@ def changes(table: pd.DataFrame) -> Figure:
     """
     table = table[table["against"] == "base"]
     pooled, trained = (table["pivot"] == "").to_numpy(), table["trained"].to_numpy(bool)
-    names = language_names(table[~pooled]).reindex(table.index).where(~pooled, table["language"])
+    label = language_names(table[~pooled]).reindex(table.index).where(~pooled, table["language"])
     table = table.assign(
-        label=names.replace({ENGLISH: "English"}) + np.where(trained & ~pooled, " *", ""),
+        label=label.replace({ENGLISH: "English"}) + np.where(trained & ~pooled, " *", ""),
         order=2 * ~pooled + np.where(table["language"] == ENGLISH, -1, ~trained),
     )  # English, means over languages, then the languages
     rows = table[["order", "label", "trained"]].drop_duplicates("label").sort_values(["order", "label"])
-    names, hues = list(rows["label"]), colours(table)
+    names, hues = [str(name) for name in rows["label"]], colours(table)
     size = 6.2 if len(names) > 30 else 8.5
-    step = (0.09 if len(names) > 30 else 0.13) * len(hues) + 0.1  # inches per language
+    step = (0.08 if len(names) > 30 else 0.1) * len(hues) + 0.1  # inches per language
     right = 0.5 + 0.075 * max(map(len, hues))
     figure, axes = new_figure(9.0, max(2.6, step * len(names) + 1.3), left=room_for(names, size), right=right)
     for j, (preset, colour) in enumerate(hues.items()):
