@@ -95,7 +95,7 @@ def versions(summaries: Sequence[Mapping[str, Any]]) -> tuple[Version, ...]:
         told = summary.get("tuned")
         if not told:
             continue
-        model = str(summary["model"])
+        model = str(summary.get("model"))
         missing = [key for key in ("base", "preset", "role", "languages", "seed") if key not in told]
         if missing or told["role"] not in ROLES:
             wrong = f"tuned.role={told['role']}, which is not one of {', '.join(ROLES)}" if not missing else ""

@@ -402,7 +402,10 @@ LOWEST = stats.binom.ppf(0.001, STUDIES, 0.05) / STUDIES
 
 
 def rejected(form: str, count: int = STUDIES, **planted: Any) -> float:
-    return float(np.mean([effects(i, **planted).loc[form, "p"] < 0.05 for i in range(count)]))
+    """Share of studies with p below .05; every study must have an answer."""
+    p = np.array([effects(i, **planted).loc[form, "p"] for i in range(count)], float)
+    assert not np.isnan(p).any()
+    return float((p < 0.05).mean())
 
 
 @pytest.mark.parametrize("form", ["within_language", "same_item"])
@@ -418,8 +421,9 @@ def test_nulls_are_rejected_at_the_level_also_if_answers_and_alignment_went_toge
 
 
 def test_difficulty_is_held_constant_only_within_items() -> None:
-    assert rejected("same_item", difficulty=0.25) <= HIGHEST
-    assert rejected("within_language", 40, difficulty=0.25) > 0.5
+    """Also if alignment and answers went together before."""
+    assert LOWEST <= rejected("same_item", n=240, difficulty=0.2, before=0.25) <= HIGHEST
+    assert rejected("within_language", 40, difficulty=0.2, before=0.25) > 0.5
 
 
 @pytest.mark.parametrize("form", ["within_language", "same_item"])

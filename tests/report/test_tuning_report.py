@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from align_pipeline.data.items import ENGLISH
+from align_pipeline.page.part import Part
 from align_pipeline.report import read, report, results
 
 LANGUAGES = ("swh_Latn", "tur_Latn", "tam_Taml", "est_Latn")
@@ -98,9 +99,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def draw_tuning_only(patch: pytest.MonkeyPatch) -> None:
+    """Other figures have tests of their own, and take time."""
+    draw = Part.draw
+    patch.setattr(Part, "draw", lambda part, of, *words: draw(part, of, *words) if words[0] == "tuning" else "")
+
+
 @pytest.fixture(scope="module")
 def written(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report.write([runs], tmp_path_factory.mktemp("report")).parent
+    with pytest.MonkeyPatch.context() as patch:
+        draw_tuning_only(patch)
+        return report.write([runs], tmp_path_factory.mktemp("report")).parent
 
 
 def text_of(page: Path) -> str:
@@ -181,7 +190,10 @@ def test_without_its_base_a_tuned_model_is_named_in_a_note(runs: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["predictions", "alignment", "untrained languages"])
-def test_a_part_of_the_comparison_is_shown(kind: str, runs: Path, tmp_path: Path) -> None:
+def test_a_part_of_the_comparison_is_shown(
+    kind: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_tuning_only(monkeypatch)
     for name in ("base", "gemma3-270m+midalign-seed0"):
         made = [pd.read_parquet(runs / name / f"{table}.parquet") for table in ("alignment", "predictions")]
         model = str(made[0]["model"].iloc[0])
