@@ -42,7 +42,8 @@ def changes(table: pd.DataFrame) -> Figure:
         table: rows of `inference.tuning.TUNING` of one base model and task.
     """
     table = table[table["against"] == "base"]
-    pooled, trained = (table["pivot"] == "").to_numpy(), table["trained"].to_numpy(bool)
+    pooled = (table["pivot"] == "").to_numpy()
+    trained = table.groupby(["language", "pivot"])["trained"].transform("any").to_numpy(bool)  # by any preset
     label = language_names(table[~pooled]).reindex(table.index).where(~pooled, table["language"])
     table = table.assign(
         label=label.replace({ENGLISH: "English"}) + np.where(trained & ~pooled, " *", ""),
@@ -96,10 +97,9 @@ def by_layer(table: pd.DataFrame, base: str) -> Figure:
         ends = own[["low", "high"]].to_numpy(float).T + before
         axes.fill_between(layer, *ends, color=colour, alpha=0.15, linewidth=0)
         axes.plot(layer, own["after"].to_numpy(float), color=colour, linewidth=2, label=preset)
-        if not alike:
-            axes.plot(layer, before, color=colour, linewidth=1.2, linestyle="--", label=f"{base}, same languages")
-    if alike:
-        axes.plot(layer, before, color=INK, linewidth=2, linestyle="--", label=base)
+        if not alike:  # the presets were trained on different languages, so the base has a line for each
+            axes.plot(layer, before, color=colour, linewidth=1.2, linestyle="--")
+    axes.plot(layer if alike else [], before if alike else [], color=INK, linewidth=2, linestyle="--", label=base)
     axes.set_xticks(layer_ticks(np.unique(table["layer"].to_numpy(int))))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("layer (hidden state)")

@@ -158,7 +158,7 @@ def test_the_chapter_of_the_base_says_what_changed_and_others_do_not(written: Pa
     assert f"Does midalign raise accuracy beyond the placebo shuffled? {points} over 3 trained languages" in text
     assert text.count(points) == 2  # in the box of answers, and in the section
     assert text.count("Before and after: gemma3-270m and its tuned versions") == 1
-    assert text.count("Does tuning raise accuracy, over the trained languages?") == 1
+    assert text.count("Does tuning raise accuracy? midalign, trained languages:") == 1
     assert "12 of the sentences that lm was trained on are in the evaluated texts" in text
     assert "sentences that midalign was" not in text
     assert "An association: it does not show that one caused the other." in text
@@ -209,4 +209,6 @@ def test_a_part_of_the_comparison_is_shown(
     assert ("Are more items aligned" in section) == (kind != "predictions")
     assert ("over 4 languages" in section) == (kind == "untrained languages")
     assert "There is no placebo to compare with." in section or kind == "alignment"
+    over = "other" if kind == "untrained languages" else "trained"
+    assert (f"Does tuning raise accuracy? midalign, {over} languages:" in text) == (kind != "alignment")
     assert not re.search(r"\bnan\b", text, re.IGNORECASE)

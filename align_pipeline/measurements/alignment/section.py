@@ -13,6 +13,7 @@ from markupsafe import Markup
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.figures import curves, plots
 from align_pipeline.inference.study import MIN_LANGUAGES
+from align_pipeline.inference.tuning import OTHER, TRAINED
 from align_pipeline.inference.verdicts import BOUNDS, LEVEL
 from align_pipeline.measurements.alignment.table import ALIGNMENT, BASELINES
 from align_pipeline.page.numbers import metric_name, metric_names
@@ -71,14 +72,19 @@ def _guessing(groups: pd.DataFrame) -> SimpleNamespace | None:
 
 
 def _tuned(tuning: pd.DataFrame) -> list[SimpleNamespace]:
-    """The change of accuracy of each preset that is a treatment, and what is left of it beyond each placebo."""
+    """The change of accuracy of each preset (of the treatments, if there are any), and that beyond each placebo; over
+    the languages that it was trained on, or else over the others."""
     if tuning.empty:
         return []
-    mean = tuning[(tuning["seed"] == "mean") & (tuning["language"] == "trained languages")]
-    return [
-        SimpleNamespace(preset=preset, rows=list(rows.itertuples()))
-        for preset, rows in mean[mean["role"] == "treatment"].groupby("preset", sort=False)
-    ]
+    mean = tuning[tuning["seed"] == "mean"]
+    if (mean["role"] == "treatment").any():
+        mean = mean[mean["role"] == "treatment"]
+    found: list[SimpleNamespace] = []
+    for preset, rows in mean.groupby("preset", sort=False):
+        over = [name for name in (TRAINED, OTHER) if (rows["language"] == name).any()]
+        own = rows[rows["language"].isin(over[:1])]
+        found.append(SimpleNamespace(preset=preset, over=over[0] if over else "", rows=list(own.itertuples())))
+    return [one for one in found if one.rows]
 
 
 def _questions(verdicts: pd.DataFrame) -> Iterator[SimpleNamespace]:
