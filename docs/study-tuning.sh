@@ -15,7 +15,7 @@ task=(task=xstorycloze task.num_fewshot=0 task.limit=250 lang='[ind,swh]')
 python=("${PYTHON:-python}" -m)
 
 "${python[@]}" align_pipeline.tune -m tune=midalign_task,shuffled_task seed=0,1 "${gemma[@]}" "${data[@]}" "${task[@]}" \
-  tune.steps=40 tune.micro_batch=16 tune.accumulation=2 tune.evaluate_every=20 tune.save_every=10 \
+  tune.steps=40 tune.micro_batch=16 tune.accumulation=2 tune.pairs.split=devtest tune.evaluate_every=20 tune.save_every=10 \
   hydra.sweep.dir="$study/tuned" "$@"
 "${python[@]}" align_pipeline.run -m "${gemma[@]}" "${data[@]}" "${task[@]}" hydra.sweep.dir="$study/base"
 tuned=("$study"/tuned/*seed*)

@@ -109,6 +109,12 @@ def adjusted(p: pd.Series[float]) -> pd.Series[float]:
     return pd.Series(holm(known.to_numpy()), known.index, float).reindex(p.index)
 
 
+def mcnemar(gained: Array, lost: Array) -> Array:
+    """Exact two-sided p of McNemar's test on the discordant pairs; 1 if there are none."""
+    p: Array = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(gained, lost), gained + lost, 0.5))
+    return p
+
+
 def _instance_note(row: Any) -> str:
     language = row.language
     if row.n_right + row.n_wrong == 0:

@@ -94,26 +94,50 @@ def linear(bundle: Bundle) -> Effect:
     data = Answers.of(bundle, varying=False)
     if reason := data.missing():
         return Effect(note=f"not defined, because {reason}")
-    languages = int(data.language.max()) + 1
-    dummies = np.eye(languages)[data.language][:, 1:]
-    both = np.column_stack([data.y, data.x, dummies])
-    counts = np.bincount(data.item)[:, None]
-    means = np.stack([np.bincount(data.item, column) for column in both.T], axis=1) / counts
-    both -= means[data.item]
+    dummies = np.eye(int(data.language.max()) + 1)[data.language][:, 1:]
+    fit = slope(data.y, data.x, data.item, dummies, data.cluster)
+    if fit is None:
+        return Effect(note="not defined, because item and language together fully determine alignment")
+    return jackknife(*fit, n=len(data.y), items=int(data.item.max()) + 1)
+
+
+def slope(
+    y: Floats, x: Floats, stratum: NDArray[np.int64], others: Floats, cluster: NDArray[np.int64]
+) -> tuple[float, Floats] | None:
+    """Slope of y on x with an effect per stratum, given other columns.
+
+    Args:
+        y, x: [R].
+        stratum, cluster: [R], integers from 0; strata without gaps.
+        others: [R, P].
+
+    Returns:
+        the slope, and [clusters] by how much it changes when each cluster is left out (approximately: the projection on
+        the other columns stays); None if x does not vary, given the rest.
+    """
+    both = np.column_stack([y, x, others])
+    counts = np.bincount(stratum)[:, None]
+    means = np.stack([np.bincount(stratum, column) for column in both.T], axis=1) / counts
+    both -= means[stratum]
     rest = both[:, :2] - both[:, 2:] @ np.linalg.lstsq(both[:, 2:], both[:, :2], rcond=None)[0]
     y, x = rest.T
     size = float(x @ x)
-    clusters = int(data.cluster.max()) + 1
     if size < 1e-8 * len(x):
-        return Effect(note="not defined, because item and language together fully determine alignment")
-    slope = float(x @ y) / size
-    weight = np.bincount(data.cluster, x * x) / size
-    scores = np.bincount(data.cluster, x * (y - slope * x)) / (1 - np.minimum(weight, 0.99))
-    error = np.sqrt((scores**2).sum() * (clusters - 1) / clusters) / size
+        return None
+    value = float(x @ y) / size
+    weight = np.bincount(cluster, x * x) / size
+    changes: Floats = np.bincount(cluster, x * (y - value * x)) / (1 - np.minimum(weight, 0.99)) / size
+    return value, changes
+
+
+def jackknife(value: float, changes: Floats, n: int, items: int) -> Effect:
+    """An effect whose error is from its changes when a cluster is left out; t with clusters - 1 degrees of freedom."""
+    clusters = len(changes)
+    error = np.sqrt((changes**2).sum() * (clusters - 1) / clusters)
     t = stats.t(clusters - 1)
     reach = t.ppf(0.975) * error
-    p = float(2 * t.sf(abs(slope) / error)) if error else np.nan
-    return Effect(slope, slope - reach, slope + reach, p, len(y), int(data.item.max()) + 1, clusters)
+    p = float(2 * t.sf(abs(value) / error)) if error else np.nan
+    return Effect(value, value - reach, value + reach, p, n, items, clusters)
 
 
 def conditional_logit(bundle: Bundle) -> Effect:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
@@ -58,6 +59,12 @@ def metric_name(metric: str, pooling: str) -> Markup:
     """Display name of a metric with its pooling; pooling "" leaves it out."""
     name = escape(_METRICS.get(metric, style.METRICS.get(metric, metric)))
     return name + f" ({style.POOLINGS.get(pooling, pooling)})" if pooling else name
+
+
+def metric_names(metrics: Collection[tuple[str, str]]) -> dict[tuple[str, str], Markup]:
+    """Display names of metrics, with the pooling only if a metric has several."""
+    count = Counter(metric for metric, _ in metrics)
+    return {(metric, pooling): metric_name(metric, pooling if count[metric] > 1 else "") for metric, pooling in metrics}
 
 
 def metric_of(row: Any) -> Markup:

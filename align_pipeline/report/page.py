@@ -16,6 +16,7 @@ from align_pipeline.measurements import sections
 from align_pipeline.page.numbers import layer_range, task_name
 from align_pipeline.page.part import Part
 from align_pipeline.page.template import render as fill
+from align_pipeline.report import tuning
 from align_pipeline.report.results import Results
 
 
@@ -48,7 +49,7 @@ def render(results: Results, files: Mapping[str, str], failed: Sequence[str], pl
         parts=[
             SimpleNamespace(
                 title=f"{task_name(part.task)}, {part.model}",
-                sections=[section.show(part) for section in sections()],
+                sections=[*(section.show(part) for section in sections()), tuning.show(part)],
                 published=part.of("against_published"),
             )
             for part in parts

@@ -62,7 +62,8 @@ def write(runs: Sequence[Path], out: Path, failed: Sequence[str] = (), seed: int
 
 
 def _write_all(results: Results, folder: Path, failed: Sequence[str]) -> None:
-    sometimes = [name for name in FILES if name.startswith(("against_published", "patching", "translation_patching"))]
+    rare = ("against_published", "patching", "translation_patching", "tuning")
+    sometimes = [name for name in FILES if name.startswith(rare)]
     files = {name: what for name, what in FILES.items() if name not in sometimes or len(getattr(results, name))}
     for name in files:
         getattr(results, name).to_csv(folder / f"{name}.csv", index=False)

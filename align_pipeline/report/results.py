@@ -20,6 +20,7 @@ from align_pipeline.measurements.patching import units
 from align_pipeline.measurements.translation import statistics as translation_analysis
 from align_pipeline.measurements.translation_patching import statistics as translation_patching_analysis
 from align_pipeline.page.numbers import layer_range
+from align_pipeline.report import tuning
 from align_pipeline.report.read import Tables
 
 PACKAGE = Path(__file__).parent
@@ -71,6 +72,10 @@ class Results:
     translation_patching: pd.DataFrame
     translation_patching_effects: pd.DataFrame
     translation_patching_contrasts: pd.DataFrame
+    tuning: pd.DataFrame
+    tuning_alignment: pd.DataFrame
+    tuning_moves: pd.DataFrame
+    tuning_mediation: pd.DataFrame
     notes: tuple[str, ...] = field(default=())
 
 
@@ -94,6 +99,10 @@ FILES = {
     "translation_patching": "patched translation: each condition's best layer and middle third, per language",
     "translation_patching_effects": "BLEU and chrF++ patched and unpatched, per language, condition and layer",
     "translation_patching_contrasts": "the parallel activation against each control, per language and layer",
+    "tuning": "tuned models: accuracy before and after, per preset, seed and language; also against placebos",
+    "tuning_alignment": "tuned models: share of aligned items before and after, per preset, language, metric and layer",
+    "tuning_moves": "tuned models: how many answers became right and wrong, per preset, seed and language",
+    "tuning_mediation": "tuned models: did the answers become right whose alignment rose? Per preset and metric",
     "against_published": "comparison with the figures of the study's released outputs",
 }
 
@@ -110,6 +119,7 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
     chances = chance(study, cells, tables.baselines, found.items_by_language)
     level = languages.language_level(points, known, seed=seed)
     patched = units.join(tables.patching, tables.predictions, last_layers(tables.summaries))
+    tuned = tuning.compare(study, cells, tables.summaries)
     again = translation_patching_analysis.analyse(tables.translation_patching, last_layers(tables.summaries), seed=seed)
     return Results(
         tables=tables,
@@ -138,7 +148,8 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
         translation_patching=again.summary,
         translation_patching_effects=again.effects,
         translation_patching_contrasts=again.contrasts,
-        notes=(*study.notes, *_about_layers(study, tables)),
+        **tuned.tables,
+        notes=(*study.notes, *_about_layers(study, tables), *tuned.notes),
     )
 
 

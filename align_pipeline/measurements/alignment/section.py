@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +13,10 @@ from markupsafe import Markup
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.figures import curves, plots
 from align_pipeline.inference.study import MIN_LANGUAGES
+from align_pipeline.inference.tuning import OTHER, TRAINED
 from align_pipeline.inference.verdicts import BOUNDS, LEVEL
 from align_pipeline.measurements.alignment.table import ALIGNMENT, BASELINES
-from align_pipeline.page.numbers import metric_name
+from align_pipeline.page.numbers import metric_name, metric_names
 from align_pipeline.page.part import Part, Section, in_order
 from align_pipeline.page.template import render
 
@@ -44,13 +44,14 @@ def _findings(part: Part) -> dict[str, Any]:
     english = calibration["language"] == ENGLISH
     return {
         "guessing": _guessing(part.of("groups")),
-        "names": _names({*part.metrics, *zip(verdicts["metric"], verdicts["pooling"], strict=True)}),
+        "names": metric_names({*part.metrics, *zip(verdicts["metric"], verdicts["pooling"], strict=True)}),
         "questions": list(_questions(verdicts[verdicts["verdict"] != ""])),
         "unanswered": verdicts[verdicts["verdict"] == ""],
         "tests": verdicts["p"].notna().sum(),
         "bounds": BOUNDS,
         "by_language": list(_by_language(part)),
         "calibration": calibration[~english],
+        "tuned": _tuned(part.of("tuning")),
         "english_ece": calibration.loc[english, "ece"].mean(),
     }
 
@@ -70,10 +71,20 @@ def _guessing(groups: pd.DataFrame) -> SimpleNamespace | None:
     )
 
 
-def _names(metrics: Collection[tuple[str, str]]) -> dict[tuple[str, str], Markup]:
-    """Display names of the metrics, with the pooling only if a metric has several."""
-    count = Counter(metric for metric, _ in metrics)
-    return {(metric, pooling): metric_name(metric, pooling if count[metric] > 1 else "") for metric, pooling in metrics}
+def _tuned(tuning: pd.DataFrame) -> list[SimpleNamespace]:
+    """The change of accuracy of each preset (of the treatments, if there are any), and that beyond each placebo; over
+    the languages that it was trained on, or else over the others."""
+    if tuning.empty:
+        return []
+    mean = tuning[tuning["seed"] == "mean"]
+    if (mean["role"] == "treatment").any():
+        mean = mean[mean["role"] == "treatment"]
+    found: list[SimpleNamespace] = []
+    for preset, rows in mean.groupby("preset", sort=False):
+        over = [name for name in (TRAINED, OTHER) if (rows["language"] == name).any()]
+        own = rows[rows["language"].isin(over[:1])]
+        found.append(SimpleNamespace(preset=preset, over=over[0] if over else "", rows=list(own.itertuples())))
+    return [one for one in found if one.rows]
 
 
 def _questions(verdicts: pd.DataFrame) -> Iterator[SimpleNamespace]:

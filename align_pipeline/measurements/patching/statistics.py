@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from align_pipeline.config.patch import is_kept, is_placebo, treatment_of
-from align_pipeline.inference.items import holm
+from align_pipeline.inference.items import holm, mcnemar
 from align_pipeline.measurements.patching.units import SERIES, Unit
 
 LACK_CONCEPT = ("random_item", "same_answer", "mean_english", "noise")
@@ -49,12 +48,6 @@ def _interval(values: Array, weights: Array) -> tuple[Array, Array, Array]:
     if known.any():
         low[known], high[known] = np.nanpercentile(means[:, known], [2.5, 97.5], axis=0)
     return mean, low, high
-
-
-def mcnemar(gained: Array, lost: Array) -> Array:
-    """Exact two-sided p of McNemar's test on the discordant pairs; 1 if there are none."""
-    p: Array = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(gained, lost), gained + lost, 0.5))
-    return p
 
 
 FLIPS = 2000

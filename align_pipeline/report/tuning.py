@@ -1,0 +1,133 @@
+"""Tuned models in the report: the tables of all comparisons, and the section in the chapter of the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from align_pipeline.data.items import ENGLISH
+from align_pipeline.figures import tuning as figures
+from align_pipeline.inference import mediation as linked
+from align_pipeline.inference import tuning as paired
+from align_pipeline.inference.study import Study
+from align_pipeline.page.numbers import metric_name, metric_names
+from align_pipeline.page.part import Part
+from align_pipeline.page.template import render
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The tables of all base models with tuned versions, by name as in `results.FILES`, and notes for the page."""
+
+    tables: dict[str, pd.DataFrame]
+    notes: tuple[str, ...]
+
+
+def compare(study: Study, cells: pd.DataFrame, summaries: Sequence[Mapping[str, Any]]) -> Compared:
+    """Compare every base model with its tuned versions.
+
+    Raises:
+        InputError: a summary does not say enough about a tuned model.
+    """
+    parts = {
+        "": [pd.DataFrame(columns=paired.TUNING)],
+        "_alignment": [pd.DataFrame(columns=paired.ALIGNMENT)],
+        "_moves": [pd.DataFrame(columns=paired.MOVES)],
+        "_mediation": [pd.DataFrame(columns=linked.MEDIATION)],
+    }
+    known = paired.versions(summaries)
+    for of in paired.pairs(study, known):
+        parts[""].append(paired.accuracy(of))
+        parts["_moves"].append(paired.moves(of))
+        for metric in paired.aligned(study, cells, of):
+            parts["_alignment"].append(paired.alignment(of, metric))
+            if of.units:
+                parts["_mediation"].append(linked.mediation(of, metric))
+    families = {"": ("seed", "against"), "_alignment": ("against", "at"), "_moves": ("seed",), "_mediation": ("form",)}
+    tables = {
+        f"tuning{name}": paired.adjust(pd.concat(found[1:] or found, ignore_index=True), *families[name])
+        for name, found in parts.items()
+    }
+    return Compared(tables, tuple(paired.without_base(study, known)))
+
+
+def show(part: Part) -> Markup:
+    """Before and after: accuracy, alignment, which answers moved, and whether the two changes belong together."""
+    accuracy, alignment = part.of("tuning"), part.of("tuning_alignment")
+    if accuracy.empty and alignment.empty:
+        return Markup()
+    moves, mediation = part.of("tuning_moves"), part.of("tuning_mediation")
+    seen = accuracy if len(accuracy) else alignment
+    presets = list(_presets(part, seen))
+    codes = seen.loc[~seen["language"].isin(paired.POOLED), ["language", "pivot"]].drop_duplicates()["language"]
+    return render(
+        "align_pipeline/report/tuning.html",
+        model=part.model,
+        treatments=[one for one in presets if one.role == "treatment"],
+        others=[one for one in presets if one.role != "treatment"],
+        presets=presets,
+        names=metric_names(part.metrics),
+        changes=part.draw(partial(figures.changes, accuracy), "tuning") if len(accuracy) else "",
+        curves=list(_curves(part, alignment)),
+        accuracy=accuracy[accuracy["seed"] == paired.MEAN],
+        alignment=alignment[alignment["at"] != "layer"],
+        moves=moves[(moves["seed"] == paired.MEAN) & (moves["language"] != ENGLISH)],
+        mediation=mediation.assign(trained=False),  # no asterisk: all of them were
+        has_pivots=codes.duplicated().any(),
+    )
+
+
+def _presets(part: Part, seen: pd.DataFrame) -> Iterator[SimpleNamespace]:
+    """What the sentences of one preset need."""
+    accuracy, alignment, mediation = (part.of(name) for name in ("tuning", "tuning_alignment", "tuning_mediation"))
+    for name, role, seeds in seen[["preset", "role", "seeds"]].drop_duplicates().itertuples(index=False):
+        every, own = seen[seen["preset"] == name], accuracy[accuracy["preset"] == name]
+        mean = own[own["seed"] == paired.MEAN]
+        where = paired.TRAINED if (every["language"] == paired.TRAINED).any() else paired.OTHER
+        languages = every[~every["language"].isin(paired.POOLED) & (every["trained"] == (where == paired.TRAINED))]
+        at = mean[mean["language"] == where]
+        aligned = alignment[(alignment["preset"] == name) & (alignment["against"] == paired.BASE)]
+        linked_to = mediation[(mediation["preset"] == name) & (mediation["language"] == paired.TRAINED)]
+        yield SimpleNamespace(
+            name=name,
+            role=role,
+            seeds=seeds,
+            where=where,
+            count=languages["language"].nunique(),
+            beyond=list(at[at["against"] != paired.BASE].itertuples()),
+            base=next(at[at["against"] == paired.BASE].itertuples(), None),
+            by_seed=own.loc[(own["seed"] != paired.MEAN) & (own["language"] == where), "difference"].tolist(),
+            english=next(mean[(mean["language"] == ENGLISH) & (mean["against"] == paired.BASE)].itertuples(), None),
+            aligned=_by_metric(part, aligned[(aligned["language"] == where) & (aligned["at"] == "middle_third")]),
+            linked=_by_metric(part, linked_to[linked_to["form"] == "within_language"]),
+            same_item=_by_metric(part, linked_to[linked_to["form"] == "same_item"]),
+            overlap=int(own["overlap"].max()) if len(own) else 0,
+        )
+
+
+def _by_metric(part: Part, table: pd.DataFrame) -> list[Any]:
+    """The rows in the order of the page's metrics."""
+    place = {metric: i for i, metric in enumerate(part.metrics)}
+    return sorted(table.itertuples(), key=lambda row: place[row.metric, row.pooling])
+
+
+def _curves(part: Part, alignment: pd.DataFrame) -> Iterator[SimpleNamespace]:
+    """A figure per metric: alignment by layer of the base and each preset, the mean over languages."""
+    rows = alignment[(alignment["at"] == "layer") & (alignment["against"] == paired.BASE)]
+    for metric, pooling in part.metrics:
+        own = rows[(rows["metric"] == metric) & (rows["pooling"] == pooling)]
+        where = paired.TRAINED if (own["language"] == paired.TRAINED).any() else paired.OTHER
+        own = own[own["language"] == where]
+        if len(own):
+            yield SimpleNamespace(
+                name=metric_name(metric, pooling),
+                where=where,
+                n=own["n"].max(),
+                image=part.draw(partial(figures.by_layer, own, part.model), "tuning", metric, pooling),
+            )
