@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 export MODELS DATA STUDY
-.PHONY: help install demo test study study-quick test-slurm real-models lint types docs format embedded clean
+.PHONY: help install demo test tune-demo study-tuning study study-quick test-slurm real-models lint types docs format embedded clean
 
 help: ## Show this help
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) ..."
@@ -30,8 +30,19 @@ demo: $(VENV)/installed ## Run the main job on the embedded data and model
 test: $(VENV)/installed-dev ## Run the tests (offline, CPU)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
+tune-demo: $(VENV)/installed ## Train the embedded model on aligned and on shuffled sentences, and compare
+	$(BIN)/python -m align_pipeline.tune -m tune=midalign,shuffled lang=swh task=xcopa tune.pairs.split=devtest \
+	  tune.steps=60 tune.accumulation=2 tune.learning_rate=1e-3 tune.evaluate_every=0 hydra.sweep.dir=outputs/tune-demo/tuned
+	$(BIN)/python -m align_pipeline.run -m task=xcopa lang=swh hydra.sweep.dir=outputs/tune-demo/base
+	$(BIN)/python -m align_pipeline.run -m model=tuned task=xcopa lang=swh hydra.sweep.dir=outputs/tune-demo/evaluated \
+	  model.tuned=outputs/tune-demo/tuned/tiny_midalign_swh_seed0,outputs/tune-demo/tuned/tiny_shuffled_swh_seed0
+	$(BIN)/python -m align_pipeline.report runs=outputs/tune-demo/base runs=outputs/tune-demo/evaluated out=outputs/tune-demo/report
+
 study: $(VENV)/installed ## Run the study of docs/studies/gemma3-270m.md, or go on with it (MODELS=, DATA=: folders)
 	PYTHON=$(BIN)/python docs/studies/gemma3-270m.sh
+
+study-tuning: $(VENV)/installed ## Run the study of docs/study-tuning.md, or go on with it (MODELS=, DATA=: folders)
+	PYTHON=$(BIN)/python docs/study-tuning.sh
 
 study-quick: $(VENV)/installed ## Run it on two languages and few items
 	PYTHON=$(BIN)/python docs/studies/gemma3-270m.sh quick

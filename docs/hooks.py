@@ -27,11 +27,15 @@ def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
 def keys() -> str:
     """A table of every config group's keys."""
     parts = []
-    for path in [*sorted((PACKAGE / "config").glob("*.py")), *sorted((PACKAGE / "data/tasks").glob("*.py"))]:
+    for path in (path for part in ("config", "data/tasks", "tune/objectives") for path in _files(part)):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
                 parts.append(_group(node))
     return "\n\n".join(parts)
+
+
+def _files(part: str) -> list[Path]:
+    return sorted((PACKAGE / part).glob("*.py"))
 
 
 def _group(node: ast.ClassDef) -> str:

@@ -102,8 +102,6 @@ def check(config: ModelConfig) -> None:
         )
     if adapter is None:
         return
-    if find_spec("peft") is None:
-        raise InputError(f"{adapter} is an adapter, which needs the package peft: pip install 'align_pipeline[peft]'.")
     if isinstance(adapter, Path):
         if not (adapter / ADAPTER).is_file():
             raise InputError(f"model.adapter={adapter} is not an adapter: it has no {ADAPTER}.")

@@ -221,7 +221,7 @@ def _tell(folder: Path, progress: Progress, name: str) -> None:
     rows = pd.DataFrame(progress.held_out)
     best = rows.groupby(["metric", "language", "step"])["value"].max().unstack("step")
     for keys, values in zip(best.index, best.to_numpy(), strict=True):
-        said = "%s, held-out %s: %.2f before, %.2f after (share of aligned items, highest of all layers)."
+        said = "%s, %s: %.2f before, %.2f after (share of aligned held-out sentences or items, highest of all layers)."
         log.info(said, keys[1], METRICS.get(keys[0], keys[0]), values[0], values[-1])
     log.info("Tuned model, losses and figures: %s", folder)
     log.info("Evaluate %s: python -m align_pipeline.run model=tuned model.tuned=%s task=... lang=...", name, folder)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, compose
+from conftest import REPOSITORY, compose, compose_tuning
 from hydra.utils import instantiate
 
 from align_pipeline.config import Config
@@ -31,7 +31,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", options("model"))
+@pytest.mark.parametrize("name", [name for name in options("model") if name != "tuned"])  # tests/tune has that one
 def test_every_model_composes(name: str) -> None:
     config = compose(f"model={name}", *(["model.path=somewhere"] if name == "custom" else []))
     assert config.model.name == ("somewhere" if name == "custom" else name)
@@ -62,6 +62,13 @@ def test_every_language_set_composes(name: str) -> None:
     assert len(config.languages) > 5
     assert "eng" not in config.languages
     assert config.named == []
+
+
+@pytest.mark.parametrize("name", options("tune"))
+def test_every_training_composes_and_builds(name: str) -> None:
+    config = compose_tuning(f"tune={name}").tune
+    assert config.name == name
+    assert all(instantiate(one).weight > 0 for one in config.objectives.values())
 
 
 @pytest.mark.parametrize("name", options("patch"))
