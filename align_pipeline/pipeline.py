@@ -89,8 +89,11 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
         if found is None:
             return None
         content, told = found.content, found.told
-        for printed in (summary.table(content, told, folder), *(one for part in told for one in part.printed)):
-            found.stages.console.print(printed)
+        screen = found.stages.console
+        for printed in summary.tables(content, told, folder, screen.width):
+            screen.print(printed)
+        for more in (one for part in told for one in part.printed):
+            screen.print(more)
         # Tracking comes last: if it fails, the results are already in place.
         tags = [content["task"], config.model.name, *(row["language"] for row in content["languages"])]
         curves = [curve for part in told for curve in part.curves]

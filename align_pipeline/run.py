@@ -5,6 +5,7 @@ Heavy imports stay out of the top of the file: `--help`, `--cfg job` and a misty
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import hydra
@@ -40,8 +41,18 @@ def job(composed: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """The command line."""
-    command.main(job)
+    """The command line; ``--info task=xcopa`` says what there is instead of running it."""
+    given = sys.argv[1:]
+    if given[:1] == ["--info"] and all("=" in argument for argument in given[1:]):
+
+        def asked() -> None:
+            from align_pipeline.info import info
+
+            info(given[1:])
+
+        command.main(asked)
+    else:
+        command.main(job)
 
 
 if __name__ == "__main__":

@@ -134,19 +134,41 @@ def digest(side: ItemSet) -> str:
     return hashlib.sha256(repr(side.items).encode()).hexdigest()
 
 
-def table(content: Mapping[str, Any], told: Sequence[Told], folder: Path) -> Table:
-    """The rows as a console table."""
+def tables(content: Mapping[str, Any], told: Sequence[Told], folder: Path, width: int) -> list[Table]:
+    """The rows as console tables: one, or several below each other where their columns do not fit the width.
+
+    Args:
+        content: of ``summary.json``.
+        told: results of the measurements.
+        folder: the output folder, for the caption.
+        width: of the console, in characters.
+    """
     title = f"{content['task']}: {content['model']} on data from {content['data']['source']}"
     told = sorted(told, key=lambda part: part.place)
     caption = " ".join([*(part.caption for part in told if part.caption), f"Tables and plots: {folder}"])
-    made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    made.add_column("language")
-    made.add_column("n", justify="right")
-    columns = [column for part in told for column in part.columns]
-    for column in columns:
-        made.add_column(column.head, justify="right", no_wrap=column.no_wrap)
-    for row in content["languages"]:
-        made.add_row(row["language"], str(row["n"]), *(column.cell(row) for column in columns))
+    rows = content["languages"]
+    columns = [("n", [str(row["n"]) for row in rows], False)]
+    columns += [(c.head, [c.cell(row) for row in rows], c.no_wrap) for part in told for c in part.columns]
+    room = width - max(len(text) for text in ["language", *(row["language"] for row in rows)]) - 4
+    groups: list[list[tuple[str, list[str], bool]]] = [[]]
+    left = room
+    for head, cells, no_wrap in columns:
+        needed = max(len(line) for text in [head, *cells] for line in text.splitlines() or [""]) + 3
+        if groups[-1] and needed > left:
+            groups.append([])
+            left = room
+        groups[-1].append((head, cells, no_wrap))
+        left -= needed
+    made = []
+    for number, group in enumerate(groups):
+        one = Table(title=None if number else title, title_justify="left", caption_justify="left")
+        one.caption = caption if number == len(groups) - 1 else None
+        one.add_column("language", no_wrap=True)
+        for head, _, no_wrap in group:
+            one.add_column(head, justify="right", no_wrap=no_wrap or len(groups) > 1)
+        for index, row in enumerate(rows):
+            one.add_row(row["language"], *(cells[index] for _, cells, _ in group))
+        made.append(one)
     return made
 
 

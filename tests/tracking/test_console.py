@@ -39,3 +39,40 @@ def test_threads_wait_passively_unless_the_user_says_otherwise(given: str | None
     code = "import sys, os, align_pipeline.run; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert found.stdout.split() == [expected, "False"], "set before torch reads it"
+
+
+def rows(count: int) -> list[dict[str, object]]:
+    return [{"language": f"l{k:02}_Latn", "n": 100 + k, "value": k / 7} for k in range(count)]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 113, 160])
+def test_every_value_is_on_the_console_whatever_its_width(width: int) -> None:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from align_pipeline.measurements.base import Column, Told
+    from align_pipeline.summary import tables
+
+    columns = [
+        Column(f"metric {k}\nmax @layer, chance", lambda row, k=k: f"{k}.{row['value']:.3f} @{k}", no_wrap=True)
+        for k in range(5)
+    ]
+    content = {"task": "xcopa", "model": "m", "data": {"source": "hub"}, "languages": rows(3)}
+    made = tables(content, [Told({}, columns=columns, caption="What it is.")], Path("out"), width)
+    console = Console(width=width, force_terminal=False)
+    with console.capture() as captured:
+        for one in made:
+            console.print(one)
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= width
+    cells = [cell.strip() for line in lines if "│" in line for cell in line.split("│")]
+    for row in rows(3):
+        for k in range(5):
+            assert cells.count(f"{k}.{row['value']:.3f} @{k}") == 1
+        assert cells.count(str(row["n"])) == 1
+        assert cells.count(str(row["language"])) == len(made)
+    assert (len(made) == 1) == (width == 160)
+    text = " ".join(captured.get().split())
+    assert "What it is." in text
+    assert text.count("xcopa: m on data from hub") == 1

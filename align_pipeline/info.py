@@ -1,0 +1,51 @@
+"""``--info task=xcopa``: what a config selects and what there is to select, without loading a model or data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from rich.console import Console
+from rich.table import Table
+
+from align_pipeline.config import from_hydra
+from align_pipeline.config.lang import Language, known_languages
+from align_pipeline.config.paths import CONF
+from align_pipeline.data.source import Source
+
+
+def info(overrides: Sequence[str]) -> None:
+    """Print the task of a command line and the languages that it has.
+
+    Raises:
+        InputError: an override cannot be used, or the data folder lacks the task's data set.
+    """
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = from_hydra(compose("config", overrides=list(overrides)), overrides, multirun=True)
+    task, source = instantiate(config.task), Source(config.source)
+    present = source.configs(task.dataset)
+    known = {code: Language(**entry) for code, entry in known_languages().items()}
+    have = {code: one for code, one in known.items() if task.config_of(one, present) is not None}
+    rows = Table(title=f"Languages of {task.name} (lang=<code>)", title_justify="left")
+    for name in ("code", "language", "script", "family"):
+        rows.add_column(name)
+    rows.add_column("resource", justify="right")
+    for code, one in sorted(have.items()):
+        if one.flores != "eng_Latn":
+            rows.add_row(code, one.name, one.script, one.family, str(one.resource))
+    console = Console()
+    console.print(rows)
+    sets = sorted(path.stem for path in (CONF / "lang/set").glob("*.yaml"))
+    console.print(
+        f"{task.name}: {task.dataset}, split {task.split}, {task.num_fewshot} examples, data={source.name}. "
+        f"Sets of languages: {', '.join(f'set/{name}' for name in sets)}. Metrics that fit: "
+        f"{', '.join(_metrics(task.offers))}. Model: {config.model.name} ({config.model.path})."
+    )
+
+
+def _metrics(offers: frozenset[str]) -> list[str]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        names = sorted(path.stem for path in (CONF / "metric").glob("*.yaml"))
+        chosen = compose("config", overrides=[f"metric=[{','.join(names)}]"]).metrics
+    return [name for name in names if instantiate(chosen[name]).needs in offers]

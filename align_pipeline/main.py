@@ -1,0 +1,53 @@
+"""The installed command `align_pipeline`: every verb of the module form under one name."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module, metadata
+
+from align_pipeline.errors import InputError, unknown
+
+VERBS = {
+    "run": ("align_pipeline.run", "run one job or, with -m, a sweep; the verb may be left out"),
+    "report": ("align_pipeline.report.report", "write a report over the tables of finished jobs"),
+    "tune": ("align_pipeline.tune.__main__", "train a model to align other languages with English"),
+    "audit": ("align_pipeline.audit", "check the error rates of the report's tests on your own tables"),
+    "comet": ("align_pipeline.comet", "add COMET scores to translations"),
+    "cache": ("align_pipeline.cache", "list the cache, or prune it"),
+    "workspace": ("align_pipeline.workspace", "save a W&B workspace for these runs"),
+}
+"""Verb -> module with a function `main`, and what it does."""
+_GIVEN = ("align_pipeline.cache", "align_pipeline.workspace")
+"""Modules whose `main` takes the arguments and raises `InputError`."""
+
+
+def main() -> None:
+    """The command line: a verb and its arguments; without a verb, those of `run`."""
+    given = sys.argv[1:]
+    if given == ["--version"]:
+        print(f"align_pipeline {metadata.version('align_pipeline')}")
+        return
+    if given in ([], ["help"]):
+        print("align_pipeline: does a model map other languages onto English, and does that decide whether it answers")
+        print("right? Usage: align_pipeline <verb> ...; `align_pipeline <verb> --help` says more.\n")
+        print("\n".join(f"  {verb:10} {about}" for verb, (_, about) in VERBS.items()))
+        print("\nExample: align_pipeline run task=belebele lang=swh")
+        return
+    verb = given[0] if given[0] in VERBS else "run"
+    if verb == "run" and given[0] != "run" and "=" not in given[0] and not given[0].startswith("-"):
+        sys.exit(f"Error: {unknown('verb', given[0], VERBS)}")
+    own = given[1:] if given[0] in VERBS else given
+    sys.argv = [f"{sys.argv[0]} {verb}", *own]
+    module, _ = VERBS[verb]
+    function = import_module(module).main
+    if module not in _GIVEN:
+        function()
+        return
+    try:
+        function(own)
+    except InputError as error:
+        sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    main()
