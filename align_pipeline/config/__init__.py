@@ -18,6 +18,7 @@ from align_pipeline.config.lang import Language
 from align_pipeline.config.messages import refuse_added
 from align_pipeline.config.model import ModelConfig
 from align_pipeline.config.patch import PatchConfig, layer_list
+from align_pipeline.config.representations import representation_list
 from align_pipeline.config.resolvers import codes, file_name, last_part, wandb_mode
 from align_pipeline.config.tune import TuningConfig
 from align_pipeline.config.tuned import tuned, tuning_of
@@ -40,6 +41,9 @@ class Config:
     align_pipeline.measurements.alignment.metrics."""
     patch: PatchConfig = field(default_factory=PatchConfig)
     """Activation patching (group `patch`)."""
+    representations: Any = field(default_factory=list)
+    """What to measure of the premises' hidden states: ``all`` or a list of cosine, mexa, cka, retrieval, hubness,
+    anisotropy, neighbours, neurons; [] measures nothing."""
     data: str | None = None
     """``hub``, ``embedded`` or a folder that contains ``<hub id>/``; null: embedded for embedded models, else hub."""
     layers: Any = "all"
@@ -67,7 +71,8 @@ class Config:
         if self.seed < 0:
             raise InputError(f"seed={self.seed} is not a valid seed; use 0 or more.")
         self.layers = layer_list("layers", self.layers)
-        if not self.metrics and not self.evaluate:
+        self.representations = representation_list(self.representations)
+        if not self.metrics and not self.evaluate and not self.representations:
             raise InputError(
                 "There is nothing to do with metric=[] and evaluate=false; select a metric or set evaluate=true."
             )

@@ -78,13 +78,13 @@ def hidden_states(
         groups: texts whose results must come together, such as the options of an item; all groups have the same size m.
         names: what to call each group in an error.
         layers: which of Hugging Face's ``hidden_states``, 0 to L; L comes after the final norm.
-        poolings: ``last`` (the final token's state) and/or ``weighted`` (sum_t t*h_t / sum_t t, t = 1..T; MEXA).
+        poolings: ``last`` (the final token's state), ``weighted`` (sum_t t*h_t / sum_t t, t = 1..T; MEXA), ``mean``.
         batch_tokens: maximum tokens per forward pass, with padding; a longer row runs alone; None: `token_budget`.
         advance: called with the number of texts that each batch finished.
 
     Yields:
         Indices of the batch's groups, and by pooling a tensor [layers, groups in the batch, m, D] in the model's
-        dtype; the weighted mean is computed in float32.
+        dtype; both means are computed in float32, and ``mean`` stays in it.
 
     Raises:
         InputError: a hidden state is NaN or infinite (names model, layer and group), or one text alone exceeds the

@@ -12,6 +12,8 @@ from align_pipeline.engine.model import LanguageModel
 from align_pipeline.errors import InputError
 
 POOLINGS = ("last", "weighted")
+MEAN = "mean"
+"""A further pooling: the mean over all tokens, in float32 whatever the model's dtype."""
 
 
 def pooled_pass(
@@ -45,25 +47,29 @@ class _Pool:
         self.row = torch.tensor([layout.row_of[m] for m in layout.members], device=device)
         self.end = torch.tensor(ends, device=device)
         self.poolings = poolings
-        if "weighted" in poolings:
+        self.weights: dict[str, Tensor] = {}
+        if {"weighted", MEAN} & set(poolings):
             width = layout.tokens.shape[1]
             counts = torch.bincount(self.row.cpu(), minlength=len(layout.rows))
             self.slot = torch.cat([torch.arange(int(n)) for n in counts]).to(device)
-            weights = torch.zeros(len(layout.rows), int(counts.max()), width)
             steps = torch.arange(1, width + 1).expand(len(layout.rows), width)
             if layout.sees is not None and layout.positions is not None:
                 seen, steps = layout.sees[self.row.cpu(), self.end.cpu()], layout.positions.cpu() + 1
             else:
                 seen = torch.arange(width) <= torch.tensor(ends)[:, None]
-            weights[self.row.cpu(), self.slot.cpu()] = torch.where(seen, steps[self.row.cpu()], 0).float()
-            self.weights = (weights / weights.sum(-1, keepdim=True).clamp(min=1)).to(device)
+            for pooling, weight in (("weighted", steps), (MEAN, torch.ones_like(steps))):
+                if pooling in poolings:
+                    weights = torch.zeros(len(layout.rows), int(counts.max()), width)
+                    weights[self.row.cpu(), self.slot.cpu()] = torch.where(seen, weight[self.row.cpu()], 0).float()
+                    self.weights[pooling] = (weights / weights.sum(-1, keepdim=True).clamp(min=1)).to(device)
 
     def __call__(self, states: Tensor) -> dict[str, Tensor]:
         pooled = {}
         if "last" in self.poolings:
             pooled["last"] = states[self.row, self.end]
-        if "weighted" in self.poolings:
-            pooled["weighted"] = (self.weights @ states.float())[self.row, self.slot].to(states.dtype)
+        for pooling, weights in self.weights.items():
+            mean = (weights @ states.float())[self.row, self.slot]
+            pooled[pooling] = mean if pooling == MEAN else mean.to(states.dtype)
         return pooled
 
 

@@ -28,6 +28,7 @@ from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import Pair, ParallelTask
 from align_pipeline.engine.loading import load
 from align_pipeline.engine.model import LanguageModel
+from align_pipeline.errors import InputError
 from align_pipeline.tracking.console import Stages
 from align_pipeline.tracking.wandb import Curve
 
@@ -208,3 +209,18 @@ class Measurement(Protocol):
 def tables_of(one: Measurement | type[Measurement]) -> dict[str, pa.Schema]:
     """All tables of a measurement, its main table first."""
     return {one.table: one.schema, **getattr(one, "others", {})}
+
+
+def layers(config: Config, last: int) -> list[int]:
+    """The layers to report, for a model with last layer `last`.
+
+    Raises:
+        InputError: the config asks for a layer that the model does not have.
+    """
+    asked = config.layers
+    if asked == "all":
+        return list(range(last + 1))
+    outside = [k for k in asked if not 0 <= k <= last]
+    if outside:
+        raise InputError(f"layers contains {outside[0]}, but {config.model.name} has layers 0 to {last}.")
+    return list(asked)

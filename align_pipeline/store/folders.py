@@ -44,6 +44,8 @@ def identity(config: Config) -> str:
         del asked[key]
     for key in _NOT_ASKED_OF_MODEL:
         del asked["model"][key]
+    if not config.representations:
+        del asked["representations"]
     if not config.patch.learned:
         for key in _ASKED_OF_MAPS:
             del asked["patch"][key]
@@ -213,7 +215,7 @@ def _difference(theirs: Any, own: Mapping[str, Any]) -> str | None:
 
 def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(settings, Mapping) or not settings:
-        return {prefix: settings}
+        return {prefix: None if settings == [] else settings}  # older results lack keys of which [] means nothing
     found: dict[str, Any] = {}
     for key, value in settings.items():
         found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))

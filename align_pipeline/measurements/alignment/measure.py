@@ -29,7 +29,7 @@ from align_pipeline.measurements.alignment.similarity import (
     similarities,
 )
 from align_pipeline.measurements.alignment.table import ALIGNMENT, BASELINES
-from align_pipeline.measurements.base import Column, Columns, Job, Told, Unit
+from align_pipeline.measurements.base import Column, Columns, Job, Told, Unit, layers
 from align_pipeline.page.numbers import layer_range
 from align_pipeline.tracking.wandb import Curve
 
@@ -176,21 +176,6 @@ def baselines(metric: Metric, every: Similarities) -> Iterator[tuple[str, Tensor
 def metrics_of(config: Config) -> dict[str, Metric]:
     """Instances of the metrics that the config names."""
     return {name: instantiate(one) for name, one in config.metrics.items()}
-
-
-def layers(config: Config, last: int) -> list[int]:
-    """The layers to report, for a model with last layer `last`.
-
-    Raises:
-        InputError: the config asks for a layer that the model does not have.
-    """
-    asked = config.layers
-    if asked == "all":
-        return list(range(last + 1))
-    outside = [k for k in asked if not 0 <= k <= last]
-    if outside:
-        raise InputError(f"layers contains {outside[0]}, but {config.model.name} has layers 0 to {last}.")
-    return list(asked)
 
 
 def curves(alignment: pd.DataFrame) -> list[Curve]:

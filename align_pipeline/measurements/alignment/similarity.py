@@ -8,7 +8,6 @@ s_ij = cos(E_i, X_j) over the premises of all items.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +20,7 @@ from align_pipeline.data.tasks.parallel import ItemSet, Pair
 from align_pipeline.engine.forward import Advance, hidden_states
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.engine.pooling import POOLINGS
+from align_pipeline.engine.states import pooled_states
 
 _EXCLUDED = -float("inf")
 
@@ -161,24 +161,8 @@ def english_states(lm: LanguageModel, english: ItemSet, batch_tokens: int | None
     """Run an English set through the model; for errors see `forward.hidden_states`."""
     tokens = text_tokens(lm, english.items)
     ids = [item.id for item in english.items]
-    shape = (lm.num_layers + 1, len(ids), len(tokens[0]), lm.width)
-    home = _home(lm, math.prod(shape) * len(POOLINGS))
-    kept = {pooling: torch.zeros(shape, dtype=lm.model.dtype, device=home) for pooling in POOLINGS}
-    for chosen, states in hidden_states(lm, tokens, ids, _every(lm), POOLINGS, batch_tokens, advance):
-        for pooling, value in states.items():
-            kept[pooling][:, chosen] = value.to(kept[pooling].device)
-    for states_of_all in kept.values():
-        distributed.filled(states_of_all)
-    return EnglishStates({item_id: row for row, item_id in enumerate(ids)}, tokens, kept)
-
-
-def _home(lm: LanguageModel, numbers: int) -> torch.device:
-    """The device for so many numbers of the model's dtype: the model's, unless they take a third of its free memory."""
-    fits = True
-    if lm.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(lm.device)
-        fits = numbers * lm.model.dtype.itemsize <= free / 3
-    return lm.device if distributed.least(fits) else torch.device("cpu")
+    states = pooled_states(lm, tokens, ids, POOLINGS, batch_tokens, advance)
+    return EnglishStates({item_id: row for row, item_id in enumerate(ids)}, tokens, states)
 
 
 def similarities(

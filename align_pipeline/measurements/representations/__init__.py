@@ -1,0 +1,1 @@
+"""What hidden states of parallel sentences say besides alignment, layer by layer."""
