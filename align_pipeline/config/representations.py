@@ -16,7 +16,7 @@ REPRESENTATIONS = {
     "neighbours": ("neighbours",),
     "neurons": ("neurons",),
 }
-"""What can be asked for, with the measures of the table that each gives; see `measurements.representations.measures`."""
+"""What can be asked for, with the names in the table; see `measurements.representations.measures`."""
 
 
 def representation_list(given: Any) -> list[str]:

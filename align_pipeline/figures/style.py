@@ -32,7 +32,7 @@ INK, GRID = "#222222", "#DDDDDD"
 METRICS = {"dali": "DALI", "dali_strong": "DALI$_S$", "mexa_t": "MEXA$_T$", "mexa": "MEXA"}
 
 
-POOLINGS = {"last": "last token", "weighted": "position-weighted"}
+POOLINGS = {"last": "last token", "weighted": "position-weighted", "mean": "mean over tokens"}
 
 
 TASKS = {"belebele": "Belebele", "xcopa": "XCOPA", "xstorycloze": "XStoryCloze", "flores": "FLORES+"}

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 BUILT_IN = (
     "align_pipeline.measurements.alignment.measure:Alignment",
+    "align_pipeline.measurements.representations.measure:Representations",
     "align_pipeline.measurements.accuracy.measure:Accuracy",
     "align_pipeline.measurements.translation.measure:Translations",
     "align_pipeline.measurements.patching.measure:Patching",
@@ -20,7 +21,7 @@ BUILT_IN = (
 """In the order in which a job runs them; each may read the tables of those before it."""
 SECTIONS = tuple(
     f"align_pipeline.measurements.{name}.section:SECTION"
-    for name in ("translation", "alignment", "patching", "translation_patching", "accuracy")
+    for name in ("translation", "alignment", "representations", "patching", "translation_patching", "accuracy")
 )
 """In the order of the report page."""
 GROUP, SECTION_GROUP = "align_pipeline.measurements", "align_pipeline.sections"

@@ -72,7 +72,7 @@ def _write_all(results: Results, folder: Path, failed: Sequence[str]) -> None:
             getattr(results.translation, name).to_csv(folder / f"translation_{name}.csv", index=False)
             files[f"translation_{name}"] = what
     for section in sections():
-        if section.csv:
+        if section.csv and len(results.tables.added[section.table]):
             results.tables.added[section.table].to_csv(folder / f"{section.table}.csv", index=False)
             files[section.table] = section.csv
     (folder / "plots").mkdir()

@@ -22,9 +22,10 @@ class Curve:
     """Values by layer for one language: a share of items, or a score.
 
     Attributes:
-        metric: the alignment metric, or the condition of patching, prefixed by the direction for translation.
-        group: ``alignment`` (share of aligned items), ``patching`` (share of TF items corrected) or ``patched_chrf``
-            (chrF++ of patched translations).
+        metric: the alignment metric, the condition of patching, prefixed by the direction for translation, or the
+            measure of representations with its pooling.
+        group: ``alignment`` (share of aligned items), ``representations``, ``patching`` (share of TF items corrected)
+            or ``patched_chrf`` (chrF++ of patched translations).
     """
 
     metric: str
@@ -84,6 +85,7 @@ def _track(
     with run:
         run.define_metric("layer")
         run.define_metric("alignment/*", step_metric="layer")
+        run.define_metric("representations/*", step_metric="layer")
         run.define_metric("patching/*", step_metric="layer")
         run.define_metric("patched_chrf/*", step_metric="layer")
         _log_curves(run, curves)
@@ -225,7 +227,12 @@ def _log_curves(run: Any, curves: Sequence[Curve]) -> None:
             if single:
                 row[f"{curve.group}/{curve.metric}"] = values[layer]
         run.log(row)
-    said = {"alignment": "aligned items", "patching": "TF items corrected", "patched_chrf": "chrF++"}
+    said = {
+        "alignment": "aligned items",
+        "representations": "value",
+        "patching": "TF items corrected",
+        "patched_chrf": "chrF++",
+    }
     for group, metric in dict.fromkeys((curve.group, curve.metric) for curve in curves):
         chosen = [curve for curve in curves if (curve.group, curve.metric) == (group, metric)]
         chart = wandb.plot.line_series(

@@ -63,7 +63,10 @@ def measures(english: Tensor, language: Tensor) -> dict[str, Value]:
 
 
 def centred(states: Tensor) -> Tensor:
-    """States [N, D] minus their mean, in float32. A dimension with one value becomes 0: float64 holds its sum exactly."""
+    """States [N, D] minus their mean, in float32.
+
+    A dimension with only one value becomes exactly 0, because float64 holds its sum without rounding.
+    """
     exact = states.double()
     return (exact - exact.mean(dim=0)).float()
 
@@ -81,7 +84,7 @@ def first_equal(states: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     weights = torch.randint(-(2**62), 2**62, (states.shape[1],), generator=generator) * 2 + 1
     hashes = (bits * weights.to(bits.device)).sum(dim=1)  # integers wrap around, so the sum is exact
-    _, group = hashes.unique(return_inverse=True)
+    group = torch.unique(hashes, return_inverse=True)[1]
     order = torch.arange(len(states), device=states.device)
     return torch.full_like(order, len(states)).scatter_reduce(0, group, order, "amin")[group]
 
@@ -143,7 +146,7 @@ def hubness(s: Tensor) -> Value:
 
 
 def overlap(within_e: Tensor, within_x: Tensor) -> Value:
-    """Share of a sentence's k closest in X that are also its translation's k closest in E; arguments: cosines [N, N]."""
+    """Share of a sentence's k closest in X that are its translation's k closest in E; arguments: cosines [N, N]."""
     n, k = len(within_e), _k(within_e)
     if n == 1:
         return _NONE, _NONE
@@ -197,11 +200,10 @@ def shuffles(n: int) -> Tensor:
 
 
 def neurons(e: Tensor, x: Tensor) -> Value:
-    """Mean over dimensions of Pearson's correlation over sentences; `e` and `x` are centred. Dimensions without variance
-    are left out.
+    """Mean over dimensions of Pearson's correlation over sentences; `e` and `x` are centred.
 
-    Over all shuffles without a fixed point the mean is exactly -value / (N - 1), as the other items' values sum to minus
-    the item's own.
+    Dimensions without variance are left out. Over all shuffles without a fixed point, the mean is exactly
+    -value / (N - 1): in a dimension, the other items' values sum to minus the item's own.
     """
     e, x = e.double(), x.double()
     lengths = torch.linalg.vector_norm(e, dim=0) * torch.linalg.vector_norm(x, dim=0)

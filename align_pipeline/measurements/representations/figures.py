@@ -1,0 +1,90 @@
+"""Figures of representations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+from align_pipeline.figures.style import (
+    OKABE_ITO,
+    POOLINGS,
+    TASKS,
+    item_counts,
+    language_names,
+    layer_ticks,
+    part_task,
+)
+
+LABELS = {
+    "cosine": "cosine",
+    "cosine_centred": "cosine, centred",
+    "mexa": "MEXA",
+    "mexa_centred": "MEXA, centred",
+    "cka": "CKA",
+    "retrieval_en_xx": "retrieval, en-xx",
+    "retrieval_xx_en": "retrieval, xx-en",
+    "csls_en_xx": "CSLS, en-xx",
+    "csls_xx_en": "CSLS, xx-en",
+    "hubness_en_xx": "hubness, en-xx",
+    "hubness_xx_en": "hubness, xx-en",
+    "anisotropy": "anisotropy",
+    "anisotropy_english": "anisotropy, English",
+    "neighbours": "shared neighbours",
+    "neurons": "neuron correlation",
+}
+"""Short names of the measures."""
+_ACROSS = 5
+_MOST_NAMED = 24
+_PANEL = (1.9, 1.75)  # inches, with its margins
+
+
+def by_layer(table: pd.DataFrame) -> Figure:
+    """Each measure by layer in a panel of its own, a line per language; dashed: chance, its mean over languages.
+
+    Args:
+        table: rows of `REPRESENTATIONS` of one model, task and pooling.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    table = table.assign(label=language_names(table))
+    names = list(table["label"].unique())
+    few = len(names) <= len(OKABE_ITO)
+    shade = colormaps["viridis"]
+    colours = {k: OKABE_ITO[i] if few else shade(0.92 * i / (len(names) - 1)) for i, k in enumerate(names)}
+    shown = [name for name in LABELS if (table["measure"] == name).any()]
+    across = min(_ACROSS, max(len(shown), 3))
+    down = -(-len(shown) // across)
+    named = names if len(names) <= _MOST_NAMED else []
+    bottom = 0.35 + 0.17 * -(-(len(named) + 1) // across)
+    width, height = _PANEL[0] * across, _PANEL[1] * down + 0.55 + bottom
+    figure = Figure(figsize=(width, height))
+    ticks = layer_ticks(np.sort(table["layer"].unique()))
+    ticks = ticks[:: -(-len(ticks) // 6)]
+    for place, measure in enumerate(shown):
+        row, column = divmod(place, across)
+        corner = (_PANEL[0] * column + 0.42, height - 0.55 - _PANEL[1] * (row + 1) + 0.3)
+        axes = figure.add_axes((corner[0] / width, corner[1] / height, 1.38 / width, 1.15 / height))
+        rows = table[table["measure"] == measure]
+        for name, own in rows.groupby("label", sort=False):
+            axes.plot(own["layer"], own["value"], color=colours[name], linewidth=1.4 if few else 0.7)
+        chance = rows.groupby("layer")["chance"].mean()
+        axes.plot(chance.index, chance, color="#555555", linewidth=1.1, linestyle="--")
+        axes.set_xticks(ticks)
+        axes.tick_params(labelsize=7, length=2)
+        axes.set_title(LABELS[measure], fontsize=8.5, fontweight="normal", pad=3)
+    handles = [Line2D([], [], color=colours[name], label=name) for name in named]
+    handles.append(Line2D([], [], color="#555555", linestyle="--", label="chance"))
+    figure.legend(handles=handles, loc="lower center", ncols=across, fontsize=7.5, bbox_to_anchor=(0.5, 0.0))
+    figure.text(0.5, (bottom - 0.08) / height, "layer (hidden state)", fontsize=8.5, ha="center")
+    pooling, task = str(table["pooling"].iloc[0]), part_task(table)
+    title = f"{TASKS.get(task, task)}: representations ({POOLINGS.get(pooling, pooling)})"
+    figure.text(0.42 / width, (height - 0.2) / height, title, fontsize=11, fontweight="bold", va="center")
+    below = f"{len(names)} language{'s' if len(names) > 1 else ''}, {item_counts(table['n'])}"
+    figure.text(0.42 / width, (height - 0.38) / height, below, fontsize=8.5, color="#555555", va="center")
+    return figure

@@ -1,0 +1,69 @@
+"""The section of the report."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from align_pipeline.figures.style import POOLINGS
+from align_pipeline.measurements.representations.figures import LABELS, by_layer
+from align_pipeline.measurements.representations.statistics import KEYS, middle_third
+from align_pipeline.measurements.representations.table import REPRESENTATIONS
+from align_pipeline.page import columns
+from align_pipeline.page.numbers import as_number
+from align_pipeline.page.part import Part, Section
+from align_pipeline.page.template import render
+
+
+def _show(part: Part) -> Markup:
+    """Representations by layer, and over the middle third."""
+    rows = part.of("representations").drop_duplicates([*KEYS, "layer"], keep="last")  # several jobs may have the same
+    if rows.empty:
+        return Markup()
+    rows = rows.astype(dict.fromkeys(KEYS, object))
+    parts = [(name, rows[rows["pooling"] == name]) for name in sorted(rows["pooling"].unique(), reverse=True)]
+    return render(
+        "align_pipeline/measurements/representations/section.html",
+        poolings=[
+            SimpleNamespace(
+                name=POOLINGS.get(name, name),
+                image=part.draw(partial(by_layer, own), "representations", name),
+                languages=own["language"].nunique(),
+                n=own["n"].max(),
+                middle=_wide(own),
+            )
+            for name, own in parts
+        ],
+        measures=[_column(name) for name in LABELS if (rows["measure"] == name).any()],
+    )
+
+
+def _wide(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per language; the measures' values, and their chance levels as ``<measure>_chance``."""
+    middle = middle_third(rows)
+    index = ["language", "pivot", "n"]
+    value, chance = (middle.pivot(index=index, columns="measure", values=kind) for kind in ("value", "chance"))
+    wide = value.join(chance.add_suffix("_chance"))
+    return wide.reset_index().sort_values("language")
+
+
+def _column(measure: str) -> columns.Column:
+    """A measure, with its chance level in brackets."""
+
+    def show(row: Any) -> str:
+        value, chance = getattr(row, measure), getattr(row, f"{measure}_chance")
+        return as_number(value, 2) + ("" if pd.isna(chance) else f" ({as_number(chance, 2)})")
+
+    return columns.Column(LABELS[measure], lambda row: getattr(row, measure), show)
+
+
+SECTION = Section(
+    "representations",
+    REPRESENTATIONS,
+    _show,
+    csv="similarity of states with those of their translations: a value per language, measure, pooling and layer",
+)
