@@ -47,7 +47,8 @@ def plain_states(lm: LanguageModel, tokens: list[int]) -> dict[str, torch.Tensor
     with torch.inference_mode():
         states = torch.stack(lm.model(input_ids=torch.tensor([tokens]), output_hidden_states=True).hidden_states)[:, 0]
     steps = torch.arange(1, len(tokens) + 1).float()
-    return {"last": states[:, -1], "weighted": torch.einsum("t,ltd->ld", steps, states) / steps.sum()}
+    weighted = torch.einsum("t,ltd->ld", steps, states) / steps.sum()
+    return {"last": states[:, -1], "weighted": weighted, "mean": states.mean(dim=1)}
 
 
 def plain_loglikelihood(lm: LanguageModel, context: list[int], continuation: list[int]) -> float:
@@ -60,7 +61,7 @@ def plain_loglikelihood(lm: LanguageModel, context: list[int], continuation: lis
 def gathered(lm: LanguageModel, groups: list[list[list[int]]], budget: int, layers: list[int]) -> dict[str, Any]:
     whole: dict[str, torch.Tensor] = {}
     names = [str(index) for index in range(len(groups))]
-    for chosen, states in hidden_states(lm, groups, names, layers, ("last", "weighted"), budget):
+    for chosen, states in hidden_states(lm, groups, names, layers, ("last", "weighted", "mean"), budget):
         for pooling, value in states.items():
             if pooling not in whole:
                 whole[pooling] = torch.full((value.shape[0], len(groups), *value.shape[2:]), torch.nan)
@@ -96,6 +97,15 @@ def test_the_tokenizers_padding_side_does_not_matter(side: str) -> None:
     for index, text in enumerate(texts):
         expected = plain_states(lm, lm.tokenizer(text)["input_ids"])
         assert relative_error(found["last"][0, index, 0], expected["last"][4]) < 1e-4
+
+
+def test_the_mean_keeps_digits_that_the_models_dtype_lacks() -> None:
+    lm = wrap(random_model().to(torch.bfloat16), tokenizer(), "half")
+    (_, states), *_ = hidden_states(lm, [[sequences(1)[0]]], ["a"], [0], ["weighted", "mean"], 100)
+    assert (states["weighted"].dtype, states["mean"].dtype) == (torch.bfloat16, torch.float32)
+    expected = lm.model.get_input_embeddings()(torch.tensor(sequences(1)[0])).float().mean(dim=0)
+    assert relative_error(states["mean"][0, 0, 0], expected) < 1e-6
+    assert relative_error(states["mean"].bfloat16()[0, 0, 0].float(), expected) > 1e-4
 
 
 def test_selected_layers_are_absolute() -> None:
