@@ -80,7 +80,7 @@ def test_every_patch_composes(name: str) -> None:
 def test_every_experiment_composes_and_builds(name: str) -> None:
     config = compose(f"experiment={name}")
     named = name.rpartition("_")[2]  # paper_xcopa, study_gemma3_270m_xcopa
-    others = {"layers": "belebele", "patching": "xcopa", "135m": "xcopa"}
+    others = {"layers": "belebele", "patching": "xcopa", "135m": "xcopa", "representations": "flores"}
     assert instantiate(config.task).name == others.get(named, named)
     for metric in config.metrics.values():
         instantiate(metric)
