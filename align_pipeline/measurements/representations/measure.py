@@ -197,7 +197,7 @@ def _printed(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
 
 
 def _cell(told: Mapping[str, float]) -> str:
-    value, chance = (f"{told[key]:.2f}" if math.isfinite(told[key]) else "" for key in ("middle", "middle_chance"))
+    value, chance = (f"{told[key]:z.2f}" if math.isfinite(told[key]) else "" for key in ("middle", "middle_chance"))
     return f"{value or '–'}{f' ({chance})' if chance else ''}"
 
 
