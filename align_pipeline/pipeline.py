@@ -31,6 +31,7 @@ from align_pipeline.store.folders import NOTHING, SUMMARY
 from align_pipeline.store.tables import write_text
 from align_pipeline.tracking import console
 from align_pipeline.tracking import wandb as tracking
+from align_pipeline.tracking.live import Live, live
 
 log = logging.getLogger(__name__)
 _PATIENCE = 60.0
@@ -79,27 +80,27 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     """
     settings = {str(key): summary.plain(value) for key, value in settings.items()}
     if not distributed.is_main():
-        _measure(config, folder, settings)
+        _measure(config, folder, settings, Live(config.wandb, folder, settings, "job"))
         return None
     with folders.held(folder, _PATIENCE):
         folders.refuse_others(folder, folders.identity(config), settings)
-        wandb = tracking.checked(config.wandb)
-        with folders.replaced(folder) as making:
-            found = _measure(config, making, settings)
-        if found is None:
-            return None
-        content, told = found.content, found.told
-        screen = found.stages.console
-        for printed in summary.tables(content, told, folder, screen.width):
-            screen.print(printed)
-        for more in (one for part in told for one in part.printed):
-            screen.print(more)
-        # Tracking comes last: if it fails, the results are already in place.
-        tags = [content["task"], config.model.name, *(row["language"] for row in content["languages"])]
-        curves = [curve for part in told for curve in part.curves]
-        figures = [folder / path.name for part in told for path in part.figures]
-        tables = [folder / f"{name}.parquet" for name in found.tables]
-        tracking.track(wandb, folder, tags, settings, found.numbers, curves, figures, tables)
+        with live(tracking.checked(config.wandb), folder, settings, "job") as run:
+            with folders.replaced(folder) as making:
+                found = _measure(config, making, settings, run)
+            if found is None:
+                return None
+            content, told = found.content, found.told
+            screen = found.stages.console
+            for printed in summary.tables(content, told, folder, screen.width):
+                screen.print(printed)
+            for more in (one for part in told for one in part.printed):
+                screen.print(more)
+            # The results are in place: if W&B fails from here on, nothing is lost.
+            curves = [curve for part in told for curve in part.curves]
+            figures = [folder / path.name for part in told for path in part.figures]
+            tables = [folder / f"{name}.parquet" for name in found.tables]
+            run.curves(curves)
+            run.act(lambda opened: tracking.log_job(opened, found.numbers, curves, figures, tables))
     return Summary(content, folder)
 
 
@@ -121,7 +122,7 @@ def _tuned(config: Config, pairs: Sequence[Pair]) -> dict[str, Any] | None:
     return {**known, "overlap": overlap}
 
 
-def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Found | None:
+def _measure(config: Config, folder: Path, settings: Mapping[str, Any], live_run: Live) -> _Found | None:
     """Run a job and write its files, the summary included. Returns None in the same cases as `run`."""
     task: ParallelTask = instantiate(config.task)
     every = registered()
@@ -141,13 +142,16 @@ def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Foun
         return None
     log.info("Data: %s (data=%s). Model: %s (%s).", task.dataset, source.name, config.model.name, config.model.path)
 
+    codes = [language.flores for language in languages]
+    name = "_".join([task.name, config.model.name, codes[0] if len(codes) == 1 else f"{len(codes)}_languages"])
+    live_run.open(name, [task.name, config.model.name, *codes])
     stages = console.Stages()
     with stages.stage("data", f"Read {task.name} in {len(languages)} languages and English"):
         pairs = task.pairs(languages, source)
     tuned = _tuned(config, pairs)
     weak = weak_sides(pairs)
     job = Job(config, task, source, languages, pairs, stages, folder)
-    passes = Passes(job, Cache(Path(config.cache) if config.cache else None))
+    passes = Passes(job, Cache(Path(config.cache) if config.cache else None), live_run)
     measurements = [kind(job) for kind in asked]
     for one in measurements:
         passes.write(one, folders.identity(config))

@@ -49,6 +49,8 @@ class Unit:
         others: like `rows`, for the measurement's other tables, by table name.
         is_prompted: whether the texts are prompts, which ``model.chat_template`` changes.
         rows: turns the tensors of `compute` into rows of the table, in one or more chunks; main process only.
+        curves: the unit's values by layer, for W&B while the job runs; called after `rows`.
+        numbers: the unit's numbers by name, likewise.
     """
 
     kind: str
@@ -58,6 +60,8 @@ class Unit:
     rows: Callable[[dict[str, Tensor]], Iterable[Columns]]
     is_prompted: bool = True
     others: Mapping[str, Callable[[dict[str, Tensor]], Iterable[Columns]]] = field(default_factory=dict)
+    curves: Callable[[dict[str, Tensor]], Sequence[Curve]] = lambda tensors: ()
+    numbers: Callable[[dict[str, Tensor]], Mapping[str, float]] = lambda tensors: {}
 
 
 @dataclass

@@ -115,8 +115,9 @@ class Training:
                     {"step": progress.step, "objective": name, "loss": value, "learning_rate": rate}
                     for name, value in losses.items()
                 ]
-                speed = {"learning_rate": rate, "tokens_per_second": progress.tokens / progress.seconds}
-                self.live.log({f"loss/{name}": value for name, value in losses.items()} | speed, progress.step)
+                told = {f"loss/{name}": value for name, value in losses.items()}
+                told |= {"learning_rate": rate, "tokens_per_second": progress.tokens / progress.seconds}
+                self.live.log({"step": progress.step, **told})
                 advance(tune.accumulation * tune.micro_batch)
                 last = progress.step == tune.steps
                 if last or (tune.evaluate_every and progress.step % tune.evaluate_every == 0):
@@ -164,7 +165,7 @@ class Training:
         rows = self.held_out.measure(self.trainee.lm, self.batch_tokens)
         progress.held_out += [{"step": progress.step, **row} for row in rows]
         values = {f"held_out/{row['metric']}/{row['language']}/layer_{row['layer']}": row["value"] for row in rows}
-        self.live.log({key: float(str(value)) for key, value in values.items()}, progress.step)
+        self.live.log({"step": progress.step, **{key: float(str(value)) for key, value in values.items()}})
 
     @contextlib.contextmanager
     def _explained(self, progress: Progress) -> Iterator[None]:

@@ -396,6 +396,9 @@ def test_wandb_that_breaks_does_not_end_a_training(
     from align_pipeline.tracking import wandb as tracking
 
     class Broken:
+        def define_metric(self, *_: Any, **__: Any) -> None:
+            pass
+
         def log(self, *_: Any, **__: Any) -> None:
             raise OSError("disk full")
 
