@@ -22,6 +22,7 @@ from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import Pair, ParallelTask
 from align_pipeline.data.tasks.weak import weak_sides
 from align_pipeline.engine.checks import check, num_layers
+from align_pipeline.engine.model import LanguageModel
 from align_pipeline.measurements import registered
 from align_pipeline.measurements.base import Job, Told, tables_of
 from align_pipeline.measurements.passes import Passes
@@ -63,13 +64,14 @@ class _Found:
     stages: console.Stages
 
 
-def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | None:
+def run(config: Config, folder: Path, settings: Mapping[str, Any], lm: LanguageModel | None = None) -> Summary | None:
     """Run one job.
 
     Args:
         config: the typed config.
         folder: the output folder; it fills only when all results are complete. It must not hold another job's result.
         settings: the resolved config, for the record.
+        lm: a model that is in memory already, used instead of the config's; then nothing may be cached.
 
     Returns:
         The summary. None if a sweep's job has no language that exists for its task, and in every process but the main
@@ -80,13 +82,13 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     """
     settings = {str(key): summary.plain(value) for key, value in settings.items()}
     if not distributed.is_main():
-        _measure(config, folder, settings, Live(config.wandb, folder, settings, "job"))
+        _measure(config, folder, settings, Live(config.wandb, folder, settings, "job"), lm)
         return None
     with folders.held(folder, _PATIENCE):
         folders.refuse_others(folder, folders.identity(config), settings)
         with live(tracking.checked(config.wandb), folder, settings, "job") as run:
             with folders.replaced(folder) as making:
-                found = _measure(config, making, settings, run)
+                found = _measure(config, making, settings, run, lm)
             if found is None:
                 return None
             content, told = found.content, found.told
@@ -122,13 +124,16 @@ def _tuned(config: Config, pairs: Sequence[Pair]) -> dict[str, Any] | None:
     return {**known, "overlap": overlap}
 
 
-def _measure(config: Config, folder: Path, settings: Mapping[str, Any], live_run: Live) -> _Found | None:
+def _measure(
+    config: Config, folder: Path, settings: Mapping[str, Any], live_run: Live, lm: LanguageModel | None
+) -> _Found | None:
     """Run a job and write its files, the summary included. Returns None in the same cases as `run`."""
     task: ParallelTask = instantiate(config.task)
     every = registered()
     asked = [kind for kind in every if kind.asked(config, task)]
-    check(config.model)
-    last = num_layers(config.model)
+    if lm is None:
+        check(config.model)
+    last = num_layers(config.model) if lm is None else lm.num_layers
     for kind in asked:
         kind.check(config, task, last)
     source = Source(config.source)
@@ -150,7 +155,7 @@ def _measure(config: Config, folder: Path, settings: Mapping[str, Any], live_run
         pairs = task.pairs(languages, source)
     tuned = _tuned(config, pairs)
     weak = weak_sides(pairs)
-    job = Job(config, task, source, languages, pairs, stages, folder)
+    job = Job(config, task, source, languages, pairs, stages, folder, given=lm)
     passes = Passes(job, Cache(Path(config.cache) if config.cache else None), live_run)
     measurements = [kind(job) for kind in asked]
     for one in measurements:

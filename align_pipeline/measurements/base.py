@@ -78,6 +78,7 @@ class Job:
         folder: where tables and figures go.
         num_layers: L, set by the first computation; 0 before.
         known: values that one measurement computes and another may use, by name.
+        given: a model that is in memory already, used instead of the config's.
     """
 
     config: Config
@@ -89,10 +90,13 @@ class Job:
     folder: Path
     num_layers: int = 0
     known: dict[str, Any] = field(default_factory=dict)
+    given: LanguageModel | None = None
 
     @functools.cached_property
     def lm(self) -> LanguageModel:
         """The model, loaded at first use."""
+        if self.given is not None:
+            return self.given
         log.info("Loading %s (%s) ...", self.config.model.name, self.config.model.path)
         with self.stages.stage("model", f"Loaded {self.config.model.name}"):
             return load(self.config.model)

@@ -45,6 +45,8 @@ class Passes:
     @functools.cached_property
     def model_key(self) -> Mapping[str, Any]:
         """Everything about the model that its numbers depend on, as part of the cache key."""
+        if self.job.given is not None:  # such a job has no cache
+            return {}
         key = model_key(self.job.config.model)
         if distributed.from_main(key is None):  # the model is not on this machine yet: loading downloads it
             key = model_key(self.job.config.model) if self.job.lm else None
