@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,19 @@ def test_a_study_has_the_numbers_of_the_command(tmp_path: Path) -> None:
     del found
     gc.collect()
     assert not place.exists()
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (REPOSITORY / "docs/python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "align_pipeline").symlink_to(REPOSITORY / "align_pipeline")
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block.replace("limit=20", "limit=3"), names)  # the project's own page
+    assert (tmp_path / "report/report.html").is_file()
+    assert names["callback"].history == []
 
 
 def test_what_is_asked_for_is_measured(tmp_path: Path) -> None:
