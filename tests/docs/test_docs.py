@@ -31,7 +31,7 @@ def commands(verb: str) -> list[tuple[str, str]]:
     for page in PAGES:
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
-                if verb in line and not any(word in line for word in ("--config-dir", " ...", "--help", "model.tuned")):
+                if verb in line and not any(word in line for word in ("--config-dir", " ...", "--help", "model.tuned", "task.files")):
                     found.append((page.name, line[line.index(verb) + len(verb) :]))
     return found
 
