@@ -235,7 +235,7 @@ def consistency_alignment(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
 def _subsets(arrays: Bundle, own: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """One row for all items, and for those that English gets right and wrong."""
     same = np.full(arrays.right.shape, np.nan)
-    at = pd.Index(arrays.items).get_indexer(own["item_id"])
+    at = pd.Index(arrays.items).get_indexer(pd.Index(own["item_id"]))
     unit = pd.MultiIndex.from_tuples(arrays.units).get_indexer(pd.MultiIndex.from_frame(own[["language", "pivot"]]))
     known = (at >= 0) & (unit >= 0)
     same[at[known], unit[known]] = (own["prediction"] == own["prediction_english"]).to_numpy()[known]
@@ -263,7 +263,9 @@ def difference(same: Array, aligned: Array, language: Array, cluster: Array) -> 
         language, cluster: [R], integers.
     """
     reason = ""
-    if min(aligned.sum(), len(aligned) - aligned.sum()) < MIN_SIDE:
+    if not len(same):
+        reason = "there are no such answers"
+    elif min(aligned.sum(), len(aligned) - aligned.sum()) < MIN_SIDE:
         few = "aligned" if aligned.sum() < MIN_SIDE else "not aligned"
         reason = f"fewer than {MIN_SIDE} of these answers are to items that are {few}"
     elif np.ptp(same) == 0:

@@ -1,4 +1,4 @@
-"""Agreement with English against statsmodels and literal loops; error rates and planted effects of simulated answers."""
+"""Agreement with English against statsmodels and literal loops; error rates and planted effects of simulations."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_baseline_is_the_mean_over_all_pairs_of_rankings(options: int) -> No
 
 def test_the_baseline_is_the_mean_over_all_pairs_of_items() -> None:
     """Independent given how often each option has each rank: every item of one language with every one of the other."""
-    first, second = np.random.default_rng(0).gumbel(size=(2, 20, 4)) + [1, 0, 0, 0]
+    first, second = np.random.default_rng(0).gumbel(size=(2, 20, 4)) + np.array([1, 0, 0, 0])
     every = [literal_rankc(a, b) for a in first for b in second]
     assert own.rank_consistency(first, second)[1] == pytest.approx(np.mean(every))
 
@@ -245,7 +245,7 @@ def test_options_in_other_places_are_not_compared() -> None:
     assert "5 of 200 items have other options in English" in row.note
 
 
-# ----------------------------------------------------------------------------------------------------------- simulations
+# ---------------------------------------------------------------------------------------------------------- simulations
 
 STUDIES = 400
 LEVELS = stats.binom.ppf([0.001, 0.999], STUDIES, 0.05) / STUDIES
@@ -290,8 +290,8 @@ def simulated(seed: int, effect: float = 0.0, n: int = 150, size: int = 3) -> tu
         passages, items = rng.uniform(-0.2, 0.2, n // size).repeat(size), rng.uniform(-0.1, 0.1, n)
         return (passages + items)[:, None]
 
-    aligned = (rng.random((n, 4)) < [0.3, 0.4, 0.5, 0.6] + luck()).astype(float)
-    same = (rng.random((n, 4)) < [0.3, 0.35, 0.4, 0.45] + luck() + effect * (aligned - 0.5)).astype(float)
+    aligned = (rng.random((n, 4)) < np.array([0.3, 0.4, 0.5, 0.6]) + luck()).astype(float)
+    same = (rng.random((n, 4)) < np.array([0.3, 0.35, 0.4, 0.45]) + luck() + effect * (aligned - 0.5)).astype(float)
     item, language = np.nonzero(np.ones((n, 4)))
     return same.ravel(), aligned.ravel(), language, item // size
 
@@ -403,6 +403,19 @@ def test_a_difference_that_is_not_defined_says_why(change: dict[str, Any], says:
     every = found[found["english"] == "all"]
     assert every["note"].tolist() == [f"not defined, because {says}"] * 2
     assert found["p_holm"].isna().all()
+
+
+def test_without_wrong_answers_in_english_there_is_no_such_comparison() -> None:
+    alignment, predictions = made()
+    english = predictions["language"] == ENGLISH
+    right = predictions.assign(
+        prediction=predictions["prediction"].where(~english, predictions["gold"]),
+        correct=predictions["correct"].where(~english, 1),
+    )
+    study = analysis.join(alignment, right, {"m": 2})
+    found = own.consistency_alignment(study, analysis.tally(study)).set_index(["metric", "english"])
+    assert found.loc[("dali", "wrong"), "note"] == "not defined, because there are no such answers"
+    assert found.loc[("dali", "right"), "difference"] == found.loc[("dali", "all"), "difference"]
 
 
 def test_one_language_that_does_not_vary_is_no_comparison() -> None:
