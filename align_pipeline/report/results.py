@@ -124,7 +124,6 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
     chances = chance(study, cells, tables.baselines, found.items_by_language)
     level = languages.language_level(points, known, seed=seed)
     patched = units.join(tables.patching, tables.predictions, last_layers(tables.summaries))
-    tuned = tuning.compare(study, cells, tables.summaries)
     again = translation_patching_analysis.analyse(tables.translation_patching, last_layers(tables.summaries), seed=seed)
     return Results(
         tables=tables,
@@ -155,9 +154,15 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
         translation_patching=again.summary,
         translation_patching_effects=again.effects,
         translation_patching_contrasts=again.contrasts,
-        **tuned.tables,
-        notes=(*study.notes, *_about_layers(study, tables), *tuned.notes),
+        **tuning.compare(study, cells, tables.summaries),
+        notes=notes(study, tables),
     )
+
+
+def notes(study: analysis.Study, tables: Tables) -> tuple[str, ...]:
+    """What the page says first about the tables as a whole."""
+    left_out = [tables.left_out] if tables.left_out else []
+    return (*left_out, *study.notes, *_about_layers(study, tables), *tuning.notes(study, tables.summaries))
 
 
 def last_layers(summaries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
