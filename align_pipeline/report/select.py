@@ -112,8 +112,9 @@ def _without_other_pivots(table: pd.DataFrame, pivots: pd.MultiIndex) -> pd.Data
     """Without English's rows that no language is paired with."""
     if not {*_OF_PIVOT, "language"} <= set(table):
         return table
-    paired = pd.MultiIndex.from_frame(table[_OF_PIVOT].astype(str)).isin(pivots)
-    return _rows(table, (table["language"] != ENGLISH) | paired)
+    chosen = (table["language"] != ENGLISH).to_numpy(copy=True)
+    chosen[~chosen] = pd.MultiIndex.from_frame(table.loc[~chosen, _OF_PIVOT].astype(str)).isin(pivots)
+    return table if chosen.all() else _rows(table, chosen)
 
 
 def labels_of(given: Sequence[str], tables: Tables) -> dict[str, str]:
