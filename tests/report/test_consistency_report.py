@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from test_consistency import made
 from test_report import save
 from test_tuning_report import tables, text_of
 
@@ -47,6 +48,15 @@ def test_the_page_says_how_often_answers_are_those_of_english(tmp_path: Path) ->
     assert aligned["english"].tolist() == ["all", "right", "wrong"]
     for row in aligned.itertuples():
         assert f"{100 * row.difference:+.1f} points".replace("-", "−") in text
+
+
+def test_with_more_options_the_page_says_how_often_the_same_wrong_one_is_chosen(tmp_path: Path) -> None:
+    save(tmp_path, *made())
+    page = report.write([tmp_path], tmp_path / "out")
+    middle = pd.read_csv(tmp_path / "out/consistency.csv")["same_wrong"].median()
+    says = f"Of the items that are wrong in both, {100 * middle:.1f}% have the same wrong answer; by chance, 33.3%."
+    assert says in text_of(page)
+    assert "is not defined here" not in text_of(page)
 
 
 @pytest.mark.parametrize(
