@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import tempfile
@@ -34,8 +35,8 @@ def prepare(model: ModelConfig, tune: TuneConfig, seed: int) -> tuple[LanguageMo
     Raises:
         InputError: the model cannot be loaded or trained.
     """
-    if tune.method is Method.full:
-        model.dtype = Dtype.float32  # steps of 1e-5 vanish in bfloat16; passes on a GPU use bfloat16 (autocast)
+    if tune.method is Method.full:  # steps of 1e-5 vanish in bfloat16; passes on a GPU use bfloat16 (autocast)
+        model = dataclasses.replace(model, dtype=Dtype.float32)
     lm = load(model)
     lm.model.requires_grad_(False)
     torch.manual_seed(seed)
