@@ -49,11 +49,18 @@ class Live:
 
 @contextmanager
 def live(
-    config: WandbConfig, folder: Path, name: str, tags: Sequence[str], settings: Mapping[str, Any], kind: str
+    config: WandbConfig,
+    folder: Path,
+    name: str,
+    tags: Sequence[str],
+    settings: Mapping[str, Any],
+    kind: str,
+    work: str,
 ) -> Iterator[Live]:
     """Open a W&B run for a block; it is marked as failed if the block fails.
 
-    The run's id follows from the folder and the name, so that interrupted work goes on in the same run.
+    The run's id follows from folder, name and work, so that interrupted work goes on in the same run, and other work in
+    a folder that was emptied does not.
 
     Args:
         config: mode, project, entity and group, checked.
@@ -62,13 +69,14 @@ def live(
         tags: task, model and languages.
         settings: the resolved config.
         kind: the run's job type.
+        work: identity of what is done.
 
     Raises:
         InputError: W&B fails and `config.required` is set.
     """
     run = None
     if config.mode is not WandbMode.disabled and distributed.is_main():
-        identity = hashlib.sha256(f"{folder.resolve()}/{name}".encode()).hexdigest()[:16]
+        identity = hashlib.sha256(f"{folder.resolve()}/{name}/{work}".encode()).hexdigest()[:16]
         try:
             run = tracking.start(config, folder, name, tags, settings, kind, identity)
         except Exception as error:

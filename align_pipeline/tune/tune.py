@@ -92,7 +92,7 @@ def _tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Pa
     name = f"{config.tune.name}-seed{config.seed}"
     tags = ["tune", config.tune.name, config.model.name, *pairs]
     wandb = tracking.checked(config.wandb) if distributed.is_main() else config.wandb
-    with live(wandb, folder, f"{config.model.name}+{name}", tags, settings, "tune") as run:
+    with live(wandb, folder, f"{config.model.name}+{name}", tags, settings, "tune", identity) as run:
         training = Training(
             tune=config.tune,
             trainee=trainee,

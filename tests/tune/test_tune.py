@@ -33,6 +33,7 @@ from align_pipeline.sweep import jobs as sweep
 from align_pipeline.tune import loop, trainable
 from align_pipeline.tune.batches import split
 from align_pipeline.tune.objectives import Contrastive, Sentences
+from align_pipeline.tune.passes import Trainee
 from align_pipeline.tune.tune import tune
 
 SMALL = ["tune.micro_batch=4", "tune.accumulation=2", "tune.steps=6", "tune.held_out=8", "tune.pairs.limit=40"]
@@ -385,6 +386,35 @@ def test_memory_of_weights_is_exact_and_the_rest_grows_as_it_should(model_folder
     assert parts["gradients and optimizer"] == pytest.approx(12 * count / 1e9)
     config.tune.gradient_checkpointing = True
     assert trainable.memory(lm, config.tune, 1000)["activations"] < parts["activations"]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_memory_of_activations_is_what_the_backward_pass_keeps(method: str, model_folder: Path) -> None:
+    """Of a pass through all layers without logits, to a quarter: dropout's mask is larger on a CPU."""
+    config = compose_tuning(*command(model_folder, f"tune.method={method}"))
+    lm, _ = trainable.prepare(config.model, config.tune, 0)
+    lm.model.train()
+    own = {weight.untyped_storage().data_ptr() for weight in lm.model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        if value.untyped_storage().data_ptr() not in own:
+            kept[value.untyped_storage().data_ptr()] = value  # held, so that no storage is counted under two addresses
+        return value
+
+    texts = [f"A sentence of some length that says little, number {k}." for k in range(10, 42)]
+    subject = Trainee(lm, 128)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        subject.states(subject.encode(texts), [lm.num_layers])
+    found = sum(value.untyped_storage().nbytes() for value in kept.values()) / 1e9
+    told = trainable.memory(lm, config.tune, subject.tokens)["activations"]
+    assert told - 12e-9 * subject.tokens * lm.vocabulary == pytest.approx(found, rel=0.25)
+
+
+def test_what_a_killed_process_left_is_removed(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / ".making-x").mkdir()
+    train(tmp_path, command(model_folder, "tune.steps=1"))
+    assert not list(tmp_path.glob(".making-*"))
 
 
 # ---- mistakes
