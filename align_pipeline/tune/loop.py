@@ -88,8 +88,10 @@ class Training:
         warmup = math.ceil(tune.warmup * tune.steps)
         try:
             scheduler = get_scheduler(tune.scheduler, optimizer, warmup, tune.steps)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # not known, or needs arguments
             raise InputError(f"tune.scheduler={tune.scheduler} cannot be used: {error}.") from error
+        if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            raise InputError(f"tune.scheduler={tune.scheduler} cannot be used: it depends on more than the step.")
         progress = checkpoint.load(self.folder, self.identity, self.weights, optimizer) or Progress()
         if progress.step:
             log.info("Going on after step %d of %d, from the checkpoint.", progress.step, tune.steps)
@@ -105,7 +107,7 @@ class Training:
         with self._explained(progress):
             while progress.step < tune.steps:
                 start = time.perf_counter()
-                rate = scheduler.get_last_lr()[0]
+                rate = float(scheduler.get_last_lr()[0])
                 losses, tokens = self._step(progress.step, accelerator, optimizer)
                 scheduler.step()
                 progress.step += 1
