@@ -82,11 +82,12 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any], lm: LanguageM
     """
     settings = {str(key): summary.plain(value) for key, value in settings.items()}
     if not distributed.is_main():
-        _measure(config, folder, settings, Live(config.wandb, folder, settings, "job"), lm)
+        _measure(config, folder, settings, Live(config.wandb, folder, settings, "job", ""), lm)
         return None
     with folders.held(folder, _PATIENCE):
-        folders.refuse_others(folder, folders.identity(config), settings)
-        with live(tracking.checked(config.wandb), folder, settings, "job") as run:
+        identity = folders.identity(config)
+        folders.refuse_others(folder, identity, settings)
+        with live(tracking.checked(config.wandb), folder, settings, "job", identity) as run:
             with folders.replaced(folder) as making:
                 found = _measure(config, making, settings, run, lm)
             if found is None:

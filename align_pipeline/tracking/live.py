@@ -26,15 +26,15 @@ class Live:
         failure: W&B's error, if `config.required` is set; `live` raises it when the work is done.
     """
 
-    def __init__(self, config: WandbConfig, folder: Path, settings: Mapping[str, Any], kind: str) -> None:
-        self.config, self.folder, self.settings, self.kind = config, folder, settings, kind
+    def __init__(self, config: WandbConfig, folder: Path, settings: Mapping[str, Any], kind: str, work: str) -> None:
+        self.config, self.folder, self.settings, self.kind, self.work = config, folder, settings, kind, work
         self.failure: Exception | None = None
         self._run: Any = None
         self._logged: set[tuple[str, str, str]] = set()
         self._place = contextlib.ExitStack()
 
     def open(self, name: str, tags: Sequence[str]) -> None:
-        """Start the run, or go on with that of the same folder and name, so that interrupted work is one run.
+        """Start the run, or go on with that of the same folder, name and work, so that interrupted work is one run.
 
         Args:
             name: of the run.
@@ -45,7 +45,7 @@ class Live:
         """
         if self.config.mode is WandbMode.disabled or not distributed.is_main():
             return
-        identity = hashlib.sha256(f"{self.folder.resolve()}/{name}".encode()).hexdigest()[:16]
+        identity = hashlib.sha256(f"{self.folder.resolve()}/{name}/{self.work}".encode()).hexdigest()[:16]
         self._place.enter_context(tracking.own_folders(self.folder))
         try:
             self._run = tracking.start(self.config, self.folder, name, tags, self.settings, self.kind, identity)
@@ -101,7 +101,7 @@ class Live:
 
 
 @contextmanager
-def live(config: WandbConfig, folder: Path, settings: Mapping[str, Any], kind: str) -> Iterator[Live]:
+def live(config: WandbConfig, folder: Path, settings: Mapping[str, Any], kind: str, work: str) -> Iterator[Live]:
     """A run for a block, which opens it; it ends as failed, with the reason, if the block fails.
 
     Args:
@@ -109,11 +109,12 @@ def live(config: WandbConfig, folder: Path, settings: Mapping[str, Any], kind: s
         folder: the output folder.
         settings: the resolved config.
         kind: the run's job type.
+        work: identity of what is done.
 
     Raises:
         InputError: W&B fails and `config.required` is set.
     """
-    run = Live(config, folder, settings, kind)
+    run = Live(config, folder, settings, kind, work)
     try:
         yield run
     except BaseException as error:

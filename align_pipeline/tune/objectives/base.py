@@ -21,6 +21,7 @@ class Batch:
         english, other: sentences; those of one index are translations of each other.
         names: English name of each pair's other language.
         examples: the task's English examples; empty without a task.
+        seed: of the training, for what an objective draws.
     """
 
     number: int
@@ -28,6 +29,7 @@ class Batch:
     other: Sequence[str]
     names: Sequence[str]
     examples: Sequence[Item] = ()
+    seed: int = 0
 
 
 class Objective(Protocol):

@@ -63,13 +63,13 @@ class Answers:
     """Prompts with passages are longer than sentences; the beginning of a longer one is cut off."""
 
     def loss(self, trainee: Trainee, batch: Batch) -> Tensor:
-        """See `Objective`; as many examples as the batch has pairs, drawn by the micro-batch's number."""
+        """See `Objective`; as many examples as the batch has pairs, drawn by seed and number."""
         if not batch.examples:
             raise InputError(
                 "The objective Answers needs a task that has English examples outside its evaluated items: task=xcopa "
                 "or task=xstorycloze."
             )
-        drawn = random.Random(batch.number).choices(batch.examples, k=len(batch.english))
+        drawn = random.Random(f"{batch.seed}/answers/{batch.number}").choices(batch.examples, k=len(batch.english))
         texts, starts = [], []
         prompts = trainee.lm.encode([item.prompt for item in drawn])
         wholes = trainee.lm.encode([item.prompt + item.continuations[item.gold] for item in drawn])
