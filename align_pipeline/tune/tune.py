@@ -75,14 +75,15 @@ def _tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Pa
     prints = Prints.of(text for own in pairs.values() for text in (*own.english, *own.other))
     overlap = _overlap(config, prints, evaluated)
     key = distributed.from_main(model_key(config.model))
-    if key is not None and _is_done(folder, _identity(config, key, pairs)):
+    read_examples = examples if any(getattr(one, "uses_examples", False) for one in objectives.values()) else []
+    if key is not None and _is_done(folder, _identity(config, key, pairs, read_examples)):
         return folder
 
     stages = console.Stages()
     with stages.stage("model", f"Loaded {config.model.name}"):
         lm, saved = trainable.prepare(config.model, config.tune, config.seed)
     key = key or distributed.from_main(model_key(config.model))  # a hub model is known once it is on this machine
-    identity = _identity(config, key or {"model": config.model.path}, pairs)
+    identity = _identity(config, key or {"model": config.model.path}, pairs, read_examples)
     if _is_done(folder, identity):
         return folder
     stream, held_out = split(pairs, languages, config.tune, config.seed, examples)
@@ -193,13 +194,16 @@ def _places(config: TuningConfig, name: str) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _identity(config: TuningConfig, base: Mapping[str, Any], pairs: Mapping[str, Pairs]) -> str:
-    """A digest of everything that the trained weights depend on; `base` is the model's key."""
+def _identity(
+    config: TuningConfig, base: Mapping[str, Any], pairs: Mapping[str, Pairs], examples: Sequence[Item]
+) -> str:
+    """A digest of everything that the trained weights depend on; `base` is the model's key, `examples` those read."""
     asked = dataclasses.asdict(config.tune)
-    for key in ("name", "role", "evaluate_every", "save_every"):
+    for key in ("name", "role", "evaluate_every", "save_every", "pairs"):
         del asked[key]
     texts = [(own.language, own.english, own.other) for own in pairs.values()]
-    known = (asked, base, config.seed, config.task if "Answers" in str(asked) else None, texts)
+    answers = [(item.prompt, item.continuations, item.gold) for item in examples]
+    known = (asked, base, config.seed, answers, texts)
     return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

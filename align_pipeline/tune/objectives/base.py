@@ -33,7 +33,11 @@ class Batch:
 
 
 class Objective(Protocol):
-    """A loss of one micro-batch."""
+    """A loss of one micro-batch.
+
+    A class that reads `Batch.examples` sets ``uses_examples: ClassVar[bool] = True``, so that a training with other
+    examples is another training.
+    """
 
     weight: float
     """Factor of the loss."""

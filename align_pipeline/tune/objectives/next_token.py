@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -49,14 +50,15 @@ class Translations:
             (source, given), (target, wanted) = sides[::-1] if into else sides
             prompts.append(f"{source}: {given}\n{target}:")
             texts.append(f"{prompts[-1]} {wanted}")
-        starts = [len(tokens) for tokens in trainee.encode(prompts)]
-        return trainee.next_token_loss(trainee.encode(texts), starts)
+        starts = [len(tokens) for tokens in trainee.encode(prompts, 2)]
+        return trainee.next_token_loss(trainee.encode(texts, 2), starts)
 
 
 @dataclass(frozen=True)
 class Answers:
     """Predict the right answer of the task's English examples, which are not part of its evaluated items."""
 
+    uses_examples: ClassVar[bool] = True
     weight: float = 1.0
     """Factor of the loss."""
     max_length: int = 1024
