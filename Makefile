@@ -25,7 +25,8 @@ $(VENV)/installed-dev: $(VENV)/installed
 install: $(VENV)/installed ## Make .venv with pinned dependencies
 
 demo: $(VENV)/installed ## Run the main job on the embedded data and model
-	$(BIN)/python -m align_pipeline.run task=belebele lang=set/embedded
+	$(BIN)/python -m align_pipeline.run task=belebele lang=set/embedded hydra.run.dir=outputs/demo
+	$(BIN)/python -m align_pipeline.report runs=outputs/demo out=outputs/demo/report
 
 test: $(VENV)/installed-dev ## Run the tests (offline, CPU)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

@@ -47,11 +47,12 @@ def working() -> Iterator[Path]:
             sweep.note_failure(error, folder)  # the other jobs go on
 
 
-def main(job: Callable[[], Any]) -> None:
+def main(job: Callable[[], Any], kept: str) -> None:
     """A command line. A user's mistake ends in one sentence and exit code 1.
 
     Args:
         job: decorated with `hydra.main`.
+        kept: what an interruption leaves, and how to go on; a sentence.
     """
     full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it, Hydra prints a traceback and exits before we can explain
@@ -75,7 +76,7 @@ def main(job: Callable[[], Any]) -> None:
             raise
         sys.exit(f"Error: {sentence}" if main_process else 1)  # only the main process prints it
     except KeyboardInterrupt:
-        sys.exit("Stopped." if main_process else 1)
+        sys.exit(f"Stopped. {kept}" if main_process else 1)
 
 
 def _jobs(job: Callable[[], Any]) -> Sequence[str]:

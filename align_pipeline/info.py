@@ -24,7 +24,7 @@ def info(overrides: Sequence[str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = from_hydra(compose("config", overrides=list(overrides)), overrides, multirun=True)
     task, source = instantiate(config.task), Source(config.source)
-    present = source.configs(task.dataset)
+    present = task.present(source)
     known = {code: Language(**entry) for code, entry in known_languages().items()}
     have = {code: one for code, one in known.items() if task.config_of(one, present) is not None}
     rows = Table(title=f"Languages of {task.name} (lang=<code>)", title_justify="left")

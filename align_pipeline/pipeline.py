@@ -22,6 +22,7 @@ from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import Pair, ParallelTask
 from align_pipeline.data.tasks.weak import weak_sides
 from align_pipeline.engine.checks import check, num_layers
+from align_pipeline.engine.model import LanguageModel
 from align_pipeline.measurements import registered
 from align_pipeline.measurements.base import Job, Told, tables_of
 from align_pipeline.measurements.passes import Passes
@@ -31,6 +32,7 @@ from align_pipeline.store.folders import NOTHING, SUMMARY
 from align_pipeline.store.tables import write_text
 from align_pipeline.tracking import console
 from align_pipeline.tracking import wandb as tracking
+from align_pipeline.tracking.live import Live, live
 
 log = logging.getLogger(__name__)
 _PATIENCE = 60.0
@@ -62,13 +64,14 @@ class _Found:
     stages: console.Stages
 
 
-def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | None:
+def run(config: Config, folder: Path, settings: Mapping[str, Any], lm: LanguageModel | None = None) -> Summary | None:
     """Run one job.
 
     Args:
         config: the typed config.
         folder: the output folder; it fills only when all results are complete. It must not hold another job's result.
         settings: the resolved config, for the record.
+        lm: a model that is in memory already, used instead of the config's; then nothing may be cached.
 
     Returns:
         The summary. None if a sweep's job has no language that exists for its task, and in every process but the main
@@ -79,27 +82,28 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any]) -> Summary | 
     """
     settings = {str(key): summary.plain(value) for key, value in settings.items()}
     if not distributed.is_main():
-        _measure(config, folder, settings)
+        _measure(config, folder, settings, Live(config.wandb, folder, settings, "job", ""), lm)
         return None
     with folders.held(folder, _PATIENCE):
-        folders.refuse_others(folder, folders.identity(config), settings)
-        wandb = tracking.checked(config.wandb)
-        with folders.replaced(folder) as making:
-            found = _measure(config, making, settings)
-        if found is None:
-            return None
-        content, told = found.content, found.told
-        screen = found.stages.console
-        for printed in summary.tables(content, told, folder, screen.width):
-            screen.print(printed)
-        for more in (one for part in told for one in part.printed):
-            screen.print(more)
-        # Tracking comes last: if it fails, the results are already in place.
-        tags = [content["task"], config.model.name, *(row["language"] for row in content["languages"])]
-        curves = [curve for part in told for curve in part.curves]
-        figures = [folder / path.name for part in told for path in part.figures]
-        tables = [folder / f"{name}.parquet" for name in found.tables]
-        tracking.track(wandb, folder, tags, settings, found.numbers, curves, figures, tables)
+        identity = folders.identity(config)
+        folders.refuse_others(folder, identity, settings)
+        with live(tracking.checked(config.wandb), folder, settings, "job", identity) as run:
+            with folders.replaced(folder) as making:
+                found = _measure(config, making, settings, run, lm)
+            if found is None:
+                return None
+            content, told = found.content, found.told
+            screen = found.stages.console
+            for printed in summary.tables(content, told, folder, screen.width):
+                screen.print(printed)
+            for more in (one for part in told for one in part.printed):
+                screen.print(more)
+            # The results are in place: if W&B fails from here on, nothing is lost.
+            curves = [curve for part in told for curve in part.curves]
+            figures = [folder / path.name for part in told for path in part.figures]
+            tables = [folder / f"{name}.parquet" for name in found.tables]
+            run.curves(curves)
+            run.act(lambda opened: tracking.log_job(opened, found.numbers, curves, figures, tables))
     return Summary(content, folder)
 
 
@@ -121,13 +125,16 @@ def _tuned(config: Config, pairs: Sequence[Pair]) -> dict[str, Any] | None:
     return {**known, "overlap": overlap}
 
 
-def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Found | None:
+def _measure(
+    config: Config, folder: Path, settings: Mapping[str, Any], live_run: Live, lm: LanguageModel | None
+) -> _Found | None:
     """Run a job and write its files, the summary included. Returns None in the same cases as `run`."""
     task: ParallelTask = instantiate(config.task)
     every = registered()
     asked = [kind for kind in every if kind.asked(config, task)]
-    check(config.model)
-    last = num_layers(config.model)
+    if lm is None:
+        check(config.model)
+    last = num_layers(config.model) if lm is None else lm.num_layers
     for kind in asked:
         kind.check(config, task, last)
     source = Source(config.source)
@@ -141,13 +148,16 @@ def _measure(config: Config, folder: Path, settings: Mapping[str, Any]) -> _Foun
         return None
     log.info("Data: %s (data=%s). Model: %s (%s).", task.dataset, source.name, config.model.name, config.model.path)
 
+    codes = [language.flores for language in languages]
+    name = "_".join([task.name, config.model.name, codes[0] if len(codes) == 1 else f"{len(codes)}_languages"])
+    live_run.open(name, [task.name, config.model.name, *codes])
     stages = console.Stages()
     with stages.stage("data", f"Read {task.name} in {len(languages)} languages and English"):
         pairs = task.pairs(languages, source)
     tuned = _tuned(config, pairs)
     weak = weak_sides(pairs)
-    job = Job(config, task, source, languages, pairs, stages, folder)
-    passes = Passes(job, Cache(Path(config.cache) if config.cache else None))
+    job = Job(config, task, source, languages, pairs, stages, folder, given=lm)
+    passes = Passes(job, Cache(Path(config.cache) if config.cache else None), live_run)
     measurements = [kind(job) for kind in asked]
     for one in measurements:
         passes.write(one, folders.identity(config))

@@ -50,9 +50,9 @@ def main() -> None:
 
             info(given[1:])
 
-        command.main(asked)
+        command.main(asked, "")
     else:
-        command.main(job)
+        command.main(job, "Languages that were finished are in the cache: the same command goes on after them.")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
                     job, errors = waiting[number]
                     if not sweep.has_ended(job.folder):
                         sweep.note_reason(slurm.how_it_ended(number, errors), job.folder)
-                    log.info("Job %s has ended: %s", job.folder.name, sweep.ending(job.folder) or "done")
+                    log.info("Job %s has ended: %s", job.folder.name, sweep.noted_ending(job.folder) or "done")
             except KeyboardInterrupt:
                 slurm.cancel(list(waiting))
                 for job, _ in waiting.values():

@@ -32,9 +32,7 @@ def test_the_command_is_installed_under_its_name() -> None:
 def test_version_and_help_need_no_torch() -> None:
     assert call("--version").stdout.strip() == f"align_pipeline {metadata.version('align_pipeline')}"
     assert all(verb in call().stdout for verb in main.VERBS)
-    code = (
-        "import sys; sys.argv[1:] = ['help']; import align_pipeline.main as m; m.main(); print('torch' in sys.modules)"
-    )
+    code = "import sys, align_pipeline.main as m; sys.argv[1:] = ['help']; m.main(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.split()[-1] == "False"
 

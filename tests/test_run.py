@@ -256,6 +256,37 @@ def test_a_single_language_also_logs_keys_that_overlay_over_jobs(base: list[str]
     assert run["summary"]["accuracy"] == content["languages"][0]["accuracy"]
 
 
+def test_wandb_has_each_language_as_soon_as_it_is_measured(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that fails at its second language has the first one's curves, and its own reason."""
+    from align_pipeline.measurements.alignment.measure import Alignment
+
+    compute = Alignment._compute
+
+    def fails(self: Alignment, pair: Any) -> Any:
+        if pair.language.language == "spa_Latn":
+            raise InputError("The second language fails.")
+        return compute(self, pair)
+
+    monkeypatch.setattr(Alignment, "_compute", fails)
+    with pytest.raises(InputError, match="The second language fails"):
+        run_job(tmp_path, "lang=[swh,spa]", "metric=dali", "wandb.mode=offline", *base)
+    run = logged(tmp_path)
+    assert sum("alignment/dali/swh_Latn" in row for row in run["history"]) == 5
+    assert run["summary"]["failed"] == "The second language fails."
+    assert not (tmp_path / "summary.json").exists()
+    monkeypatch.setattr(Alignment, "_compute", compute)
+    content = run_job(tmp_path / "whole", "lang=[swh,spa]", "metric=dali", "wandb.mode=offline", *base)
+    rows = logged(tmp_path / "whole")["history"]
+    assert sum("alignment/dali/swh_Latn" in row for row in rows) == 5  # once, though it is in the final charts too
+    keys = [key for row in rows for key in row if key.startswith("accuracy_so_far")]
+    assert keys == [f"accuracy_so_far/{code}" for code in ("eng_Latn", "swh_Latn", "spa_Latn")]
+    told = {key: row[key] for row in rows for key in row if key.startswith(("accuracy_so_far", "tokens"))}
+    assert told["accuracy_so_far/swh_Latn"] == pytest.approx(content["languages"][0]["accuracy"])
+    assert told["tokens/scoring"] == content["tokens"]["scoring"]
+
+
 # ---- the command
 
 

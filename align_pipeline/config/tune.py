@@ -11,6 +11,7 @@ from omegaconf import MISSING
 from align_pipeline.config.lang import Language
 from align_pipeline.config.model import ModelConfig
 from align_pipeline.config.pairs import PairsConfig
+from align_pipeline.config.tuned import tuning_of
 from align_pipeline.config.wandb import WandbConfig
 from align_pipeline.errors import InputError
 
@@ -95,8 +96,11 @@ class TuneConfig:
         for key, lowest in least.items():
             if getattr(self, key) < lowest:
                 raise InputError(f"tune.{key}={getattr(self, key)} is too small; use {lowest} or more.")
-        if not self.learning_rate > 0:
-            raise InputError(f"tune.learning_rate={self.learning_rate} is too small; use more than 0.")
+        for key in ("learning_rate", "max_grad_norm"):
+            if not getattr(self, key) > 0:
+                raise InputError(f"tune.{key}={getattr(self, key)} is too small; use more than 0.")
+        if not self.weight_decay >= 0:
+            raise InputError(f"tune.weight_decay={self.weight_decay} is too small; use 0 or more.")
         if not 0 <= self.warmup <= 1:
             raise InputError(f"tune.warmup={self.warmup} is not a share of the steps; use 0 to 1.")
         if self.objectives and self.accumulation % len(self.objectives) and not self.together:
@@ -137,10 +141,17 @@ class TuningConfig:
             raise InputError("No language is selected; select some, such as lang=swh or lang=[swh,ind].")
         if self.seed < 0:
             raise InputError(f"seed={self.seed} is not a valid seed; use 0 or more.")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise InputError(f"batch_tokens={self.batch_tokens} is too small; use 1 or more.")
         if self.task_items < 2:
             raise InputError(f"task_items={self.task_items} is too small; use 2 or more.")
 
     @property
+    def base_path(self) -> str:
+        """``model.path`` of the model that all training began with; another one if this one is tuned itself."""
+        return str(tuning_of(self.model.tuned)["base_path"]) if self.model.tuned else self.model.path
+
+    @property
     def source(self) -> str:
         """Where rows come from: ``hub``, ``embedded`` or a folder; embedded is the default only for embedded models."""
-        return self.data or ("embedded" if self.model.path.startswith("embedded:") else "hub")
+        return self.data or ("embedded" if self.base_path.startswith("embedded:") else "hub")

@@ -11,6 +11,9 @@ from align_pipeline.errors import InputError, unknown
 TUNING, PRINTS = "tuning.json", "training_sentences.json"
 """The record, and the digests of the sentences that the model has learnt from."""
 
+_LATER = {"gguf_file": None, "attention": "sdpa", "chat_template": False}
+"""Keys of ``model`` that the first records lack."""
+
 
 def tuning_of(folder: str | Path) -> dict[str, Any]:
     """The record in a folder that `python -m align_pipeline.tune` wrote.
@@ -18,7 +21,7 @@ def tuning_of(folder: str | Path) -> dict[str, Any]:
     Raises:
         InputError: there is none; says why.
     """
-    path = Path(folder) / TUNING
+    path = Path(folder).expanduser() / TUNING
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -31,10 +34,15 @@ def tuning_of(folder: str | Path) -> dict[str, Any]:
     return dict(found)
 
 
-def tuned(folder: str, key: str) -> Any:
+def tuned(folder: str | None, key: str) -> Any:
     """``${align_pipeline_tuned:${model.tuned},name}``: a key of ``model`` for a tuned model."""
-    found = tuning_of(folder)["model"]
+    if not folder:
+        raise InputError(
+            "model=tuned needs model.tuned=<folder>, the folder of the tuned model that python -m align_pipeline.tune "
+            "wrote."
+        )
+    found = _LATER | tuning_of(folder)["model"]
     if key not in found:
         raise unknown("key of a tuned model", key, found)
-    at = str(Path(folder))
+    at = str(Path(folder).expanduser())
     return at if found[key] == "." else found[key]

@@ -222,7 +222,7 @@ def prints_of(folder: str | Path) -> Prints:
     Raises:
         InputError: its folder lacks them.
     """
-    path = Path(folder) / PRINTS
+    path = Path(folder).expanduser() / PRINTS
     try:
         return Prints.from_rows(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:

@@ -155,6 +155,34 @@ def forest(part: pd.DataFrame) -> Figure:
     return figure
 
 
+def agreement(part: pd.DataFrame) -> Figure:
+    """Share of a language's answers that are those of English, with that of independent answers: rows of
+    `consistency.consistency`."""
+    part = part[part["agreement"].notna()].sort_values("agreement", ignore_index=True)
+    count = len(part)
+    names, size = [str(k) for k in language_names(part)], 6.2 if count > 30 else 8.5
+    height = max(2.4, (0.125 if count > 30 else 0.24) * count + 1.4)
+    figure, axes = new_figure(9.0, height, left=room_for(names, size))
+    y, middle = np.arange(count), part["agreement"].to_numpy(float)
+    spread = np.nan_to_num(np.abs(part[["agreement_low", "agreement_high"]].to_numpy(float).T - middle))
+    axes.errorbar(middle, y, xerr=spread, fmt="o", color=BLUE, markersize=4, linewidth=1.1, label="agreement")
+    chance = part["agreement_chance"].to_numpy(float)
+    axes.plot(chance, y, "|", color=ORANGE, markersize=9, markeredgewidth=1.8, label="independent answers")
+    axes.set_yticks(y, names, fontsize=size)
+    axes.set_ylim(-0.8, count - 0.2)
+    axes.set_xlim(right=1.01)
+    axes.set_xlabel("share of items with the same answer as in English (95% interval)")
+    axes.grid(visible=False, axis="y")
+    axes.legend(loc="lower right", fontsize=8)
+    task, sure = part_task(part), int((part["p_holm"] < 0.05).sum())
+    set_title(
+        axes,
+        f"{TASKS.get(task, task)}: agreement with English",
+        f"{count} language{'s' if count != 1 else ''}; {sure} above independent answers (kappa, adjusted p < 0.05)",
+    )
+    return figure
+
+
 def odds(part: pd.DataFrame) -> Figure:
     """Odds ratio of a right answer, aligned against other items at the best layers, by metric and adjustment."""
     part = part.reset_index(drop=True)

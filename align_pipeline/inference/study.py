@@ -275,11 +275,20 @@ def of_block(table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
 
 
 def clusters(table: pd.DataFrame) -> pd.Series[Any]:
-    """The cluster of each row's item: what it shares with dependent items; an item of unknown cluster is its own
-    cluster."""
+    """The cluster of each row's item: what it shares with dependent items.
+
+    A row without one (an item that was aligned but not answered) has that of the same item elsewhere in its task; an
+    item of unknown cluster is its own cluster.
+    """
     if "cluster" not in table:
-        return table["item_id"]
+        return table["item_id"].astype(object)
     cluster = table["cluster"].astype(object)
+    lacking = cluster.isna()
+    if lacking.any() and not lacking.all():
+        keys = ["task", "item_id"]
+        known = table.loc[~lacking, [*keys, "cluster"]].drop_duplicates(keys).astype(object)
+        found = table.loc[lacking, keys].astype(object).merge(known, "left", keys)["cluster"]
+        cluster.loc[lacking] = found.to_numpy(object)
     return cluster.where(cluster.notna(), table["item_id"])
 
 

@@ -50,6 +50,8 @@ class Unit:
         others: like `rows`, for the measurement's other tables, by table name.
         is_prompted: whether the texts are prompts, which ``model.chat_template`` changes.
         rows: turns the tensors of `compute` into rows of the table, in one or more chunks; main process only.
+        curves: the unit's values by layer, for W&B while the job runs; called after `rows`.
+        numbers: the unit's numbers by name, likewise.
     """
 
     kind: str
@@ -59,6 +61,8 @@ class Unit:
     rows: Callable[[dict[str, Tensor]], Iterable[Columns]]
     is_prompted: bool = True
     others: Mapping[str, Callable[[dict[str, Tensor]], Iterable[Columns]]] = field(default_factory=dict)
+    curves: Callable[[dict[str, Tensor]], Sequence[Curve]] = lambda tensors: ()
+    numbers: Callable[[dict[str, Tensor]], Mapping[str, float]] = lambda tensors: {}
 
 
 @dataclass
@@ -75,6 +79,7 @@ class Job:
         folder: where tables and figures go.
         num_layers: L, set by the first computation; 0 before.
         known: values that one measurement computes and another may use, by name.
+        given: a model that is in memory already, used instead of the config's.
     """
 
     config: Config
@@ -86,10 +91,13 @@ class Job:
     folder: Path
     num_layers: int = 0
     known: dict[str, Any] = field(default_factory=dict)
+    given: LanguageModel | None = None
 
     @functools.cached_property
     def lm(self) -> LanguageModel:
         """The model, loaded at first use."""
+        if self.given is not None:
+            return self.given
         log.info("Loading %s (%s) ...", self.config.model.name, self.config.model.path)
         with self.stages.stage("model", f"Loaded {self.config.model.name}"):
             return load(self.config.model)

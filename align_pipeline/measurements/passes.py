@@ -18,6 +18,7 @@ from align_pipeline.errors import writing
 from align_pipeline.measurements.base import Job, Measurement, Unit, tables_of
 from align_pipeline.store.cache import Cache
 from align_pipeline.store.tables import Table, table
+from align_pipeline.tracking.live import Live
 
 log = logging.getLogger(__name__)
 _TRUNCATED = "truncated"
@@ -30,18 +31,22 @@ class Passes:
     Attributes:
         job: holds the model, which is loaded at the first cache miss.
         cache: the store of earlier results.
+        live: W&B's run of the job.
         truncated: number of texts truncated so far, in cached passes too.
         tokens: tokens that went through the model so far in all processes, by stage: (without padding, with padding).
     """
 
     job: Job
     cache: Cache
+    live: Live
     truncated: int = 0
     tokens: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @functools.cached_property
     def model_key(self) -> Mapping[str, Any]:
         """Everything about the model that its numbers depend on, as part of the cache key."""
+        if self.job.given is not None:  # such a job has no cache
+            return {}
         key = model_key(self.job.config.model)
         if distributed.from_main(key is None):  # the model is not on this machine yet: loading downloads it
             key = model_key(self.job.config.model) if self.job.lm else None
@@ -64,9 +69,17 @@ class Passes:
                     for columns in rows(tensors):
                         with writing(self.job.folder):
                             written[name].append(**columns)
+                self.live.curves(unit.curves(tensors))
+                if numbers := unit.numbers(tensors):
+                    self.live.log(numbers)
         run, computed = self._counted()
         before = self.tokens.get(one.stage, (0, 0))
         self.tokens[one.stage] = (before[0] + run - run_before, before[1] + computed - computed_before)
+        seconds = self.job.stages.seconds.get(one.stage, 0.0)
+        told = {f"tokens/{one.stage}": float(self.tokens[one.stage][0]), f"seconds/{one.stage}": seconds}
+        if seconds:
+            told[f"tokens_per_second/{one.stage}"] = self.tokens[one.stage][0] / seconds
+        self.live.log(told)
 
     def _counted(self) -> tuple[int, int]:
         run, computed = self.job.lm.counted() if "lm" in vars(self.job) else (0, 0)

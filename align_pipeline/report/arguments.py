@@ -51,6 +51,17 @@ class Arguments:
             raise InputError(f"{key}={text} is not valid; use a whole number, {least} or greater.")
         return int(text)
 
+    def names(self, key: str) -> tuple[str, ...]:
+        """All names in the values, which are separated by commas; none if the key is not given.
+
+        Raises:
+            InputError: a name is empty.
+        """
+        found = [name.strip() for value in self.values.get(key, []) for name in value.split(",")]
+        if "" in found:
+            raise InputError(f"{key}={','.join(self.values[key])} has an empty name; separate names by one comma each.")
+        return tuple(found)
+
     def folders(self, key: str) -> list[Path]:
         """All folders that match the values, which are folders or globs.
 

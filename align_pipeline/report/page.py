@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,6 +58,13 @@ def render(results: Results, files: Mapping[str, str], failed: Sequence[str], pl
         ],
         files=files,
     )
+
+
+def headlines(page: str, count: int = 3) -> list[str]:
+    """The first findings of a page as plain text, for the console."""
+    box = re.search(r'class="findings">(.*?)</ul>', page, re.DOTALL)
+    found = re.findall(r"<li>(.*?)</li>", box[1], re.DOTALL) if box else []
+    return [" ".join(html.unescape(re.sub(r"<[^>]+>", "", one)).split()) for one in found[:count]]
 
 
 def _studies(results: Results) -> Iterator[tuple[str, str]]:

@@ -29,6 +29,7 @@ class Tables:
         folders: those with at least one table.
         summaries: the ``summary.json`` files beside the tables.
         added: tables of other packages, by name.
+        left_out: a sentence on what the reader chose not to see; "" if nothing.
     """
 
     alignment: pd.DataFrame
@@ -40,6 +41,7 @@ class Tables:
     folders: tuple[Path, ...]
     summaries: tuple[Mapping[str, Any], ...]
     added: Mapping[str, pd.DataFrame]
+    left_out: str = ""
 
 
 def read(runs: Sequence[Path]) -> Tables:
@@ -58,7 +60,7 @@ def read(runs: Sequence[Path]) -> Tables:
     _refuse_mixtures(found)
     tables = {name: _table([folder / f"{name}.parquet" for folder in found], one) for name, one in known.items()}
     summaries = tuple(s for s in map(folders.summary_of, found) if s)
-    built_in = {field.name: tables.pop(field.name) for field in fields(Tables) if field.name in tables}
+    built_in: dict[str, Any] = {f.name: tables.pop(f.name) for f in fields(Tables) if f.name in tables}
     return Tables(**built_in, folders=tuple(found), summaries=summaries, added=tables)
 
 

@@ -19,12 +19,17 @@ from align_pipeline.report.arguments import Arguments, command
 from align_pipeline.report.page import render
 from align_pipeline.report.read import read
 from align_pipeline.report.results import FILES, Results, analyse
+from align_pipeline.report.select import Choice, choose, labelled, labels_of
 
 USAGE = """Usage: python -m align_pipeline.report runs=<folder or glob> out=<folder>
 
-  runs   a run's folder, a folder of runs, or a glob such as 'outputs/runs/*'; may be given several times
-  out    folder for report.html, the CSV files and plots/; created if it does not exist
-  seed   random seed of the bootstrap (default 0)"""
+  runs        a run's folder, a folder of runs, or a glob such as 'outputs/runs/*'; may be given several times
+  out         folder for report.html, the CSV files and plots/; created if it does not exist
+  models      only these models, separated by commas; default: all
+  tasks       only these tasks
+  languages   only these languages, by lang= name or FLORES code; English, the pivot, always stays
+  labels      other names of models, as in labels=llama3.1-8b:Llama,gemma3-270m:Gemma
+  seed        random seed of the bootstrap (default 0)"""
 
 
 def write(runs: Sequence[Path], out: Path, failed: Sequence[str] = (), seed: int = 0) -> Path:
@@ -42,7 +47,11 @@ def write(runs: Sequence[Path], out: Path, failed: Sequence[str] = (), seed: int
     Raises:
         InputError: there are no tables, tables contradict each other, or the output cannot be written.
     """
-    results = analyse(read(runs), seed)
+    return save(analyse(read(runs), seed), out, failed)
+
+
+def save(results: Results, out: Path, failed: Sequence[str] = ()) -> Path:
+    """Write the report of finished analyses; arguments, result and errors as in `write`."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         making = Path(tempfile.mkdtemp(prefix=".report-", dir=out))
@@ -80,23 +89,19 @@ def _write_all(results: Results, folder: Path, failed: Sequence[str]) -> None:
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def arguments(given: Sequence[str]) -> tuple[list[Path], Path, int]:
-    """The runs' folders, the report's folder and the seed from ``key=value`` arguments.
-
-    Raises:
-        InputError: a key does not exist, or a value is invalid.
-    """
-    found = Arguments(given, ("runs", "out", "seed"), required=("runs", "out"))
-    seed, out = found.whole("seed", 0), found.path("out")
-    assert out is not None  # required
-    return found.folders("runs"), out, seed
-
-
 def main(given: Sequence[str] | None = None) -> None:
     """The command line."""
     command(given, USAGE, _run)
 
 
 def _run(given: Sequence[str]) -> None:
-    runs, out, seed = arguments(given)
-    print(f"Report: {write(runs, out, seed=seed)}")
+    keys = ("runs", "out", "models", "tasks", "languages", "labels", "seed")
+    asked = Arguments(given, keys, required=("runs", "out"))
+    seed, out = asked.whole("seed", 0), asked.path("out")
+    assert out is not None  # required
+    choice = Choice(*(asked.names(key) for key in ("models", "tasks", "languages", "labels")))
+    tables = choose(read(asked.folders("runs")), choice)
+    if tables.left_out:
+        print(tables.left_out)
+    labels = labels_of(choice.labels, tables)
+    print(f"Report: {save(labelled(analyse(tables, seed), labels), out)}")

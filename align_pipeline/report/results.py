@@ -13,6 +13,7 @@ import pandas as pd
 from align_pipeline.config.lang import known_languages
 from align_pipeline.inference import answers, items, languages
 from align_pipeline.inference import study as analysis
+from align_pipeline.inference.consistency import consistency, consistency_alignment
 from align_pipeline.inference.findings import chance, findings
 from align_pipeline.inference.verdicts import verdicts
 from align_pipeline.measurements.patching import statistics as patching_analysis
@@ -62,6 +63,8 @@ class Results:
     regression: pd.DataFrame
     confidence: pd.DataFrame
     reliability: pd.DataFrame
+    consistency: pd.DataFrame
+    consistency_alignment: pd.DataFrame
     groups: pd.DataFrame
     against_published: pd.DataFrame
     translation: translation_analysis.Findings | None
@@ -90,6 +93,8 @@ FILES = {
     "regression": "pooled over languages: Cochran-Mantel-Haenszel, as in the study, and logistic regression",
     "calibration": "calibration error and Brier score per language",
     "confidence": "confidence of aligned against other items, per language and metric",
+    "consistency": "how often a language's answer is that of English: kappa, RankC, same wrong answers",
+    "consistency_alignment": "do aligned items get English's answer more often? Per metric, languages pooled",
     "groups": "accuracy, that of guessing, and sizes of TS and TF per language",
     "points": "the points of the correlations: alignment and accuracy per language",
     "patching": "activation patching: each condition's best layer and middle third, per language",
@@ -119,7 +124,6 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
     chances = chance(study, cells, tables.baselines, found.items_by_language)
     level = languages.language_level(points, known, seed=seed)
     patched = units.join(tables.patching, tables.predictions, last_layers(tables.summaries))
-    tuned = tuning.compare(study, cells, tables.summaries)
     again = translation_patching_analysis.analyse(tables.translation_patching, last_layers(tables.summaries), seed=seed)
     return Results(
         tables=tables,
@@ -138,6 +142,8 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
         regression=items.regression(study, cells),
         confidence=answers.confidence(study, cells),
         reliability=answers.reliability(study.predictions),
+        consistency=consistency(study.predictions),
+        consistency_alignment=consistency_alignment(study, cells),
         groups=groups,
         against_published=against_published(study, points),
         translation=translation_analysis.analyse(tables.translations, study, cells, groups, seed),
@@ -148,9 +154,15 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
         translation_patching=again.summary,
         translation_patching_effects=again.effects,
         translation_patching_contrasts=again.contrasts,
-        **tuned.tables,
-        notes=(*study.notes, *_about_layers(study, tables), *tuned.notes),
+        **tuning.compare(study, cells, tables.summaries),
+        notes=notes(study, tables),
     )
+
+
+def notes(study: analysis.Study, tables: Tables) -> tuple[str, ...]:
+    """What the page says first about the tables as a whole."""
+    left_out = [tables.left_out] if tables.left_out else []
+    return (*left_out, *study.notes, *_about_layers(study, tables), *tuning.notes(study, tables.summaries))
 
 
 def last_layers(summaries: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -21,16 +20,11 @@ from align_pipeline.page.part import Part
 from align_pipeline.page.template import render
 
 
-@dataclass(frozen=True)
-class Compared:
-    """The tables of all base models with tuned versions, by name as in `results.FILES`, and notes for the page."""
-
-    tables: dict[str, pd.DataFrame]
-    notes: tuple[str, ...]
-
-
-def compare(study: Study, cells: pd.DataFrame, summaries: Sequence[Mapping[str, Any]]) -> Compared:
+def compare(study: Study, cells: pd.DataFrame, summaries: Sequence[Mapping[str, Any]]) -> dict[str, pd.DataFrame]:
     """Compare every base model with its tuned versions.
+
+    Returns:
+        the tables of all base models, by name as in `results.FILES`.
 
     Raises:
         InputError: a summary does not say enough about a tuned model.
@@ -41,8 +35,7 @@ def compare(study: Study, cells: pd.DataFrame, summaries: Sequence[Mapping[str, 
         "_moves": [pd.DataFrame(columns=paired.MOVES)],
         "_mediation": [pd.DataFrame(columns=linked.MEDIATION)],
     }
-    known = paired.versions(summaries)
-    for of in paired.pairs(study, known):
+    for of in paired.pairs(study, paired.versions(summaries)):
         parts[""].append(paired.accuracy(of))
         parts["_moves"].append(paired.moves(of))
         for metric in paired.aligned(study, cells, of):
@@ -50,11 +43,15 @@ def compare(study: Study, cells: pd.DataFrame, summaries: Sequence[Mapping[str, 
             if of.units:
                 parts["_mediation"].append(linked.mediation(of, metric))
     families = {"": ("seed", "against"), "_alignment": ("against", "at"), "_moves": ("seed",), "_mediation": ("form",)}
-    tables = {
+    return {
         f"tuning{name}": paired.adjust(pd.concat(found[1:] or found, ignore_index=True), *families[name])
         for name, found in parts.items()
     }
-    return Compared(tables, tuple(paired.without_base(study, known)))
+
+
+def notes(study: Study, summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences on tuned models without their base."""
+    return paired.without_base(study, paired.versions(summaries))
 
 
 def show(part: Part) -> Markup:

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from align_pipeline import distributed
 from align_pipeline.config import from_hydra
 from align_pipeline.config.messages import one_sentence
+from align_pipeline.config.tuned import TUNING
 from align_pipeline.config.wandb import WandbConfig
 from align_pipeline.errors import InputError
 from align_pipeline.store import folders
@@ -51,6 +52,9 @@ class Sweep:
 
 
 _running: list[Sweep] = []
+_failures: list[str] = []
+"""One line for each failed job; of sweeps without a `Sweep`, that is of trainings, nothing else knows them."""
+_RESULTS = (SUMMARY, TUNING)
 
 
 class Begin(Callback):
@@ -217,12 +221,14 @@ class Planned:
     def is_finished(self) -> bool:
         """Whether its folder holds the result of exactly this config."""
         return (
-            has_result(self.folder) and folders.difference(self.folder, json.loads(json.dumps(self.settings))) is None
+            (self.folder / SUMMARY).exists()  # a training knows itself whether its folder has its result
+            and has_result(self.folder)
+            and folders.difference(self.folder, json.loads(json.dumps(self.settings))) is None
         )
 
     def outcome(self) -> JobReturn:
         """The return value for Hydra: empty for a failed job, which must not end all others; the report lists it."""
-        rows = folders.summary_of(self.folder)["languages"] if has_result(self.folder) else []
+        rows = folders.summary_of(self.folder).get("languages", []) if has_result(self.folder) else []
         known = [row["accuracy"] for row in rows if row["accuracy"] is not None]
         found = JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
         found.return_value = sum(known) / len(known) if known else None
@@ -256,12 +262,12 @@ def begin(job: Planned) -> None:
 
 def has_result(folder: Path) -> bool:
     """Whether the latest attempt of a job has a result."""
-    return (folder / SUMMARY).exists() and not (folder / ERROR).exists()
+    return any((folder / name).exists() for name in _RESULTS) and not (folder / ERROR).exists()
 
 
 def has_ended(folder: Path) -> bool:
     """Whether a job has a result, or a reason for having none."""
-    return any((folder / name).exists() for name in (SUMMARY, ERROR, NOTHING))
+    return any((folder / name).exists() for name in (*_RESULTS, ERROR, NOTHING))
 
 
 def note_failure(error: Exception, folder: Path) -> None:
@@ -269,6 +275,7 @@ def note_failure(error: Exception, folder: Path) -> None:
     sentence = one_sentence(error)
     log.error("Job failed: %s", sentence or f"{type(error).__name__}: {error}")
     note_reason(sentence or "".join(traceback.format_exception(error)), folder)
+    noted_ending(folder)
 
 
 def note_reason(text: str, folder: Path) -> None:
@@ -279,9 +286,17 @@ def note_reason(text: str, folder: Path) -> None:
 def ending(folder: Path) -> str | None:
     """The reason why a job has no result, on one line; None if it has one or had nothing to do."""
     error = folder / ERROR
-    if not error.exists() and ((folder / SUMMARY).exists() or (folder / NOTHING).exists()):
+    if not error.exists() and any((folder / name).exists() for name in (*_RESULTS, NOTHING)):
         return None
     return error.read_text(encoding="utf-8").strip().splitlines()[-1] if error.exists() else "it did not finish"
+
+
+def noted_ending(folder: Path) -> str | None:
+    """`ending`, noted for `finish`."""
+    reason = ending(folder)
+    if reason is not None:
+        _failures.append(f"{folder.name}: {reason}")
+    return reason
 
 
 def failed_jobs(folder: Path) -> list[str]:
@@ -308,7 +323,8 @@ def finish() -> list[str]:
     Returns:
         One line for each failed job.
     """
-    failed: list[str] = []
+    failed: list[str] = [] if _running else [*_failures]
+    _failures.clear()
     while _running:
         sweep = _running.pop()
         failed += failed_jobs(sweep.folder)

@@ -35,66 +35,32 @@ class Curve:
     group: str = "alignment"
 
 
-def track(
-    config: WandbConfig,
-    folder: Path,
-    tags: Sequence[str],
-    settings: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    curves: Sequence[Curve],
-    plots: Sequence[Path],
-    tables: Sequence[Path],
+GROUPS = ("alignment", "representations", "patching", "patched_chrf")
+"""Groups of curves, which have the layer as their axis."""
+
+
+def log_job(
+    run: Any, summary: Mapping[str, Any], curves: Sequence[Curve], plots: Sequence[Path], tables: Sequence[Path]
 ) -> None:
-    """Log a finished job.
+    """Log what a finished job has beside its numbers and curves by layer.
 
     Args:
-        config: mode, project, entity and group.
-        folder: the job's output folder; W&B's own files go to ``wandb/`` below it.
-        tags: task, model and languages.
-        settings: the resolved config.
+        run: W&B's open run.
         summary: flat numbers, by name.
-        curves: logged against the `layer` axis as ``<group>/<metric>/<language>``. A job with one language also logs
-            ``<group>/<metric>``, so that a dashboard can overlay the jobs of a sweep.
+        curves: one chart per group and metric. A job with one language also logs ``<group>/<metric>`` by layer, so that
+            a dashboard can overlay the jobs of a sweep.
         plots: PNG files.
-        tables: parquet and JSON files for the artifact.
-
-    Raises:
-        InputError: W&B fails and `config.required` is set; otherwise only a line is logged.
+        tables: parquet files for the artifact.
     """
-    if config.mode is WandbMode.disabled:
-        return
-    with _told(config), own_folders(folder):
-        _track(config, folder, tags, settings, summary, curves, plots, tables)
-
-
-def _track(
-    config: WandbConfig,
-    folder: Path,
-    tags: Sequence[str],
-    settings: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    curves: Sequence[Curve],
-    plots: Sequence[Path],
-    tables: Sequence[Path],
-) -> None:
     import wandb
 
-    task, model, *languages = tags
-    name = "_".join([task, model, languages[0] if len(languages) == 1 else f"{len(languages)}_languages"])
-    run = start(config, folder, name, tags, settings, "job")
-    with run:
-        run.define_metric("layer")
-        run.define_metric("alignment/*", step_metric="layer")
-        run.define_metric("representations/*", step_metric="layer")
-        run.define_metric("patching/*", step_metric="layer")
-        run.define_metric("patched_chrf/*", step_metric="layer")
-        _log_curves(run, curves)
-        run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in plots})
-        run.summary.update(dict(summary))
-        artifact = wandb.Artifact(f"tables-{run.id}", type="tables")
-        for path in tables:
-            artifact.add_file(str(path))
-        run.log_artifact(artifact)
+    log_charts(run, curves)
+    run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in plots})
+    run.summary.update(dict(summary))
+    artifact = wandb.Artifact(f"tables-{run.id}", type="tables")
+    for path in tables:
+        artifact.add_file(str(path))
+    run.log_artifact(artifact)
 
 
 def checked(config: WandbConfig) -> WandbConfig:
@@ -189,14 +155,14 @@ def start(
             config=dict(settings),
             mode=mode.value,
             dir=str(folder),
-            # Machine and git data are not part of the experiment, and a git remote may contain a token.
+            # The machine's name and git data are not part of the experiment, and a git remote may contain a token.
             # On a busy cluster node W&B's default timeout of 30 s is too short.
             settings=wandb.Settings(
                 console="off",
                 disable_git=True,
                 disable_code=True,
                 x_disable_machine_info=True,
-                x_disable_stats=True,
+                x_disable_stats=kind == "report",  # GPU and memory use of jobs
                 x_service_wait=300,
                 init_timeout=300,
             ),
@@ -213,20 +179,23 @@ def start(
         return init(WandbMode.offline)
 
 
-def _log_curves(run: Any, curves: Sequence[Curve]) -> None:
-    import wandb
-
-    single = len({curve.language for curve in curves}) == 1
+def log_rows(run: Any, curves: Sequence[Curve], alone: bool = False) -> None:
+    """Log a row per layer with the value of every curve there; if `alone`, the language is left out of the names."""
     for layer in sorted({layer for curve in curves for layer in curve.layers}):
         row: dict[str, float] = {"layer": layer}
         for curve in curves:
             values = dict(zip(curve.layers, curve.values, strict=True))
-            if layer not in values:  # attention and MLP start at layer 1
-                continue
-            row[f"{curve.group}/{curve.metric}/{curve.language}"] = values[layer]
-            if single:
-                row[f"{curve.group}/{curve.metric}"] = values[layer]
+            if layer in values:  # attention and MLP start at layer 1
+                row[f"{curve.group}/{curve.metric}" + ("" if alone else f"/{curve.language}")] = values[layer]
         run.log(row)
+
+
+def log_charts(run: Any, curves: Sequence[Curve]) -> None:
+    """Log one chart per group and metric, with a line per language."""
+    import wandb
+
+    if len({curve.language for curve in curves}) == 1:
+        log_rows(run, curves, alone=True)
     said = {
         "alignment": "aligned items",
         "representations": "value",

@@ -35,7 +35,7 @@ def job(composed: DictConfig) -> None:
 
 def main() -> None:
     """The command line."""
-    command.main(job)
+    command.main(job, "The last checkpoint is kept: the same command goes on from it.")
 
 
 if __name__ == "__main__":

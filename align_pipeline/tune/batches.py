@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,10 +35,15 @@ class Stream:
         """The micro-batch of this number; an epoch's last pairs that fill none are left out of the epoch."""
         per_epoch = len(self.rows) // self.size
         epoch, place = divmod(number, per_epoch)
-        order = random.Random(f"{self.seed}/{epoch}").sample(range(len(self.rows)), len(self.rows))
+        order = _order(len(self.rows), f"{self.seed}/{epoch}")
         chosen = [self.rows[i] for i in order[place * self.size : (place + 1) * self.size]]
         english, other, names = zip(*chosen, strict=True)
-        return Batch(number, english, other, names, self.examples)
+        return Batch(number, english, other, names, self.examples, self.seed)
+
+
+@functools.lru_cache(maxsize=2)  # a million pairs take a second to shuffle
+def _order(count: int, seed: str) -> list[int]:
+    return random.Random(seed).sample(range(count), count)
 
 
 def split(

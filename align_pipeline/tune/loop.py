@@ -88,8 +88,10 @@ class Training:
         warmup = math.ceil(tune.warmup * tune.steps)
         try:
             scheduler = get_scheduler(tune.scheduler, optimizer, warmup, tune.steps)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # not known, or needs arguments
             raise InputError(f"tune.scheduler={tune.scheduler} cannot be used: {error}.") from error
+        if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            raise InputError(f"tune.scheduler={tune.scheduler} cannot be used: it depends on more than the step.")
         progress = checkpoint.load(self.folder, self.identity, self.weights, optimizer) or Progress()
         if progress.step:
             log.info("Going on after step %d of %d, from the checkpoint.", progress.step, tune.steps)
@@ -105,18 +107,19 @@ class Training:
         with self._explained(progress):
             while progress.step < tune.steps:
                 start = time.perf_counter()
-                rate = scheduler.get_last_lr()[0]
-                losses = self._step(progress.step, accelerator, optimizer)
+                rate = float(scheduler.get_last_lr()[0])
+                losses, tokens = self._step(progress.step, accelerator, optimizer)
                 scheduler.step()
                 progress.step += 1
                 progress.seconds += time.perf_counter() - start
-                progress.tokens = before + distributed.total(self.trainee.tokens)
+                progress.tokens = before + tokens
                 progress.losses += [
                     {"step": progress.step, "objective": name, "loss": value, "learning_rate": rate}
                     for name, value in losses.items()
                 ]
-                speed = {"learning_rate": rate, "tokens_per_second": progress.tokens / progress.seconds}
-                self.live.log({f"loss/{name}": value for name, value in losses.items()} | speed, progress.step)
+                told = {f"loss/{name}": value for name, value in losses.items()}
+                told |= {"learning_rate": rate, "tokens_per_second": progress.tokens / progress.seconds}
+                self.live.log({"step": progress.step, **told})
                 advance(tune.accumulation * tune.micro_batch)
                 last = progress.step == tune.steps
                 if last or (tune.evaluate_every and progress.step % tune.evaluate_every == 0):
@@ -125,8 +128,12 @@ class Training:
                     checkpoint.save(self.folder, self.identity, progress, self.weights, optimizer)
         return progress
 
-    def _step(self, step: int, accelerator: Any, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-        """One optimizer step; the mean loss of each objective over its micro-batches, unweighted."""
+    def _step(self, step: int, accelerator: Any, optimizer: torch.optim.Optimizer) -> tuple[dict[str, float], int]:
+        """One optimizer step.
+
+        Returns:
+            the mean loss of each objective over its micro-batches, unweighted; tokens so far, of all processes.
+        """
         tune, names = self.tune, list(self.objectives)
         self.trainee.lm.model.train()
         sums = torch.zeros(len(names), dtype=torch.float64)
@@ -139,9 +146,15 @@ class Training:
                 objective = self.objectives[names[index]]
                 with accelerator.autocast():
                     loss = objective.loss(self.trainee, self.stream[number])
+                if not loss.requires_grad:
+                    raise InputError(
+                        f"The objective {names[index]} depends on no trained weight; choose a higher layer, or "
+                        "tune.method=full."
+                    )
                 torch.autograd.backward(loss * objective.weight / tune.accumulation)
                 sums[index] += loss.item()
                 counts[index] += 1
+        tokens = distributed.total(self.trainee.tokens)  # here, because a process that failed says so at an exchange
         for name, weight in self.weights.items():
             if weight.grad is None:  # above the last layer that an objective uses
                 weight.grad = torch.zeros_like(weight)
@@ -158,13 +171,13 @@ class Training:
         both = torch.stack([sums, counts])
         if accelerator.num_processes > 1:
             both = accelerator.reduce(both.to(accelerator.device), "sum").cpu()
-        return {name: float(both[0, k] / both[1, k]) for k, name in enumerate(names)}
+        return {name: float(both[0, k] / both[1, k]) for k, name in enumerate(names)}, tokens
 
     def _measure(self, progress: Progress) -> None:
         rows = self.held_out.measure(self.trainee.lm, self.batch_tokens)
         progress.held_out += [{"step": progress.step, **row} for row in rows]
         values = {f"held_out/{row['metric']}/{row['language']}/layer_{row['layer']}": row["value"] for row in rows}
-        self.live.log({key: float(str(value)) for key, value in values.items()}, progress.step)
+        self.live.log({"step": progress.step, **{key: float(str(value)) for key, value in values.items()}})
 
     @contextlib.contextmanager
     def _explained(self, progress: Progress) -> Iterator[None]:

@@ -38,9 +38,9 @@ class Trainee:
     max_length: int
     tokens: int = 0
 
-    def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """Token ids with BOS, cut off at `max_length`."""
-        return [tokens[: self.max_length] for tokens in self.lm.encode(texts)]
+    def encode(self, texts: Sequence[str], sentences: int = 1) -> list[Tokens]:
+        """Token ids with BOS, cut off at `max_length` for each of the sentences in a text."""
+        return [tokens[: sentences * self.max_length] for tokens in self.lm.encode(texts)]
 
     def layer(self, given: float) -> int:
         """A layer as a number: a share of the depth, a layer, or a negative number counted from the last layer.

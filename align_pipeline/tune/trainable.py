@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,8 +23,11 @@ from align_pipeline.engine.loading import load
 from align_pipeline.engine.model import LanguageModel
 from align_pipeline.errors import InputError, writing
 
+_MAKING = ".making-"
 _ADAM = 3
 """Values in float32 per trained weight besides itself: gradient and two moments."""
+_ADAPTER = 5
+"""Bytes that the backward pass keeps of each value that goes into an adapter."""
 
 
 def prepare(model: ModelConfig, tune: TuneConfig, seed: int) -> tuple[LanguageModel, Any]:
@@ -34,8 +39,8 @@ def prepare(model: ModelConfig, tune: TuneConfig, seed: int) -> tuple[LanguageMo
     Raises:
         InputError: the model cannot be loaded or trained.
     """
-    if tune.method is Method.full:
-        model.dtype = Dtype.float32  # steps of 1e-5 vanish in bfloat16; passes on a GPU use bfloat16 (autocast)
+    if tune.method is Method.full:  # steps of 1e-5 vanish in bfloat16; passes on a GPU use bfloat16 (autocast)
+        model = dataclasses.replace(model, dtype=Dtype.float32)
     lm = load(model)
     lm.model.requires_grad_(False)
     torch.manual_seed(seed)
@@ -87,13 +92,17 @@ def memory(lm: LanguageModel, tune: TuneConfig, tokens: float) -> dict[str, floa
     trained = sum(weight.numel() for weight in weights_of(lm).values())
     size = lm.model.dtype.itemsize
     inner = int(getattr(config, "intermediate_size", 0) or 4 * lm.width)
-    # A block keeps about 10 vectors of the model's width and 3 of its MLP's; checkpointed, only its input.
-    per_block = lm.width if tune.gradient_checkpointing else 10 * lm.width + 3 * inner
+    # A block keeps about 12 vectors of the model's width and 4 of its MLP's, and for each adapter its input in float32
+    # and dropout's mask; checkpointed, only its own input.
+    adapted = sum(module["default"].in_features for name, module in lm.model.named_modules() if name.endswith("lora_A"))
+    blocks = lm.num_layers * (12 * lm.width + 4 * inner) * size + (_ADAPTER * adapted)
+    if tune.gradient_checkpointing:
+        blocks = lm.num_layers * lm.width * size
     logits = 3 * 4 * min(2**25, tokens * lm.vocabulary)
     return {
         "weights": sum(w.numel() * w.itemsize for w in lm.model.parameters()) / 1e9,
         "gradients and optimizer": 4 * _ADAM * trained / 1e9,
-        "activations": (tokens * lm.num_layers * per_block * size + logits) / 1e9,
+        "activations": (tokens * blocks + logits) / 1e9,
     }
 
 
@@ -107,7 +116,9 @@ def save(saved: Any, lm: LanguageModel, folder: Path, base: str, files: Mapping[
         base: ``model.path`` of the base model, for the adapter's own record.
         files: name -> content of the text files.
     """
-    with writing(folder), tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as scratch:
+    for left in folder.glob(f"{_MAKING}*"):  # left by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with writing(folder), tempfile.TemporaryDirectory(prefix=_MAKING, dir=folder) as scratch:
         making = Path(scratch)
         if hasattr(saved, "peft_config"):
             for settings in saved.peft_config.values():

@@ -15,13 +15,14 @@ from hydra.utils import instantiate
 
 from align_pipeline import distributed
 from align_pipeline.config.lang import Language
+from align_pipeline.config.model import Parallel
 from align_pipeline.config.tune import Method, TuneConfig, TuningConfig
 from align_pipeline.config.tuned import PRINTS, TUNING
 from align_pipeline.data.items import Item
 from align_pipeline.data.parallel import Pairs, Prints, read, refuse_overlap
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import ChoiceTask, Pair
-from align_pipeline.engine.checks import check
+from align_pipeline.engine.checks import check, parts, path_of
 from align_pipeline.engine.identity import model_key
 from align_pipeline.errors import InputError
 from align_pipeline.figures.style import METRICS
@@ -56,11 +57,13 @@ def tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Pat
     if not distributed.is_main():
         return _tune(config, folder, settings)
     with folders.held(folder):
+        (folder / folders.ERROR).unlink(missing_ok=True)  # of an earlier attempt in a sweep
         return _tune(config, folder, settings)
 
 
 def _tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Path:
     check(config.model)
+    _refuse(config)
     source = Source(config.source)
     languages = list(config.languages.values())
     if not config.tune.objectives:
@@ -71,15 +74,18 @@ def _tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Pa
     evaluated, examples = _task(config, languages, source)
     prints = Prints.of(text for own in pairs.values() for text in (*own.english, *own.other))
     overlap = _overlap(config, prints, evaluated)
-    identity = _identity(config, pairs)
-    if _is_done(folder, identity):
-        log.info("%s already holds this tuned model.", folder)
+    key = distributed.from_main(model_key(config.model))
+    read_examples = examples if any(getattr(one, "uses_examples", False) for one in objectives.values()) else []
+    if key is not None and _is_done(folder, _identity(config, key, pairs, read_examples)):
         return folder
 
-    base, dtype = config.model.path, config.model.dtype.value
     stages = console.Stages()
     with stages.stage("model", f"Loaded {config.model.name}"):
         lm, saved = trainable.prepare(config.model, config.tune, config.seed)
+    key = key or distributed.from_main(model_key(config.model))  # a hub model is known once it is on this machine
+    identity = _identity(config, key or {"model": config.model.path}, pairs, read_examples)
+    if _is_done(folder, identity):
+        return folder
     stream, held_out = split(pairs, languages, config.tune, config.seed, examples)
     trainee = Trainee(lm, config.tune.max_length)
     weights = trainable.weights_of(lm)
@@ -87,7 +93,8 @@ def _tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Pa
     name = f"{config.tune.name}-seed{config.seed}"
     tags = ["tune", config.tune.name, config.model.name, *pairs]
     wandb = tracking.checked(config.wandb) if distributed.is_main() else config.wandb
-    with live(wandb, folder, f"{config.model.name}+{name}", tags, settings, "tune") as run:
+    with live(wandb, folder, settings, "tune", identity) as run:
+        run.open(f"{config.model.name}+{name}", tags)
         training = Training(
             tune=config.tune,
             trainee=trainee,
@@ -119,17 +126,10 @@ def _tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Pa
             "overlap": overlap,
             "overlap_allowed": config.tune.pairs.allow_overlap,
         }
-        own = config.tune.method is Method.full
-        model = {
-            "name": f"{config.model.name}+{name}",
-            "path": "." if own else base,
-            "adapter": None if own else ".",
-            "revision": None if own else config.model.revision,
-            "dtype": dtype,
-        }
+        base, model = _places(config, f"{config.model.name}+{name}")
         if distributed.is_main():
-            kept = {"tuning": record, "model": model, "base_path": base, "identity": identity}
-            kept = {**kept, "seconds": round(progress.seconds, 1), "config": dict(settings)}
+            kept: dict[str, Any] = {"tuning": record, "model": model, "base_path": config.base_path}
+            kept |= {"identity": identity, "seconds": round(progress.seconds, 1), "config": dict(settings)}
             _write(saved, lm, folder, base, kept, prints, progress)
             run.summarise({key: value for key, value in record.items() if isinstance(value, (int, str))})
     if distributed.is_main():
@@ -159,14 +159,51 @@ def _overlap(config: TuningConfig, prints: Prints, evaluated: Sequence[Pair]) ->
     return found
 
 
-def _identity(config: TuningConfig, pairs: Mapping[str, Pairs]) -> str:
-    """A digest of everything that the trained weights depend on."""
+def _refuse(config: TuningConfig) -> None:
+    """Refuse a model that cannot be trained, or not be used afterwards.
+
+    Raises:
+        InputError: its parts are on several GPUs, or it would need two adapters.
+    """
+    if config.model.parallel is not Parallel.none:
+        raise InputError(
+            f"model.parallel={config.model.parallel.value} is not for training: every process holds the whole model; "
+            "use tune.gradient_checkpointing=true, or a smaller model."
+        )
+    if config.tune.method is Method.lora and parts(config.model)[1] is not None:
+        raise InputError(
+            f"{config.model.name} is a model with an adapter, and only one adapter can be merged into a model; use "
+            "tune.method=full, or the base model."
+        )
+
+
+def _places(config: TuningConfig, name: str) -> tuple[str, dict[str, Any]]:
+    """``model.path`` of the base model, absolute, and the keys of ``model`` with which the tuned model is used."""
+    found, own = path_of(config.model.path), config.tune.method is Method.full
+    local = isinstance(found, Path) and not config.model.path.startswith("embedded:")
+    base = str(Path(found).resolve()) if local else config.model.path
+    return base, {
+        "name": name,
+        "path": "." if own else base,
+        "adapter": None if own else ".",
+        "revision": None if own else config.model.revision,
+        "gguf_file": None if own else config.model.gguf_file,
+        "dtype": config.model.dtype.value,
+        "attention": config.model.attention.value,
+        "chat_template": config.model.chat_template,
+    }
+
+
+def _identity(
+    config: TuningConfig, base: Mapping[str, Any], pairs: Mapping[str, Pairs], examples: Sequence[Item]
+) -> str:
+    """A digest of everything that the trained weights depend on; `base` is the model's key, `examples` those read."""
     asked = dataclasses.asdict(config.tune)
-    for key in ("name", "role", "evaluate_every", "save_every"):
+    for key in ("name", "role", "evaluate_every", "save_every", "pairs"):
         del asked[key]
     texts = [(own.language, own.english, own.other) for own in pairs.values()]
-    base = distributed.from_main(model_key(config.model)) or {"model": config.model.path}
-    known = (asked, base, config.seed, config.task if "Answers" in str(asked) else None, texts)
+    answers = [(item.prompt, item.continuations, item.gold) for item in examples]
+    known = (asked, base, config.seed, answers, texts)
     return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -184,12 +221,19 @@ def _is_done(folder: Path, identity: str) -> bool:
             f"{folder} holds another tuned model (other settings, base model or sentence pairs); give this one another "
             "folder with hydra.run.dir=<folder>, or remove that one."
         )
+    log.info("%s already holds this tuned model.", folder)
     return True
 
 
 def _say_what(tune: TuneConfig, trainee: Trainee, rows: Sequence[tuple[str, str, str]], trained: int) -> None:
     """Say how much is trained, and the memory that it takes."""
-    lengths = sorted(len(tokens) for tokens in trainee.encode([text for row in rows[:500] for text in row[:2]]))
+    texts = [text for row in rows[:500] for text in row[:2]]
+    whole = sorted(len(tokens) for tokens in trainee.lm.encode(texts))
+    lengths = [min(length, tune.max_length) for length in whole]
+    cut = sum(length > tune.max_length for length in whole)
+    if cut:
+        told = "%d of the first %d sentences have more than tune.max_length=%d tokens, and are cut off there."
+        log.warning(told, cut, len(texts), tune.max_length)
     padded = 2 * tune.micro_batch * lengths[int(0.98 * (len(lengths) - 1))]
     parts = trainable.memory(trainee.lm, tune, padded)
     log.info(

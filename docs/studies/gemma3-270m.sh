@@ -34,4 +34,4 @@ run experiment=study_gemma3_270m_belebele "${gemma[@]}" "${two[@]}" "${few[@]}" 
 "${PYTHON:-python}" -m align_pipeline.report out="$study/report" runs="$study/zero-shot" runs="$study/patching" \
   runs="$study/flores" runs="$study/smollm2" runs="$study/smollm2-chat" runs="$study/belebele"
 
-run experiment=$choices task.num_fewshot=5 "${gemma[@]}" "${two[@]}" "${few[@]}" hydra.sweep.dir="$study/five-shot"
+run experiment=$choices task.num_fewshot=5 task.limit=100 "${gemma[@]}" "${two[@]}" "${few[@]}" hydra.sweep.dir="$study/five-shot"

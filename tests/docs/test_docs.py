@@ -22,6 +22,7 @@ from align_pipeline import pipeline
 from align_pipeline.tune.tune import tune
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+NOT_RUN = ("--config-dir", " ...", "--help", "model.tuned", "task.files")
 RUN, TUNE = "python -m align_pipeline.run ", "python -m align_pipeline.tune "
 
 
@@ -31,7 +32,7 @@ def commands(verb: str) -> list[tuple[str, str]]:
     for page in PAGES:
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
-                if verb in line and not any(word in line for word in ("--config-dir", " ...", "--help", "model.tuned")):
+                if verb in line and not any(word in line for word in NOT_RUN):
                     found.append((page.name, line[line.index(verb) + len(verb) :]))
     return found
 

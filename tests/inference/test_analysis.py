@@ -597,3 +597,20 @@ def test_contradicting_rows_are_an_error_and_rounding_is_outvoted() -> None:
         study = analysis.join(pd.concat(order), answers)
         assert "5 of them differ between runs" in study.notes[0]
         pd.testing.assert_frame_equal(analysis.tally(study), analysis.tally(analysis.join(values, answers)))
+
+
+def test_an_item_that_was_not_answered_stays_in_its_passage() -> None:
+    table = pd.DataFrame(
+        [
+            ("t", "swh", "a", "p1"),
+            ("t", "spa", "a", None),  # aligned, but not answered
+            ("t", "spa", "b", "p1"),
+            ("t", "spa", "c", None),  # known nowhere
+            ("other", "spa", "a", None),  # of another task
+        ],
+        columns=["task", "language", "item_id", "cluster"],
+    )
+    assert analysis.clusters(table).tolist() == ["p1", "p1", "p1", "c", "a"]
+    assert analysis.clusters(table.astype({"task": "category", "item_id": "category"})).tolist()[:3] == ["p1"] * 3
+    assert analysis.clusters(table.drop(columns="cluster")).tolist() == ["a", "a", "b", "c", "a"]
+    assert analysis.clusters(table.assign(cluster=None)).tolist() == ["a", "a", "b", "c", "a"]

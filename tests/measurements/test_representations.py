@@ -32,6 +32,7 @@ from align_pipeline.measurements.representations.table import REPRESENTATIONS
 from align_pipeline.report import report
 from align_pipeline.store import folders
 from align_pipeline.tracking import wandb as tracking
+from align_pipeline.tracking.live import Live
 
 States = NDArray[np.float64]
 
@@ -482,10 +483,23 @@ def test_its_curves_are_logged_by_layer(monkeypatch: pytest.MonkeyPatch) -> None
     logged: list[dict[str, Any]] = []
     monkeypatch.setattr(wandb.plot, "line_series", lambda **given: given["title"])
     run = type("Run", (), {"log": lambda self, row: logged.append(row)})()
-    tracking._log_curves(run, [tracking.Curve("cka_mean", "swh_Latn", [0, 1], [0.5, 0.25], "representations")])
-    assert logged[1] == {
-        "layer": 1,
-        "representations/cka_mean/swh_Latn": 0.25,
-        "representations/cka_mean": 0.25,
-    }
-    assert logged[2] == {"curves/representations/cka_mean": "cka_mean: value by layer"}
+    curves = [tracking.Curve("cka_mean", "swh_Latn", [0, 1], [0.5, 0.25], "representations")]
+    tracking.log_rows(run, curves)
+    tracking.log_charts(run, curves)
+    assert logged[1] == {"layer": 1, "representations/cka_mean/swh_Latn": 0.25}
+    assert logged[3:] == [
+        {"layer": 1, "representations/cka_mean": 0.25},
+        {"curves/representations/cka_mean": "cka_mean: value by layer"},
+    ]
+    assert "representations" in tracking.GROUPS
+
+
+def test_curves_while_a_job_runs_are_those_at_its_end(
+    model_folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[tracking.Curve]] = []
+    monkeypatch.setattr(Live, "curves", lambda self, curves: seen.append(list(curves)))
+    job(tmp_path, model_folder, cache, "lang=[swh,spa]", "representations=[cka,hubness]", "metric=[]")
+    early, end = [one for curves in seen[:-1] for one in curves], seen[-1]
+    assert [one.metric for one in early].count("cka_mean") == 2
+    assert sorted(early, key=str) == sorted(end, key=str)

@@ -151,6 +151,16 @@ def test_answers_have_the_likelihood_of_the_engine() -> None:
     assert Answers().loss(subject, given).item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_answers_are_drawn_by_seed_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, seen = trainee(), []
+    monkeypatch.setattr(Trainee, "next_token_loss", lambda self, texts, starts: seen.append(texts))
+    for number, seed in ((0, 0), (0, 0), (1, 0), (0, 1)):
+        Answers().loss(subject, Batch(number, ENGLISH, OTHER, BATCH.names, examples(), seed))
+    assert seen[0] == seen[1]
+    assert seen[0] != seen[2]
+    assert seen[0] != seen[3]
+
+
 def test_answers_need_examples() -> None:
     with pytest.raises(InputError, match="needs a task that has English examples"):
         Answers().loss(trainee(), BATCH)

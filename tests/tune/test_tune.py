@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,17 +20,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_run import logged
 
+from align_pipeline import distributed
 from align_pipeline.config.lang import Language, known_languages
 from align_pipeline.config.messages import one_sentence
 from align_pipeline.config.model import ModelConfig
 from align_pipeline.config.paths import CONF
-from align_pipeline.data.parallel import Pairs
+from align_pipeline.data.parallel import Pairs, prints_of
 from align_pipeline.engine.loading import load
 from align_pipeline.errors import InputError
 from align_pipeline.store import folders
+from align_pipeline.sweep import jobs as sweep
 from align_pipeline.tune import loop, trainable
 from align_pipeline.tune.batches import split
 from align_pipeline.tune.objectives import Contrastive, Sentences
+from align_pipeline.tune.passes import Trainee
 from align_pipeline.tune.tune import tune
 
 SMALL = ["tune.micro_batch=4", "tune.accumulation=2", "tune.steps=6", "tune.held_out=8", "tune.pairs.limit=40"]
@@ -189,6 +194,27 @@ def test_two_processes_equal_one_to_rounding(model_folder: Path, tmp_path: Path)
     assert records[0] == records[1]
 
 
+def fails_in_one(folder: Path, arguments: list[str]) -> None:
+    """What a process of a launcher does; the second one runs out of memory."""
+    loss = Contrastive.loss
+
+    def broken(self: Contrastive, *rest: Any) -> torch.Tensor:
+        if distributed.rank() == 1:
+            raise torch.OutOfMemoryError
+        return loss(self, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Contrastive, "loss", broken)
+        train(folder, arguments)
+
+
+def test_a_process_that_fails_ends_all_with_its_sentence(model_folder: Path, tmp_path: Path) -> None:
+    arguments = command(model_folder, "tune=alignx", "tune.steps=1")
+    children = processes.start(2, fails_in_one, (tmp_path / "two", arguments), tmp_path / "log", 20)
+    assert processes.join(children, 60) == [1, 1]
+    assert all("has too little memory at step 1" in (tmp_path / f"log.{rank}").read_text() for rank in (0, 1))
+
+
 # ---- the tuned model
 
 
@@ -210,11 +236,13 @@ def test_the_merged_adapter_equals_the_adapter(tuned: Path, model_folder: Path) 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in CONF.joinpath("tune").glob("*.yaml")))
 def test_every_preset_trains_and_is_evaluated(preset: str, model_folder: Path, tmp_path: Path) -> None:
     accumulation = "1" if preset in ("task", "lm", "translation") else "2"
-    arguments = command(model_folder, f"tune={preset}", "tune.steps=1", f"tune.accumulation={accumulation}")
+    arguments = command(model_folder, f"tune={preset}", "tune.steps=2", f"tune.accumulation={accumulation}")
     folder = train(tmp_path / "tuned", [*arguments, "task=xcopa", "task_items=2"])
     job = ["data=embedded", "task=xcopa", "task.limit=4", "lang=swh"]
     content = run_job(tmp_path / "run", "model=tuned", f"model.tuned={folder}", *job)
     told = content["tuned"]
+    if told["method"] == "lora":  # the first step of a warm-up has a learning rate of 0, the second has not
+        assert any(value.abs().max() > 0 for name, value in weights(folder).items() if "lora_B" in name)
     assert content["model"] == f"random+{preset}-seed0"
     assert (told["preset"], told["base"], told["overlap"]) == (preset, "random", 0)
     assert told["role"] == ("placebo" if "shuffled" in preset else told["role"])
@@ -233,6 +261,61 @@ def test_two_tuned_models_are_two_jobs(tuned: Path, tmp_path: Path) -> None:
     shutil.copytree(tuned, tmp_path / "other")
     one, two = (compose("model=tuned", f"model.tuned={folder}") for folder in (tuned, tmp_path / "other"))
     assert folders.identity(one) != folders.identity(two)
+
+
+def test_how_the_base_was_read_is_how_the_tuned_model_is_read(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base is a path from the folder of the command, the tuned model moves, and is used from another folder."""
+    monkeypatch.chdir(model_folder.parent)
+    given = ["model.attention=eager", f"model.path=./{model_folder.name}", "tune.steps=1"]
+    folder = train(tmp_path / "before", command(model_folder, *given))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder.rename(tmp_path / "after")
+    config = compose("model=tuned", "model.tuned='~/after'")
+    expected = (str(model_folder.resolve()), str(tmp_path / "after"), "eager", "float32")
+    assert (config.model.path, config.model.adapter, config.model.attention.value, config.model.dtype.value) == expected
+    assert prints_of("~/after").rows()
+
+
+def test_a_second_adapter_is_refused_and_full_training_merges_the_first(
+    tuned: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    """A tuned model holds one adapter: a second one would be evaluated without the first."""
+    again = ["model=tuned", f"model.tuned={tuned}", "data=embedded", "lang=swh", "wandb.mode=disabled", *SMALL]
+    with pytest.raises(InputError, match="is a model with an adapter, and only one adapter can be merged"):
+        train(tmp_path / "lora", again)
+    folder = train(tmp_path / "full", [*again, "tune.method=full", "tune.steps=2", "tune.learning_rate=1e-12"])
+    assert json.loads((folder / "tuning.json").read_text())["base_path"] == str(model_folder)
+    one, two = (load(compose("model=tuned", f"model.tuned={at}").model).model for at in (tuned, folder))
+    tokens = torch.arange(2, 60)[None]
+    assert torch.allclose(one(tokens).logits, two(tokens).logits, atol=1e-4)
+
+
+def test_data_of_a_training_from_a_tuned_embedded_model_stay_embedded(tmp_path: Path) -> None:
+    record = {"base_path": "embedded:tiny", "model": {"name": "a", "path": ".", "adapter": None}}
+    record["model"] |= {"revision": None, "dtype": "float32"}  # type: ignore[operator]
+    (tmp_path / "tuning.json").write_text(json.dumps(record))
+    config = compose_tuning("model=tuned", f"model.tuned={tmp_path}")
+    assert (config.source, config.base_path) == ("embedded", "embedded:tiny")
+
+
+def test_a_training_goes_on_although_its_model_was_first_downloaded_by_it(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The commit of a hub model is not known before it is on this machine."""
+    arguments, known = command(model_folder, "tune.save_every=2"), [None]
+    module = sys.modules["align_pipeline.tune.tune"]
+    monkeypatch.setattr(module, "model_key", lambda config: known.pop() if known else {"model": "a@commit"})
+    step = loop.Training._step
+    monkeypatch.setattr(loop.Training, "_step", lambda self, n, *r: step(self, n, *r) if n < 3 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path, arguments)
+    monkeypatch.setattr(loop.Training, "_step", step)
+    with caplog.at_level("INFO"):
+        train(tmp_path, arguments)
+    assert "Going on after step 2 of 6" in caplog.text
 
 
 # ---- overlap
@@ -307,6 +390,35 @@ def test_memory_of_weights_is_exact_and_the_rest_grows_as_it_should(model_folder
     assert trainable.memory(lm, config.tune, 1000)["activations"] < parts["activations"]
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_memory_of_activations_is_what_the_backward_pass_keeps(method: str, model_folder: Path) -> None:
+    """Of a pass through all layers without logits, to a quarter: dropout's mask is larger on a CPU."""
+    config = compose_tuning(*command(model_folder, f"tune.method={method}"))
+    lm, _ = trainable.prepare(config.model, config.tune, 0)
+    lm.model.train()
+    own = {weight.untyped_storage().data_ptr() for weight in lm.model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        if value.untyped_storage().data_ptr() not in own:
+            kept[value.untyped_storage().data_ptr()] = value  # held, so that no storage is counted under two addresses
+        return value
+
+    texts = [f"A sentence of some length that says little, number {k}." for k in range(10, 42)]
+    subject = Trainee(lm, 128)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        subject.states(subject.encode(texts), [lm.num_layers])
+    found = sum(value.untyped_storage().nbytes() for value in kept.values()) / 1e9
+    told = trainable.memory(lm, config.tune, subject.tokens)["activations"]
+    assert told - 12e-9 * subject.tokens * lm.vocabulary == pytest.approx(found, rel=0.25)
+
+
+def test_what_a_killed_process_left_is_removed(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / ".making-x").mkdir()
+    train(tmp_path, command(model_folder, "tune.steps=1"))
+    assert not list(tmp_path.glob(".making-*"))
+
+
 # ---- mistakes
 
 
@@ -320,11 +432,17 @@ def test_memory_of_weights_is_exact_and_the_rest_grows_as_it_should(model_folder
             "40 sentence pairs for swh_Latn, of which tune.held_out=39 are held out",
         ),
         (["tune.scheduler=sine"], "tune.scheduler=sine cannot be used"),
+        (["tune.scheduler=warmup_stable_decay"], "tune.scheduler=warmup_stable_decay cannot be used"),
+        (["tune.scheduler=reduce_lr_on_plateau"], "cannot be used: it depends on more than the step"),
         (["task=flores"], "flores has no answer options; tune with task=belebele, xcopa, xstorycloze, or without"),
         (["tune=task", "task=belebele", "tune.accumulation=1"], "needs a task that has English examples outside"),
         (["tune.accumulation=3"], "tune.accumulation=3 gives the 2 objectives unequal numbers of micro-batches"),
         (["tune.steps=0"], "tune.steps=0 is too small; use 1 or more"),
         (["tune.learning_rate=0"], "tune.learning_rate=0.0 is too small"),
+        (["tune.weight_decay=-1"], "tune.weight_decay=-1.0 is too small; use 0 or more"),
+        (["tune.max_grad_norm=0"], "tune.max_grad_norm=0.0 is too small; use more than 0"),
+        (["batch_tokens=0"], "batch_tokens=0 is too small; use 1 or more"),
+        (["model=tuned"], "model=tuned needs model.tuned=<folder>"),
         (["tune.warmup=2"], "tune.warmup=2.0 is not a share of the steps"),
         (["seed=-1"], "seed=-1 is not a valid seed"),
         (
@@ -368,6 +486,44 @@ def test_a_loss_that_is_not_finite_ends_the_training(
         train(tmp_path, command(model_folder))
 
 
+@pytest.mark.parametrize("layers", ["[]", "0.5", "[1.5]", "[1.0]"])
+def test_layers_that_are_none(layers: str, model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(Exception) as raised:
+        train(tmp_path, command(model_folder, f"tune.objectives.alignment.layers={layers}"))
+    assert "is not a list of layers; use shares of the depth between 0 and 1" in str(one_sentence(raised.value))  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_learnt_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="alignment depends on no trained weight"):  # embeddings have no adapter
+        train(tmp_path / "a", command(model_folder, "tune.objectives.alignment.layers=[0]"))
+    with pytest.raises(InputError, match=r"has no negatives in a micro-batch of 1; use tune.micro_batch=2"):
+        train(tmp_path / "b", command(model_folder, "tune.micro_batch=1"))
+    with pytest.raises(InputError, match="model.parallel=device_map is not for training"):
+        train(tmp_path / "c", command(model_folder, "model.parallel=device_map"))
+
+
+def test_sentences_that_are_cut_off_are_counted(
+    model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tmp_path, command(model_folder, "tune.max_length=4", "tune.steps=1"))
+    assert "of the first 128 sentences have more than tune.max_length=4 tokens, and are cut off there" in caplog.text
+
+
+def test_a_sweep_with_failed_trainings_fails(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "align_pipeline.tune", "-m", "seed=-1,-2", f"hydra.sweep.dir={tmp_path}"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "2 jobs failed:\ntiny_midalign_swh_seed-1: seed=-1 is not a valid seed; use 0 or more." in done.stderr
+
+
+def test_an_earlier_failure_in_a_sweep_is_forgotten(tuned: Path, model_folder: Path) -> None:
+    (tuned / "error.txt").write_text("killed\n")
+    assert sweep.ending(tuned) == "killed"
+    train(tuned, command(model_folder, "task=xcopa", "task_items=4"))
+    assert sweep.ending(tuned) is None
+    assert sweep.has_ended(tuned)
+
+
 # ---- W&B
 
 
@@ -396,6 +552,9 @@ def test_wandb_that_breaks_does_not_end_a_training(
     from align_pipeline.tracking import wandb as tracking
 
     class Broken:
+        def define_metric(self, *_: Any, **__: Any) -> None:
+            pass
+
         def log(self, *_: Any, **__: Any) -> None:
             raise OSError("disk full")
 
@@ -403,3 +562,22 @@ def test_wandb_that_breaks_does_not_end_a_training(
     train(tmp_path, command(model_folder, "wandb.mode=offline", "tune.steps=1"))
     assert caplog.text.count("W&B failed (disk full)") == 1
     assert (tmp_path / "tuning.json").exists()
+
+
+# ---- what it does
+
+
+@pytest.mark.parametrize(("preset", "aligns"), [("midalign", True), ("shuffled", False)])
+def test_alignment_training_aligns_held_out_sentences_and_its_placebo_does_not(
+    preset: str, aligns: bool, tmp_path: Path
+) -> None:
+    """Of 64 sentences, a share's standard error is at most .0625."""
+    arguments = ["model=tiny", "lang=swh", f"tune={preset}", "~tune.objectives.task", "tune.pairs.split=devtest"]
+    arguments += ["tune.steps=30", "tune.accumulation=1", "tune.learning_rate=3e-3", "tune.evaluate_every=0"]
+    train(tmp_path, [*arguments, "wandb.mode=disabled"])
+    held_out = pd.read_csv(tmp_path / "held_out.csv")
+    shares = held_out[held_out["layer"] == 4].set_index("step")["value"]
+    if aligns:
+        assert shares[30] > shares[0] + 0.2
+    else:
+        assert abs(shares[30] - shares[0]) < 0.125

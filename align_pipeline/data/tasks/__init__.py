@@ -2,6 +2,7 @@
 
 from align_pipeline.data.tasks.belebele import Belebele
 from align_pipeline.data.tasks.choice import ChoiceTask
+from align_pipeline.data.tasks.declared import Declared
 from align_pipeline.data.tasks.flores import Flores, Translation
 from align_pipeline.data.tasks.parallel import ItemSet, Pair, ParallelTask
 from align_pipeline.data.tasks.xcopa import Xcopa
@@ -10,6 +11,7 @@ from align_pipeline.data.tasks.xstorycloze import XStoryCloze
 __all__ = [
     "Belebele",
     "ChoiceTask",
+    "Declared",
     "Flores",
     "ItemSet",
     "Pair",

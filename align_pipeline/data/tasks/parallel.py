@@ -160,7 +160,7 @@ class ParallelTask(ABC):
         Raises:
             InputError: a language asked for by name does not exist here, or no language is left.
         """
-        present = source.configs(self.dataset)
+        present = self.present(source)
         kept, lacking = [], []
         for language in languages:
             if self.config_of(language, present) is None or language.flores == ENGLISH:
@@ -195,7 +195,7 @@ class ParallelTask(ABC):
     def pairs(self, languages: Sequence[Language], source: Source) -> list[Pair]:
         """Both sides of every language, paired by id; an English side that several languages share is read once."""
         english: dict[str, ItemSet] = {}
-        present = source.configs(self.dataset)
+        present = self.present(source)
         pairs = []
         for language in languages:
             pivot, english_config = self.english_of(language)
@@ -215,6 +215,18 @@ class ParallelTask(ABC):
         """The items with complete prompts, few-shot examples included; `every` is the whole split."""
         return items
 
+    def present(self, source: Source) -> frozenset[str] | None:
+        """The configs (languages) that the source has; None if only reading them tells, as on the hub."""
+        return source.configs(self.dataset)
+
+    def rows(self, source: Source, config: str, split: str) -> list[Row]:
+        """The rows of one split; for errors see `Source.load`."""
+        return source.load(self.dataset, config, split, self.revision, self.files, self.texts)
+
+    def place(self, source: Source, config: str, split: str, row: int) -> str:
+        """Where a row is, by its number from 0, for an error."""
+        return source.place(self.dataset, config, split, row)
+
     def _read(self, source: Source, config: str, split: str) -> list[Item]:
         """All items of one split.
 
@@ -222,7 +234,7 @@ class ParallelTask(ABC):
             InputError: a column is missing, a row cannot be used, or an id appears twice.
         """
         where = f"{self.dataset} ({config}, {split})"
-        rows = source.load(self.dataset, config, split, self.revision, self.files, self.texts)
+        rows = self.rows(source, config, split)
         missing = [column for column in self.columns if column not in rows[0]]
         if missing:
             raise InputError(f"{where} has no column {missing[0]}; its columns are {', '.join(rows[0])}.")
@@ -230,13 +242,13 @@ class ParallelTask(ABC):
         for number, row in enumerate(rows):
             empty = next((column for column in self.columns if row[column] is None), None)
             if empty is not None:
-                raise InputError(f"{source.place(self.dataset, config, split, number)}: {empty} has no value.")
+                raise InputError(f"{self.place(source, config, split, number)}: {empty} has no value.")
             if self.unicode is not None:
                 row = {name: _in_form(self.unicode, value) for name, value in row.items()}
             try:
                 item = self.item(row, config)
             except ValueError as error:
-                raise InputError(f"{source.place(self.dataset, config, split, number)}: {error}") from error
+                raise InputError(f"{self.place(source, config, split, number)}: {error}") from error
             if item.id in items:
                 raise InputError(f"{where} has the id {item.id} twice; ids must be unique for items to be paired.")
             items[item.id] = item
@@ -283,6 +295,8 @@ def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
 
 
 def _in_form(form: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_in_form(form, one) for one in value]
     return unicodedata.normalize(cast(Literal["NFC"], form), value) if isinstance(value, str) else value
 
 

@@ -54,7 +54,9 @@ class Accuracy:
                 scored.add((side.language, side.pivot))
                 what = f"Scored {side.language} ({side.pivot})"
                 compute = functools.partial(self._compute, side, what)
-                yield Unit("predictions", _prompts(side), what, compute, functools.partial(self._rows, side, english))
+                rows = functools.partial(self._rows, side, english)
+                numbers = functools.partial(_accuracy, side)
+                yield Unit("predictions", _prompts(side), what, compute, rows, numbers=numbers)
 
     def _compute(self, side: ItemSet, what: str) -> dict[str, Tensor]:
         lm, total = self.job.lm, sum(len(item.continuations) for item in side.items)
@@ -164,3 +166,9 @@ def _trigrams(text: str) -> set[str]:
 
 def _jaccard(a: set[str], b: set[str]) -> float:
     return len(a & b) / len(a | b)
+
+
+def _accuracy(side: ItemSet, tensors: dict[str, Tensor]) -> dict[str, float]:
+    """A side's accuracy, while the job runs."""
+    right = [prediction(p.loglikelihoods) == p.gold for p in from_tensors(side.items, tensors)]
+    return {f"accuracy_so_far/{side.language}": sum(right) / len(right)}

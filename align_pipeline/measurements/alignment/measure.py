@@ -76,7 +76,9 @@ class Alignment:
             what, compute = f"Embedded {pair.language.language}", functools.partial(self._compute, pair)
             rows = functools.partial(self._rows, pair)
             others = {"baselines": functools.partial(self._baselines, pair)}
-            yield Unit("similarities, chance", _texts(pair), what, compute, rows, is_prompted=False, others=others)
+            curves = functools.partial(self._curves, pair)
+            kind = "similarities, chance"
+            yield Unit(kind, _texts(pair), what, compute, rows, is_prompted=False, others=others, curves=curves)
 
     def _compute(self, pair: Pair) -> dict[str, Tensor]:
         lm, budget, pivot = self.job.lm, self.job.config.batch_tokens, pair.english.pivot
@@ -99,6 +101,12 @@ class Alignment:
             margin = metric.margin(chosen).cpu().numpy()
             values = {"value": (margin > 0).astype(np.int8).ravel(), "margin": margin.ravel()}
             yield self._columns(pair, name, metric.pooling) | values
+
+    def _curves(self, pair: Pair, tensors: dict[str, Tensor]) -> list[Curve]:
+        asked = layers(self.job.config, self.job.num_layers)
+        every = Similarities.from_tensors(tensors).at(asked)
+        shares = {name: (metric.margin(every) > 0).double().mean(dim=1) for name, metric in self.metrics.items()}
+        return [Curve(name, pair.language.language, asked, share.tolist()) for name, share in shares.items()]
 
     def _columns(self, pair: Pair, metric: str, pooling: str) -> Columns:
         """The key columns of both tables, layer by layer and item by item."""

@@ -65,8 +65,8 @@ class Representations:
         """One unit per language, with all measures and layers, whichever are reported."""
         for pair in self.job.pairs:
             what, compute = f"Compared states of {pair.language.language}", functools.partial(self._compute, pair)
-            rows = functools.partial(self._rows, pair)
-            yield Unit("representations", _texts(pair), what, compute, rows, is_prompted=False)
+            rows, lines = functools.partial(self._rows, pair), functools.partial(self._curves, pair)
+            yield Unit("representations", _texts(pair), what, compute, rows, is_prompted=False, curves=lines)
 
     def _compute(self, pair: Pair) -> dict[str, Tensor]:
         pivot, other = pair.english.pivot, pair.language.by_id()
@@ -108,6 +108,9 @@ class Representations:
                     "chance": chance[p, shown, MEASURES.index(measure)],
                     "n": np.full(len(shown), len(pair.ids), dtype=np.int32),
                 }
+
+    def _curves(self, pair: Pair, tensors: dict[str, Tensor]) -> list[Curve]:
+        return list(_curves(pd.concat([pd.DataFrame(part) for part in self._rows(pair, tensors)])))
 
     def tell(self) -> Told:
         """See `Measurement`."""

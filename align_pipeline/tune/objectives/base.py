@@ -21,6 +21,7 @@ class Batch:
         english, other: sentences; those of one index are translations of each other.
         names: English name of each pair's other language.
         examples: the task's English examples; empty without a task.
+        seed: of the training, for what an objective draws.
     """
 
     number: int
@@ -28,10 +29,15 @@ class Batch:
     other: Sequence[str]
     names: Sequence[str]
     examples: Sequence[Item] = ()
+    seed: int = 0
 
 
 class Objective(Protocol):
-    """A loss of one micro-batch."""
+    """A loss of one micro-batch.
+
+    A class that reads `Batch.examples` sets ``uses_examples: ClassVar[bool] = True``, so that a training with other
+    examples is another training.
+    """
 
     weight: float
     """Factor of the loss."""

@@ -35,7 +35,7 @@ def pooled(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
     """[B, T, D] and bool [B, T] -> [B, D]: mean over all tokens, BOS included, or the last token."""
     if pooling == "last":
         return states[torch.arange(len(states), device=states.device), mask.sum(dim=1) - 1]
-    weights = mask.unsqueeze(-1).to(states.dtype)
+    weights = mask.unsqueeze(-1).to(torch.promote_types(states.dtype, torch.float32))  # not a sum in bfloat16
     return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
 
@@ -59,11 +59,21 @@ class Contrastive:
             raise InputError(f"pooling={self.pooling} does not exist; available: {', '.join(POOLINGS)}.")
         if not self.temperature > 0:
             raise InputError(f"temperature={self.temperature} is too small; use more than 0.")
+        given = () if isinstance(self.layers, (str, int, float)) else self.layers
+        if not given or not all(isinstance(one, int) or 0 < one < 1 for one in given):
+            raise InputError(
+                f"layers={self.layers} is not a list of layers; use shares of the depth between 0 and 1, or whole "
+                "numbers, such as [0.5] or [16] or [-1]."
+            )
 
     def loss(self, trainee: Trainee, batch: Batch) -> Tensor:
         """See `Objective`; both sides are run in one pass."""
         layers = [trainee.layer(given) for given in self.layers]
         count = len(batch.english)
+        if count < 2:
+            raise InputError(
+                "A contrastive loss has no negatives in a micro-batch of 1; use tune.micro_batch=2 or more."
+            )
         states, mask = trainee.states(trainee.encode([*batch.english, *batch.other]), layers)
         sames = [torch.tensor([[a == b for b in side] for a in side]) for side in (batch.english, batch.other)]
         losses = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -49,27 +50,28 @@ class Translations:
             (source, given), (target, wanted) = sides[::-1] if into else sides
             prompts.append(f"{source}: {given}\n{target}:")
             texts.append(f"{prompts[-1]} {wanted}")
-        starts = [len(tokens) for tokens in trainee.encode(prompts)]
-        return trainee.next_token_loss(trainee.encode(texts), starts)
+        starts = [len(tokens) for tokens in trainee.encode(prompts, 2)]
+        return trainee.next_token_loss(trainee.encode(texts, 2), starts)
 
 
 @dataclass(frozen=True)
 class Answers:
     """Predict the right answer of the task's English examples, which are not part of its evaluated items."""
 
+    uses_examples: ClassVar[bool] = True
     weight: float = 1.0
     """Factor of the loss."""
     max_length: int = 1024
     """Prompts with passages are longer than sentences; the beginning of a longer one is cut off."""
 
     def loss(self, trainee: Trainee, batch: Batch) -> Tensor:
-        """See `Objective`; as many examples as the batch has pairs, drawn by the micro-batch's number."""
+        """See `Objective`; as many examples as the batch has pairs, drawn by seed and number."""
         if not batch.examples:
             raise InputError(
                 "The objective Answers needs a task that has English examples outside its evaluated items: task=xcopa "
                 "or task=xstorycloze."
             )
-        drawn = random.Random(batch.number).choices(batch.examples, k=len(batch.english))
+        drawn = random.Random(f"{batch.seed}/answers/{batch.number}").choices(batch.examples, k=len(batch.english))
         texts, starts = [], []
         prompts = trainee.lm.encode([item.prompt for item in drawn])
         wholes = trainee.lm.encode([item.prompt + item.continuations[item.gold] for item in drawn])

@@ -1,0 +1,171 @@
+"""Reports of some models, tasks and languages, and with other names of models."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_report import save
+from test_tuning_report import tables, text_of, tuned, write
+
+from align_pipeline.data.items import ENGLISH
+from align_pipeline.errors import InputError
+from align_pipeline.page.part import Part
+from align_pipeline.report import read, report, results, select
+from align_pipeline.report.select import Choice
+
+MODELS = ("gemma3-270m", "org/big:v2")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models and a tuned version of one on XCOPA, in four languages with a pivot each; one model on two tasks."""
+    folder = tmp_path_factory.mktemp("select")
+    for i, model in enumerate(MODELS):
+        write(folder / f"{i}", model, tables(model, 0, 0, i), None)
+    model = f"{MODELS[0]}+x-seed0"
+    write(folder / "tuned", model, tables(model, 0.1, 0.1, 2), tuned("x", "treatment", 0))
+    other = [table.assign(task="xstorycloze") for table in tables(MODELS[0], 0, 0, 3)]
+    save(folder / "other", *other)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def everything(runs: Path) -> read.Tables:
+    return read.read([runs])
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Part, "draw", lambda *_: "")
+
+
+@pytest.mark.parametrize(
+    ("choice", "kept", "says"),
+    [
+        (Choice(), {}, ""),
+        (Choice(models=MODELS[:1]), {"model": {MODELS[0]}}, "Left out: 2 models."),
+        (Choice(tasks=("xstorycloze",)), {"task": {"xstorycloze"}}, "Left out: 2 models, 1 task."),
+        (
+            Choice(tasks=("xcopa",), languages=("swh", "tam_Taml")),
+            {"task": {"xcopa"}, "language": {"swh_Latn", "tam_Taml"}},
+            "Left out: 1 task, 2 languages.",
+        ),
+        (Choice(languages=("swh", "tur", "tam", "est_Latn")), {}, ""),
+    ],
+)
+def test_the_rows_of_the_names_are_kept(
+    choice: Choice, kept: dict[str, set[str]], says: str, everything: read.Tables
+) -> None:
+    found = select.choose(everything, choice)
+    assert found.left_out == says
+    for name in ("alignment", "predictions"):
+        table, chosen = getattr(everything, name), getattr(found, name)
+        mask = pd.Series(True, table.index)
+        for column, names in kept.items():
+            own = table[column].isin(names)
+            if column == "language":  # English stays for the pivots of these languages
+                pivots = {f"translation-{code[:2]}" for code in names}
+                own |= (table["language"] == ENGLISH) & table["pivot"].isin(pivots)
+            mask &= own
+        assert len(chosen) > 0
+        texts = dict.fromkeys(("model", "task", "language", "pivot", "item_id"), str)
+        expected = table[mask].reset_index(drop=True)
+        pd.testing.assert_frame_equal(chosen.astype(texts), expected.astype(texts), check_categorical=False)
+    names = set(found.predictions["model"])
+    assert {summary["model"] for summary in found.summaries} == {s["model"] for s in everything.summaries} & names
+
+
+def test_another_task_still_says_how_many_layers_there_are(everything: read.Tables) -> None:
+    full = tuple({**s, "data": {"dataset": "d", "source": "s"}} for s in everything.summaries)
+    found = select.choose(replace(everything, summaries=full), Choice(tasks=("xstorycloze",)))
+    assert results.last_layers(found.summaries) == {MODELS[0]: 4}
+    assert [s["data"] for s in found.summaries] == [None]
+    found = select.choose(replace(everything, summaries=full), Choice(tasks=("xcopa",)))
+    assert all(s["data"] for s in found.summaries)
+
+
+def test_a_report_of_a_part_is_that_of_its_folders(runs: Path, everything: read.Tables) -> None:
+    apart = results.analyse(read.read([runs / "1"]))
+    chosen = results.analyse(select.choose(everything, Choice(models=(MODELS[1],))))
+    for name in results.FILES:
+        pd.testing.assert_frame_equal(getattr(chosen, name), getattr(apart, name))
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        (
+            Choice(models=("gemma",)),
+            "There is no model 'gemma'; available: gemma3-270m, gemma3-270m+x-seed0, org/big:v2.",
+        ),
+        (Choice(tasks=("belebele",)), "There is no task 'belebele'; available: xcopa, xstorycloze."),
+        (Choice(languages=("deu",)), "There is no language 'deu'; available: est_Latn, swh_Latn, tam_Taml, tur_Latn."),
+        (Choice(languages=(ENGLISH,)), f"There is no language '{ENGLISH}'; available: est_Latn"),
+        (
+            Choice(models=(MODELS[1],), tasks=("xstorycloze",)),
+            "There is no row of models=org/big:v2 with the task 'xstorycloze'; available: xcopa.",
+        ),
+    ],
+)
+def test_a_name_that_matches_nothing_is_told_what_there_is(choice: Choice, says: str, everything: read.Tables) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        select.choose(everything, choice)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("big:Big", "There is no model 'big'; available: gemma3-270m"),
+        ("gemma3-270m", "labels=gemma3-270m gives no label; use labels=<model>:<label>."),
+        ("org/big:v2", "There is no model 'org/big'; available: org/big:v2"),
+        ("org/big:v2:", "labels=org/big:v2: gives no label"),
+        ("gemma3-270m:org/big:v2", "Two models would be called 'org/big:v2'; give each its own label."),
+    ],
+)
+def test_labels_that_do_not_fit_are_told_so(given: str, says: str, everything: read.Tables) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        select.labels_of((given,), everything)
+
+
+def test_labels_change_names_and_no_number(everything: read.Tables) -> None:
+    labels = select.labels_of(("gemma3-270m:A: base", "org/big:v2:B"), everything)
+    assert labels == {"gemma3-270m": "A: base", "org/big:v2": "B"}
+    before = results.analyse(everything)
+    after = select.labelled(before, labels)
+    for name in results.FILES:
+        old, new = getattr(before, name), getattr(after, name)
+        assert not set(labels) & set(new["model"])
+        pd.testing.assert_frame_equal(new.drop(columns="model"), old.drop(columns="model"))
+        assert new["model"].tolist() == [labels.get(str(model), model) for model in old["model"]]
+    assert len(after.tuning) > 0
+    assert {key[0] for key in after.study.blocks} == {"A: base", "B", "gemma3-270m+x-seed0"}
+    assert after.notes[0] == "Labels: A: base is gemma3-270m, B is org/big:v2."
+    assert not any("tuned version" in note for note in after.notes)
+    assert select.labelled(before, {}) is before
+
+
+def test_the_command_says_what_it_left_out(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [f"runs={runs}", f"out={tmp_path}", "models=gemma3-270m", "models=org/big:v2", "tasks=xcopa"]
+    report.main([*asked, "languages=swh, tur,tam", "labels=gemma3-270m:Gemma,org/big:v2:Big one"])
+    told = "Left out: 1 model, 1 task, 1 language."
+    assert capsys.readouterr().out.splitlines() == [told, f"Report: {tmp_path / 'report.html'}"]
+    text = text_of(tmp_path / "report.html")
+    for words in (told, "Labels: Gemma is gemma3-270m, Big one is org/big:v2.", "XCOPA, Gemma", "XCOPA, Big one"):
+        assert words in text
+    assert "est_Latn" not in text
+    groups = pd.read_csv(tmp_path / "groups.csv")
+    assert set(groups["model"]) == {"Gemma", "Big one"}
+    assert set(groups["language"]) == {"swh_Latn", "tur_Latn", "tam_Taml"}
+
+
+def test_without_a_choice_nothing_is_said(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report.main([f"runs={runs / '1'}", f"out={tmp_path}"])
+    assert capsys.readouterr().out == f"Report: {tmp_path / 'report.html'}\n"
+    assert "Left out" not in text_of(tmp_path / "report.html")
+    with pytest.raises(SystemExit) as stopped:
+        report.main([f"runs={runs}", f"out={tmp_path}", "models=a,,b"])
+    assert str(stopped.value.code) == "Error: models=a,,b has an empty name; separate names by one comma each."
