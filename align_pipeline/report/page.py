@@ -19,6 +19,7 @@ from align_pipeline.page.numbers import layer_range, task_name
 from align_pipeline.page.part import Part
 from align_pipeline.page.template import render as fill
 from align_pipeline.report import tuning
+from align_pipeline.report.methods import paragraph
 from align_pipeline.report.results import Results
 
 
@@ -57,6 +58,7 @@ def render(results: Results, files: Mapping[str, str], failed: Sequence[str], pl
             for part in parts
         ],
         files=files,
+        methods=re.sub(r" \\citep\{([^}]*)\}", r" (\1)", paragraph(results.tables.summaries)),
     )
 
 

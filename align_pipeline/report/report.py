@@ -16,7 +16,8 @@ from align_pipeline.errors import InputError
 from align_pipeline.measurements import sections
 from align_pipeline.measurements.translation import statistics as translation_analysis
 from align_pipeline.report.arguments import Arguments, command
-from align_pipeline.report.page import render
+from align_pipeline.report.methods import bibliography, paragraph
+from align_pipeline.report.page import headlines, render
 from align_pipeline.report.read import read
 from align_pipeline.report.results import FILES, Results, analyse
 from align_pipeline.report.select import Choice, choose, labelled, labels_of
@@ -84,6 +85,10 @@ def _write_all(results: Results, folder: Path, failed: Sequence[str]) -> None:
         if section.csv and len(results.tables.added[section.table]):
             results.tables.added[section.table].to_csv(folder / f"{section.table}.csv", index=False)
             files[section.table] = section.csv
+    text = paragraph(results.tables.summaries)
+    if text:
+        (folder / "methods.tex").write_text(text + "\n", encoding="utf-8")
+        (folder / "references.bib").write_text(bibliography(text), encoding="utf-8")
     (folder / "plots").mkdir()
     page = render(results, files, failed, folder / "plots")
     (folder / "report.html").write_text(page, encoding="utf-8")
@@ -104,4 +109,7 @@ def _run(given: Sequence[str]) -> None:
     if tables.left_out:
         print(tables.left_out)
     labels = labels_of(choice.labels, tables)
-    print(f"Report: {save(labelled(analyse(tables, seed), labels), out)}")
+    page = save(labelled(analyse(tables, seed), labels), out)
+    for finding in headlines(page.read_text(encoding="utf-8")):
+        print(f"- {finding}")
+    print(f"Report: {page}")

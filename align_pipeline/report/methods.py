@@ -1,0 +1,109 @@
+"""A paragraph on methods for a paper, with citations, from what the runs recorded of themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from align_pipeline.page.numbers import task_name
+
+_BIB = Path(__file__).with_name("references.bib")
+_TASKS = {
+    "belebele": "bandarkar2024belebele",
+    "xcopa": "ponti2020xcopa",
+    "xstorycloze": "lin2022xglm",
+    "flores": "nllb2022",
+}
+_METRICS = {"dali": "DALI", "dali_strong": "DALI_S", "mexa_t": "MEXA_T", "mexa": "MEXA"}
+
+
+def paragraph(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """The paragraph in plain text with ``\\citep{key}``; "" if no run recorded its config.
+
+    Args:
+        summaries: contents of ``summary.json``, one per run.
+    """
+    known = [one for one in summaries if isinstance(one.get("config"), Mapping) and one["config"].get("model")]
+    return " ".join(_sentences(known)) if known else ""
+
+
+def bibliography(text: str) -> str:
+    """The BibTeX entries that a text cites, in the order of the file."""
+    cited = {key for keys in re.findall(r"\\citep\{([^}]*)\}", text) for key in keys.split(",")}
+    entries = re.split(r"(?m)^(?=@)", _BIB.read_text(encoding="utf-8"))
+    return "".join(entry for entry in entries if entry and re.match(r"@\w+\{([^,]+),", entry)[1] in cited)  # type: ignore[index]
+
+
+def _sentences(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    models = dict.fromkeys(_model(run) for run in runs)
+    yield f"We ran {_listed(list(models))} with align_pipeline {_version(runs, 'align_pipeline')}."
+    for task in dict.fromkeys(run["task"] for run in runs):
+        yield _task([run for run in runs if run["task"] == task])
+    metrics = list(dict.fromkeys(name for run in runs for name in run["config"].get("metrics") or {}))
+    if metrics:
+        names = _listed([_METRICS.get(name, name) for name in metrics])
+        cited = ["ravisankar2026map"] if {"dali", "dali_strong", "mexa_t"} & set(metrics) else []
+        cited += ["kargaran2024mexa"] if {"mexa", "mexa_t"} & set(metrics) else []
+        yield (
+            f"Alignment with English was measured by {names}{_cite(cited)} at every hidden state, the state after the "
+            "final norm being left out of maxima, and compared with that of mismatched items."
+        )
+        yield (
+            "Tests over items permute whole clusters of dependent items, and p values over layers are adjusted by "
+            f"max-T{_cite(['westfall1993resampling'])}; p values over questions and languages by Holm's method."
+        )
+    tuned = list(dict.fromkeys(_tuned(run["tuned"]) for run in runs if run.get("tuned")))
+    if tuned:
+        yield f"Tuned models: {'; '.join(tuned)}."
+    versions = _listed([f"{name} {_version(runs, name)}" for name in ("torch", "transformers", "datasets")])
+    yield f"Software: {versions}{_cite(['wolf2020transformers'])}."
+
+
+def _model(run: Mapping[str, Any]) -> str:
+    config = run["config"]["model"]
+    named = Path(str(config["path"])).name if str(config["path"]).startswith(("/", ".", "~")) else config["path"]
+    revision = f", revision {config['revision']}" if config.get("revision") else ""
+    chat = ", chat template" if config.get("chat_template") else ""
+    return f"{run['model']} ({named}{revision}, {config['dtype']}{chat})"
+
+
+def _task(runs: Sequence[Mapping[str, Any]]) -> str:
+    config, data = runs[0]["config"]["task"], runs[0]["data"]
+    name = runs[0]["task"]
+    languages = {row["language"] for run in runs for row in run["languages"]}
+    counts = sorted({row["n"] for run in runs for row in run["languages"]})
+    items = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    shots = _listed([f"{k}-shot" for k in sorted({run["config"]["task"].get("num_fewshot", 0) for run in runs})])
+    revision = f", revision {data['revision']}" if data.get("revision") else ""
+    cited = _cite([_TASKS[name]] if name in _TASKS else [])
+    how = (
+        f"translated greedily and scored with sacrebleu{_cite(['post2018sacrebleu'])}"
+        if name == "flores"
+        else f"answered by the option of the highest summed log-likelihood{_cite(['gao2024harness'])}"
+    )
+    count = len(languages)
+    return (
+        f"{task_name(name)}{cited} ({data.get('dataset')}, split {config.get('split')}{revision}) was used in {count} "
+        f"language{'s' if count != 1 else ''} and English with {items} items per language, {shots}, {how}."
+    )
+
+
+def _tuned(tuned: Mapping[str, Any]) -> str:
+    how = f"{tuned['role']}, {tuned['method']}, {tuned['steps']} steps"
+    data = f"{tuned['pairs']} sentence pairs of {tuned['data']} in {_listed(list(tuned['languages']))}"
+    return f"{tuned['preset']} ({how}, {data})"
+
+
+def _version(runs: Sequence[Mapping[str, Any]], name: str) -> str:
+    found = sorted({str((run.get("versions") or {}).get(name, "?")) for run in runs})
+    return " and ".join(found)
+
+
+def _cite(keys: Sequence[str]) -> str:
+    return rf" \citep{{{','.join(keys)}}}" if keys else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

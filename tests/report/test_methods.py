@@ -1,0 +1,78 @@
+"""The paragraph for a paper: what the runs recorded, each citation with its entry, no folder of the machine."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+
+from align_pipeline.report.methods import bibliography, paragraph
+
+
+def summary(model: str = "gemma", task: str = "xcopa", **changes: Any) -> dict[str, Any]:
+    config = {"path": "/home/me/models/gemma-3", "revision": None, "dtype": "float32", "chat_template": False}
+    made = {
+        "model": model,
+        "task": task,
+        "languages": [{"language": "swh_Latn", "n": 250}, {"language": "ind_Latn", "n": 240}],
+        "data": {"dataset": "cambridgeltl/xcopa", "revision": None, "split": "test"},
+        "versions": {"align_pipeline": "0.1.0", "torch": "2.15.0", "transformers": "5.23.0", "datasets": "5.2.0"},
+        "config": {
+            "model": config,
+            "task": {"split": "test", "num_fewshot": 0},
+            "metrics": {"dali": {}, "mexa_t": {}},
+        },
+    }
+    return {**copy.deepcopy(made), **changes}
+
+
+def test_it_says_what_the_runs_recorded() -> None:
+    text = paragraph([summary(), summary(model="llama", task="belebele")])
+    for words in (
+        "gemma (gemma-3, float32)",
+        "align_pipeline 0.1.0",
+        "cambridgeltl/xcopa, split test",
+        "in 2 languages and English with 240 to 250 items per language, 0-shot",
+        r"\citep{ponti2020xcopa}",
+        r"\citep{bandarkar2024belebele}",
+        r"DALI and MEXA_T \citep{ravisankar2026map,kargaran2024mexa}",
+        "torch 2.15.0, transformers 5.23.0 and datasets 5.2.0",
+    ):
+        assert words in text, words
+    assert "/home/me" not in text
+
+
+def test_a_hub_model_has_its_id_and_revision() -> None:
+    one = summary()
+    one["config"]["model"] |= {"path": "google/gemma-3-270m", "revision": "abc", "chat_template": True}
+    assert "gemma (google/gemma-3-270m, revision abc, float32, chat template)" in paragraph([one])
+
+
+def test_different_shots_and_versions_are_all_named() -> None:
+    five = summary()
+    five["config"]["task"]["num_fewshot"] = 5
+    five["versions"]["torch"] = "2.14.0"
+    text = paragraph([summary(), five])
+    assert "0-shot and 5-shot" in text
+    assert "torch 2.14.0 and 2.15.0" in text
+
+
+def test_tuned_models_are_described() -> None:
+    told = {"preset": "midalign", "role": "treatment", "method": "lora", "steps": 40, "pairs": 100}
+    told |= {"data": "FLORES+ dev", "languages": ["swh_Latn"], "seed": 0}
+    text = paragraph([summary(), summary(tuned=told), summary(tuned=told | {"seed": 1})])
+    assert text.count("midalign (treatment, lora, 40 steps, 100 sentence pairs of FLORES+ dev in swh_Latn)") == 1
+
+
+@pytest.mark.parametrize("task", ["belebele", "xcopa", "xstorycloze", "flores", "choice"])
+def test_every_citation_has_one_entry_and_no_entry_is_idle(task: str) -> None:
+    text = paragraph([summary(task=task)])
+    cited = {key for keys in re.findall(r"\\citep\{([^}]*)\}", text) for key in keys.split(",")}
+    entries = re.findall(r"@\w+\{([^,]+),", bibliography(text))
+    assert sorted(entries) == sorted(cited)
+
+
+def test_runs_without_a_record_have_no_paragraph() -> None:
+    assert paragraph([]) == paragraph([{"model": "m"}]) == ""
