@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from align_pipeline.tune.batches import split
 from align_pipeline.tune.checkpoint import Progress
 from align_pipeline.tune.held_out import HeldOut
 from align_pipeline.tune.loop import Training
+from align_pipeline.tune.objectives import Contrastive, Objective
 from align_pipeline.tune.passes import Trainee
 
 log = logging.getLogger(__name__)
@@ -133,7 +135,7 @@ def _tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Pa
             _write(saved, lm, folder, base, kept, prints, progress)
             run.summarise({key: value for key, value in record.items() if isinstance(value, (int, str))})
     if distributed.is_main():
-        _tell(folder, progress, str(model["name"]))
+        _tell(folder, progress, str(model["name"]), config.tune, objectives)
     return folder
 
 
@@ -260,12 +262,22 @@ def _write(
     checkpoint.remove(folder)
 
 
-def _tell(folder: Path, progress: Progress, name: str) -> None:
+def _tell(folder: Path, progress: Progress, name: str, tune: TuneConfig, objectives: Mapping[str, Objective]) -> None:
     """Say on the console what changed, and how to evaluate the model."""
     rows = pd.DataFrame(progress.held_out)
     best = rows.groupby(["metric", "language", "step"])["value"].max().unstack("step")
     for keys, values in zip(best.index, best.to_numpy(), strict=True):
         said = "%s, %s: %.2f before, %.2f after (share of aligned held-out sentences or items, highest of all layers)."
         log.info(said, keys[1], METRICS.get(keys[0], keys[0]), values[0], values[-1])
+    guessing = math.log(tune.micro_batch)
+    losses = pd.DataFrame(progress.losses)
+    for objective in (key for key, one in objectives.items() if isinstance(one, Contrastive)):
+        last = losses.loc[losses["objective"] == objective, "loss"].tail(max(10, tune.steps // 5)).mean()
+        if last > 0.97 * guessing:
+            log.warning(
+                "The contrastive loss '%s' has not left that of guessing (%.3f at the end, log %d = %.3f): nothing was "
+                "aligned. Where a model's states are nearly parallel, set tune.objectives.%s.centered=true.",
+                *(objective, last, tune.micro_batch, guessing, objective),
+            )
     log.info("Tuned model, losses and figures: %s", folder)
     log.info("Evaluate %s: python -m align_pipeline.run model=tuned model.tuned=%s task=... lang=...", name, folder)

@@ -39,6 +39,13 @@ def pooled(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
     return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
 
+def _centered(vectors: Tensor, names: Sequence[str]) -> Tensor:
+    """[B, D] minus the mean over the vectors of the same name."""
+    same = torch.tensor([[float(a == b) for b in names] for a in names], device=vectors.device)
+    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    return wide - (same / same.sum(dim=1, keepdim=True)).to(wide.dtype) @ wide
+
+
 @dataclass(frozen=True)
 class Contrastive:
     """`info_nce` in the micro-batch: the other language's sentence must find its English one among all of them."""
@@ -51,6 +58,9 @@ class Contrastive:
     """t."""
     both_ways: bool = False
     """Also let English find the other language's sentence, and average both."""
+    centered: bool = False
+    """Take each language's mean in the micro-batch away first: where all states are nearly parallel (Gemma 3), raw
+    cosines differ by too little to learn from."""
     weight: float = 1.0
     """Factor of the loss."""
 
@@ -80,6 +90,8 @@ class Contrastive:
         for layer in layers:
             vectors = pooled(states[layer], mask, self.pooling)
             english, x = vectors[:count], vectors[count:]
+            if self.centered:
+                english, x = _centered(english, ["English"] * count), _centered(x, batch.names)
             losses.append(info_nce(x, english, self.temperature, sames[0]))
             if self.both_ways:
                 losses.append(info_nce(english, x, self.temperature, sames[1]))
