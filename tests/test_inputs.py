@@ -362,7 +362,7 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
         (["experiment=paper_belebel"], "There is no experiment 'paper_belebel'; available: paper_belebele, "),
         (["task=belebele", "task.pivot=fra_Latn"], "task.pivot=fra_Latn is French; the pivot must be English"),
         (["+languages.ind.pivots.belebele=deu_Latn", "task=belebele", "lang=ind"], "deu_Latn is German"),
-        (["limit=3"], "There is no key 'limit'; did you mean task.limit?"),
+        (["limit=3"], "There is no key 'limit'; did you mean patch.pairs.limit or task.limit?"),
         (["num_fewshot=3"], "There is no key 'num_fewshot'; did you mean task.num_fewshot?"),
         (["model=custom"], "model.path is not set; set it with model.path=<hub id or folder>."),
         (["model=custom", "model.path=/tmp/a=b"], "quote a value with special characters: 'model.path=\"/tmp/a=b\"'"),
@@ -387,7 +387,7 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
         (["model.attention=flash_attention_2"], "model.attention=flash_attention_2 needs the package flash-attn"),
         (["data=/nowhere"], "The data folder '/nowhere' does not exist"),
         (["+task_limit=5"], "There is no key 'task_limit'; available: task.limit, "),
-        (["+limit=5"], "There is no key 'limit'; did you mean task.limit?"),
+        (["+limit=5"], "There is no key 'limit'; did you mean patch.pairs.limit or task.limit?"),
         (["+model.devise=cpu"], "There is no key 'model.devise'; available: model.device, "),
         (["+languages.swh.pivot=x"], "There is no key 'languages.swh.pivot'; did you mean task.pivot?"),
         (

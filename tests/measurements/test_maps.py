@@ -616,7 +616,7 @@ def test_sentences_of_the_evaluated_items_are_refused_unless_allowed(
     lines = [f"english\tother\nA farmer reads a long book.\t{items[0].premise.splitlines()[0]}"]
     lines += [f"{row['text']}\t{other['text']}" for row, other in zip(sentences("a"), sentences("b"), strict=True)]
     (tmp_path / "swh_Latn.tsv").write_text("\n".join(lines) + "\n")
-    keys = ["lang=swh", "patch.conditions=[shift,self]", f"patch.pairs.source='{tmp_path}/{{lang}}.tsv'"]
+    keys = ["lang=swh", "patch.conditions=[shift,self]", f"patch.pairs.source='{tmp_path}/LANG.tsv'"]
     with pytest.raises(InputError, match="1 of the sentences that the map of Swahili has learnt from occur in the eva"):
         run_job(tmp_path / "one", *base, *keys)
     with caplog.at_level("WARNING"):
