@@ -184,12 +184,13 @@ def records_of(path: Path) -> Iterator[bytes]:
 
 def logged(folder: Path) -> dict[str, Any]:
     """What an offline run of W&B holds: history rows, summary, config, tags, files and artifacts."""
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     found: dict[str, Any] = {}
     until = time.monotonic() + 60
     while not found.get("ended"):  # W&B's own process may still be writing when the machine is busy
         assert time.monotonic() < until, "W&B has not written the end of its run."
-        found = contents(path)
+        paths = list(folder.glob("wandb/offline-run-*/run-*.wandb"))
+        assert len(paths) <= 1
+        found = contents(paths[0]) if paths else {}
     return found
 
 
