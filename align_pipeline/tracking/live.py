@@ -52,6 +52,8 @@ class Live:
             for group in tracking.GROUPS:
                 self._run.define_metric(f"{group}/*", step_metric="layer")
         except Exception as error:
+            with contextlib.suppress(Exception):
+                self._run.finish(exit_code=1)
             self._run = None
             tracking.complain(self.config, error, f"nothing is logged; {_KEPT}")
 
@@ -77,6 +79,8 @@ class Live:
         try:
             do(self._run)
         except Exception as error:
+            with contextlib.suppress(Exception):  # left open, it would swallow the next job's run in this process
+                self._run.finish(exit_code=1)
             self._run = None
             if self.config.required:
                 self.failure = error

@@ -14,7 +14,7 @@ from align_pipeline.engine.forward import loglikelihoods
 from align_pipeline.engine.model import wrap
 from align_pipeline.errors import InputError
 from align_pipeline.tune import passes
-from align_pipeline.tune.objectives import Answers, Batch, Contrastive, Sentences, Translations
+from align_pipeline.tune.objectives import Answers, Batch, Contrastive, Sentences, Translations, contrastive
 from align_pipeline.tune.objectives.contrastive import info_nce, pooled
 from align_pipeline.tune.passes import Trainee
 
@@ -207,3 +207,25 @@ def test_layers_by_share_number_and_from_the_end() -> None:
 def test_bad_settings(make: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         make()
+
+
+def test_a_centred_contrast_ignores_what_all_sentences_of_a_language_share() -> None:
+    """A large constant hides all differences from raw cosines; without each language's mean they are back."""
+    generator = torch.Generator().manual_seed(3)
+    english = torch.randn(6, 5, generator=generator)
+    names = ["Swahili"] * 3 + ["Spanish"] * 3
+    x = english + 0.1 * torch.randn(6, 5, generator=generator)
+    expected = x - torch.stack([x[:3].mean(0)] * 3 + [x[3:].mean(0)] * 3)
+    offsets = torch.stack([torch.full((5,), 30.0)] * 3 + [torch.full((5,), -20.0)] * 3)
+    assert torch.allclose(contrastive._centered(x, names), expected, atol=1e-6)
+    assert torch.allclose(contrastive._centered(x + offsets, names), expected, atol=1e-4)
+    subject = trainee()
+    batch = Batch(0, ENGLISH, OTHER, ["a", "a", "a", "a"])
+    same = torch.tensor([[a == b for b in ENGLISH] for a in ENGLISH])
+    sides = []
+    for texts in (ENGLISH, OTHER):
+        states, mask = subject.states(subject.encode(texts), [2])
+        vectors = contrastive.pooled(states[2], mask, "last")
+        sides.append(vectors - vectors.mean(0))
+    found = Contrastive([2], "last", 0.2, centered=True).loss(subject, batch)
+    assert found.item() == pytest.approx(info_nce(sides[1], sides[0], 0.2, same).item(), rel=1e-4)
