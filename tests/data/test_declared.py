@@ -123,6 +123,29 @@ def test_bad_rows_are_named_by_file_and_line(change: dict[str, Any], sentence: s
 
 
 @pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        ("['red', 'blue']", None),
+        ("red, blue", r"eng_Latn.csv, row 1 below the header: doc_to_choice gives 'red, blue', which is no list"),
+        ("42", "doc_to_choice gives 42, which is no list such as"),
+        ("", "doc_to_choice gives '', which is no list such as"),
+    ],
+)
+def test_a_column_of_text_is_read_as_a_list(choices: str, sentence: str | None, tmp_path: Path) -> None:
+    for code in ("eng_Latn", "swh_Latn"):
+        with (tmp_path / f"{code}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([["id", "question", "choices", "answer"], ["q0", "Which?", choices, "blue"]])
+    task = instantiate(compose("task=choice", f"task.files={tmp_path}/LANG.csv").task)
+    if sentence is None:
+        [pair] = task.pairs([SWH], Source("embedded"))
+        [item] = pair.language.items
+        assert (item.continuations, item.gold) == ((" red", " blue"), 1)
+    else:
+        with pytest.raises(InputError, match=sentence):
+            task.pairs([SWH], Source("embedded"))
+
+
+@pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
         ([], "choice needs either task.dataset=<hub id> or task.files=<files with LANG"),

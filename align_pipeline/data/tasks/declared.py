@@ -7,6 +7,7 @@ item's versions, the texts that are compared, and what several items share.
 from __future__ import annotations
 
 import ast
+import contextlib
 import csv
 import functools
 import re
@@ -204,8 +205,7 @@ class Declared(ChoiceTask):
 
     def _choices(self, key: str, given: Any, row: Row) -> list[str]:
         if isinstance(given, str):
-            value = row[given] if given in row else ast.literal_eval(self._filled(key, given, row))
-            found = list(value.values()) if isinstance(value, dict) else list(value)
+            found = _list(key, row[given] if given in row else self._filled(key, given, row))
         else:
             found = list(given)
             if self.choices_are_templates or key == "answers":
@@ -226,6 +226,22 @@ class Declared(ChoiceTask):
             return list(choices).index(target)
         known = names or [str(self.first_target + k) for k in range(len(choices))]
         raise ValueError(f"the right answer is '{target}', which is none of {', '.join(known)} and no option's text.")
+
+
+def _list(key: str, value: Any) -> list[Any]:
+    """The options in a list, in a mapping such as {"A": ...}, or in the text of one, as in a CSV file's column.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{key} gives {value!r}, which is no list such as ['yes', 'no'].")
+    return list(value)
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, Row]]:
