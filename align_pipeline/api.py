@@ -199,7 +199,13 @@ class AlignmentCallback(TrainerCallback):  # type: ignore[misc]
         self.history: list[dict[str, float]] = []
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """See transformers."""
+        """See transformers; the process that logs measures."""
+        if getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
+            raise InputError(
+                "AlignmentCallback needs the whole model in each process; use it without FSDP and DeepSpeed."
+            )
+        if not state.is_world_process_zero:
+            return
         found = study(model, measurements=("alignment",), **self.arguments)
         values: dict[str, float] = {}
         for row in found.content["languages"]:
@@ -207,9 +213,8 @@ class AlignmentCallback(TrainerCallback):  # type: ignore[misc]
                 name = f"alignment/{metric}/{row['language']}/layer_"
                 values |= {f"{name}{k}": v for k, v in zip(told["layers"], told["values"], strict=True)}
         self.history.append({"step": state.global_step, **values})
-        if state.is_world_process_zero:
-            state.log_history.append({"step": state.global_step, **values})
-            self._to_wandb(values)
+        state.log_history.append({"step": state.global_step, **values})
+        self._to_wandb(values)
 
     @staticmethod
     def _to_wandb(values: Mapping[str, float]) -> None:

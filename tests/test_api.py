@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -117,3 +118,13 @@ def test_the_callback_measures_at_each_evaluation(tmp_path: Path) -> None:
     keys = {f"alignment/dali/swh_Latn/layer_{k}" for k in range(9)}
     assert keys < set(callback.history[0])
     assert sum(keys < set(row) for row in trainer.state.log_history) == 2
+
+
+def test_the_callback_measures_in_one_process_only() -> None:
+    model, tok = tiny()
+    callback = ap.AlignmentCallback(tok, "xcopa", ["swh"], data="embedded", limit=4, metrics=["dali"])
+    other = SimpleNamespace(is_world_process_zero=False, global_step=1, log_history=[])
+    callback.on_evaluate(SimpleNamespace(), other, None, model=model)
+    assert (callback.history, other.log_history) == ([], [])
+    with pytest.raises(InputError, match="needs the whole model in each process"):
+        callback.on_evaluate(SimpleNamespace(fsdp="full_shard"), other, None, model=model)
