@@ -69,9 +69,10 @@ class Passes:
                     for columns in rows(tensors):
                         with writing(self.job.folder):
                             written[name].append(**columns)
-                self.live.curves(unit.curves(tensors))
-                if numbers := unit.numbers(tensors):
-                    self.live.log(numbers)
+                if self.live.is_open:  # curves and numbers repeat the metrics, in full, for the dashboard alone
+                    self.live.curves(unit.curves(tensors))
+                    if numbers := unit.numbers(tensors):
+                        self.live.log(numbers)
         run, computed = self._counted()
         before = self.tokens.get(one.stage, (0, 0))
         self.tokens[one.stage] = (before[0] + run - run_before, before[1] + computed - computed_before)

@@ -57,6 +57,11 @@ class Live:
             self._run = None
             tracking.complain(self.config, error, f"nothing is logged; {_KEPT}")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether what is logged goes anywhere."""
+        return self._run is not None
+
     def log(self, values: Mapping[str, float]) -> None:
         """Log numbers."""
         self.act(lambda run: run.log(dict(values)))

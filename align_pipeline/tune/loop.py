@@ -155,17 +155,20 @@ class Training:
                 sums[index] += loss.item()
                 counts[index] += 1
         tokens = distributed.total(self.trainee.tokens)  # here, because a process that failed says so at an exchange
-        for name, weight in self.weights.items():
+        for weight in self.weights.values():
             if weight.grad is None:  # above the last layer that an objective uses
                 weight.grad = torch.zeros_like(weight)
             if accelerator.num_processes > 1:
                 weight.grad = accelerator.reduce(weight.grad, "sum")
-            if name and not torch.isfinite(weight.grad).all():
-                raise InputError(
-                    f"The gradient of {name} is not finite at step {step + 1}; use a smaller tune.learning_rate, or "
-                    "model.dtype=float32."
-                )
-        nn.utils.clip_grad_norm_(list(self.weights.values()), tune.max_grad_norm)
+        gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
+        norm = nn.utils.get_total_norm(list(gradients.values()))
+        if not torch.isfinite(norm):
+            bad = next((name for name, grad in gradients.items() if not torch.isfinite(grad).all()), "all weights")
+            raise InputError(
+                f"The gradient of {bad} is not finite at step {step + 1}; use a smaller tune.learning_rate, or "
+                "model.dtype=float32."
+            )
+        nn.utils.clip_grads_with_norm_(list(self.weights.values()), tune.max_grad_norm, norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         both = torch.stack([sums, counts])
