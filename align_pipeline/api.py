@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 from transformers import TrainerCallback
 
-from align_pipeline.config import from_hydra, register
-from align_pipeline.config.paths import CONF
+from align_pipeline.config import composed, from_hydra, resolved
 from align_pipeline.engine.model import wrap
 from align_pipeline.errors import InputError, unknown
-from align_pipeline.figures.curves import curves
+from align_pipeline.figures.curves import curves, shares
 from align_pipeline.figures.style import style
 from align_pipeline.pipeline import run
 
@@ -80,10 +76,7 @@ class Results:
         metric = metric or str(known[0])
         if metric not in known:
             raise unknown("metric in these results", metric, known)
-        keys = ["model", "task", "metric", "pooling", "language", "pivot", "layer"]
-        part = items[items["metric"] == metric].groupby(keys)["value"].agg(share="mean", n="size").reset_index()
-        level = chance[(chance["metric"] == metric) & (chance["kind"] == "mismatched")]
-        part = part.merge(level.groupby(keys)["value"].mean().rename("chance").reset_index(), how="left")
+        part = shares(items[items["metric"] == metric], chance[chance["metric"] == metric])
         with style():
             return curves(part, last=self.content["num_layers"])
 
@@ -144,7 +137,9 @@ def study(
     for what, by in _ASKED.items():
         given += by[what in measurements]
     given += [f"task.limit={limit}"] if limit is not None else []
-    config, settings = _composed([*given, "wandb.mode=disabled", *overrides, "cache=null"])
+    asked = [*given, "wandb.mode=disabled", *overrides, "cache=null"]
+    made = composed(asked)
+    config, settings = from_hydra(made, asked, multirun=False), resolved(made)
     kept = tempfile.TemporaryDirectory(prefix="align_pipeline-") if folder is None else None
     place = Path(kept.name if kept else str(folder))
     place.mkdir(parents=True, exist_ok=True)
@@ -164,16 +159,6 @@ def _evaluating(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-def _composed(overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    register()
-    GlobalHydra.instance().clear()  # of a notebook's or an earlier call's
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", overrides=list(overrides))
-    settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-    assert isinstance(settings, dict)
-    return from_hydra(composed, overrides, multirun=False), {str(key): value for key, value in settings.items()}
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 
 from align_pipeline import distributed
 from align_pipeline.config.messages import one_sentence, refuse_no_names
+from align_pipeline.config.wandb import WandbConfig
 from align_pipeline.store import folders
 from align_pipeline.sweep import jobs as sweep
 from align_pipeline.tracking import logs
@@ -45,6 +46,13 @@ def working() -> Iterator[Path]:
             _failed.append(error)
         elif distributed.is_main():
             sweep.note_failure(error, folder)  # the other jobs go on
+
+
+def group(config: WandbConfig) -> None:
+    """Give the jobs of a sweep its folder's name as their W&B group, unless the user named one."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode is RunMode.MULTIRUN and config.group is None:
+        config.group = Path(hydra_config.sweep.dir).name
 
 
 def main(job: Callable[[], Any], kept: str) -> None:

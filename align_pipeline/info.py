@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
-from align_pipeline.config import from_hydra
+from align_pipeline.config import composed, from_hydra
 from align_pipeline.config.lang import Language, known_languages
 from align_pipeline.config.paths import CONF
+from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.source import Source
 
 
@@ -21,8 +21,7 @@ def info(overrides: Sequence[str]) -> None:
     Raises:
         InputError: an override cannot be used, or the data folder lacks the task's data set.
     """
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = from_hydra(compose("config", overrides=list(overrides)), overrides, multirun=True)
+    config = from_hydra(composed(overrides), overrides, multirun=True)
     task, source = instantiate(config.task), Source(config.source)
     present = task.present(source)
     known = {code: Language(**entry) for code, entry in known_languages().items()}
@@ -32,7 +31,7 @@ def info(overrides: Sequence[str]) -> None:
         rows.add_column(name)
     rows.add_column("resource", justify="right")
     for code, one in sorted(have.items()):
-        if one.flores != "eng_Latn":
+        if one.flores != ENGLISH:
             rows.add_row(code, one.name, one.script, one.family, str(one.resource))
     console = Console()
     console.print(rows)
@@ -45,7 +44,6 @@ def info(overrides: Sequence[str]) -> None:
 
 
 def _metrics(offers: frozenset[str]) -> list[str]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        names = sorted(path.stem for path in (CONF / "metric").glob("*.yaml"))
-        chosen = compose("config", overrides=[f"metric=[{','.join(names)}]"]).metrics
+    names = sorted(path.stem for path in (CONF / "metric").glob("*.yaml"))
+    chosen = composed([f"metric=[{','.join(names)}]"]).metrics
     return [name for name in names if instantiate(chosen[name]).needs in offers]

@@ -19,7 +19,7 @@ from align_pipeline.config import Config
 from align_pipeline.config.tuned import tuning_of
 from align_pipeline.data.parallel import prints_of, refuse_overlap
 from align_pipeline.data.source import Source
-from align_pipeline.data.tasks import Pair, ParallelTask
+from align_pipeline.data.tasks import Pair, ParallelTask, sides_of
 from align_pipeline.data.tasks.weak import weak_sides
 from align_pipeline.engine.checks import check, num_layers
 from align_pipeline.engine.model import LanguageModel
@@ -87,9 +87,9 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any], lm: LanguageM
     with folders.held(folder, _PATIENCE):
         identity = folders.identity(config)
         folders.refuse_others(folder, identity, settings)
-        with live(tracking.checked(config.wandb), folder, settings, "job", identity) as run:
+        with live(tracking.checked(config.wandb), folder, settings, "job", identity) as live_run:
             with folders.replaced(folder) as making:
-                found = _measure(config, making, settings, run, lm)
+                found = _measure(config, making, settings, live_run, lm)
             if found is None:
                 return None
             content, told = found.content, found.told
@@ -102,8 +102,8 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any], lm: LanguageM
             curves = [curve for part in told for curve in part.curves]
             figures = [folder / path.name for part in told for path in part.figures]
             tables = [folder / f"{name}.parquet" for name in found.tables]
-            run.curves(curves)
-            run.act(lambda opened: tracking.log_job(opened, found.numbers, curves, figures, tables))
+            live_run.curves(curves)
+            live_run.act(lambda opened: tracking.log_job(opened, found.numbers, curves, figures, tables))
     return Summary(content, folder)
 
 
@@ -116,12 +116,9 @@ def _tuned(config: Config, pairs: Sequence[Pair]) -> dict[str, Any] | None:
     if config.model.tuned is None:
         return None
     known: dict[str, Any] = tuning_of(config.model.tuned)["tuning"]
-    sides = {(side.language, side.pivot): side for pair in pairs for side in (pair.language, pair.english)}
-    items = [item for side in sides.values() for item in side.items]
+    items = [item for side in sides_of(pairs).values() for item in side.items]
     allowed = config.allow_overlap or known["overlap_allowed"]
     overlap = refuse_overlap(prints_of(config.model.tuned), items, config.model.name, "allow_overlap", allowed)
-    if overlap:
-        log.warning("%d sentences that %s has learnt from occur in the evaluated texts.", overlap, config.model.name)
     return {**known, "overlap": overlap}
 
 

@@ -6,15 +6,14 @@ Heavy imports stay out of the top of the file: `--help`, `--cfg job` and a misty
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from align_pipeline import command, machine
-from align_pipeline.config import from_hydra, register
+from align_pipeline.config import from_hydra, register, resolved
 from align_pipeline.config.paths import CONF
 
 machine.settle()
@@ -29,14 +28,11 @@ def job(composed: DictConfig) -> float | None:
     summary = None
     with command.working() as folder:
         config = from_hydra(composed, list(hydra_config.overrides.task), multirun)
-        if multirun and config.wandb.group is None:
-            config.wandb.group = Path(hydra_config.sweep.dir).name
-        settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-        assert isinstance(settings, dict)
+        command.group(config.wandb)
 
         from align_pipeline.pipeline import run
 
-        summary = run(config, folder, {str(key): value for key, value in settings.items()})
+        summary = run(config, folder, resolved(composed))
     return None if summary is None else summary.mean_accuracy
 
 

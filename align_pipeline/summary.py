@@ -17,7 +17,7 @@ from rich.table import Table
 
 from align_pipeline import distributed
 from align_pipeline.data.source import Source
-from align_pipeline.data.tasks import ItemSet, Pair, ParallelTask
+from align_pipeline.data.tasks import ItemSet, Pair, ParallelTask, sides_of
 from align_pipeline.measurements.base import Job, Measurement, Told
 from align_pipeline.measurements.passes import Passes
 from align_pipeline.store import folders
@@ -110,7 +110,6 @@ def provenance(
     task: ParallelTask, source: Source, pairs: Sequence[Pair], weak: Mapping[tuple[str, str], Mapping[str, int]]
 ) -> dict[str, Any]:
     """The data behind the numbers: source, a digest of the items, and counts of weak items (`data.tasks.weak`)."""
-    sides = {(side.language, side.pivot): side for pair in pairs for side in (pair.english, pair.language)}
     return {
         "source": source.name,
         "dataset": task.dataset,
@@ -124,7 +123,7 @@ def provenance(
                 "sha256": digest(side),
                 "weak": weak.get((language, pivot), {}),
             }
-            for (language, pivot), side in sides.items()
+            for (language, pivot), side in sides_of(pairs).items()
         ],
     }
 

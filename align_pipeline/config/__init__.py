@@ -11,17 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from align_pipeline.config.lang import Language
 from align_pipeline.config.messages import refuse_added
 from align_pipeline.config.model import ModelConfig
 from align_pipeline.config.patch import PatchConfig, layer_list
+from align_pipeline.config.paths import CONF
 from align_pipeline.config.representations import representation_list
 from align_pipeline.config.resolvers import codes, file_name, last_part, wandb_mode
 from align_pipeline.config.tune import TuningConfig
-from align_pipeline.config.tuned import tuned, tuning_of
+from align_pipeline.config.tuned import source_of, tuned
 from align_pipeline.config.wandb import WandbConfig
 from align_pipeline.errors import InputError
 
@@ -82,8 +85,7 @@ class Config:
     @property
     def source(self) -> str:
         """Where rows come from: ``hub``, ``embedded`` or a folder; embedded is the default only for embedded models."""
-        path = tuning_of(self.model.tuned)["base_path"] if self.model.tuned else self.model.path
-        return self.data or ("embedded" if path.startswith("embedded:") else "hub")
+        return source_of(self.data, self.model)
 
 
 def register() -> None:
@@ -92,6 +94,21 @@ def register() -> None:
     ConfigStore.instance().store(name="tuning_schema", node=TuningConfig, provider="align_pipeline")
     for resolver in (codes, file_name, last_part, tuned, wandb_mode):
         OmegaConf.register_new_resolver(f"align_pipeline_{resolver.__name__}", resolver, replace=True)
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """Compose ``conf/config.yaml`` with overrides, as a command line does, where no Hydra application runs."""
+    register()
+    GlobalHydra.instance().clear()  # of a notebook's or an earlier call's
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A config as plain values, for records."""
+    found = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 def from_hydra(composed: DictConfig, overrides: Sequence[str], multirun: bool) -> Config:

@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from align_pipeline.config.lang import Language
 from align_pipeline.config.model import ModelConfig
 from align_pipeline.config.pairs import PairsConfig
-from align_pipeline.config.tuned import tuning_of
+from align_pipeline.config.tuned import source_of
 from align_pipeline.config.wandb import WandbConfig
 from align_pipeline.errors import InputError
 
@@ -147,11 +147,6 @@ class TuningConfig:
             raise InputError(f"task_items={self.task_items} is too small; use 2 or more.")
 
     @property
-    def base_path(self) -> str:
-        """``model.path`` of the model that all training began with; another one if this one is tuned itself."""
-        return str(tuning_of(self.model.tuned)["base_path"]) if self.model.tuned else self.model.path
-
-    @property
     def source(self) -> str:
         """Where rows come from: ``hub``, ``embedded`` or a folder; embedded is the default only for embedded models."""
-        return self.data or ("embedded" if self.base_path.startswith("embedded:") else "hub")
+        return source_of(self.data, self.model)

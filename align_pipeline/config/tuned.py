@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from align_pipeline.config.model import ModelConfig
 from align_pipeline.errors import InputError, unknown
 
 TUNING, PRINTS = "tuning.json", "training_sentences.json"
@@ -32,6 +33,16 @@ def tuning_of(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
     return dict(found)
+
+
+def base_path_of(model: ModelConfig) -> str:
+    """``model.path`` of the model that all training began with; another one if this one is tuned itself."""
+    return str(tuning_of(model.tuned)["base_path"]) if model.tuned else model.path
+
+
+def source_of(data: str | None, model: ModelConfig) -> str:
+    """Where rows come from: ``hub``, ``embedded`` or a folder; embedded is the default only for embedded models."""
+    return data or ("embedded" if base_path_of(model).startswith("embedded:") else "hub")
 
 
 def tuned(folder: str | None, key: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import unicodedata
 import zlib
@@ -16,9 +17,10 @@ from align_pipeline.config.lang import Language
 from align_pipeline.config.pairs import PairsConfig
 from align_pipeline.config.tuned import PRINTS
 from align_pipeline.data.items import ENGLISH, Item
-from align_pipeline.data.source import Row, Source, lines_of
+from align_pipeline.data.source import LANG, Row, Source, lines_of
 from align_pipeline.errors import InputError
 
+log = logging.getLogger(__name__)
 _NAMES = {"flores": "FLORES+", "ntrex": "NTREX-128", "opus100": "OPUS-100"}
 _SETS = {
     "flores": ("openlanguagedata/flores_plus", "dev"),
@@ -27,7 +29,6 @@ _SETS = {
 }
 """Hub id and the split to learn from."""
 _COLUMNS = ("english", "other")
-_LANG = re.compile(r"(?<![A-Za-z])LANG(?![A-Za-z])")
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ def read(config: PairsConfig, language: Language, source: Source) -> Pairs:
         name, where = f"{_NAMES[config.source]} {split}", f"{dataset} ({language.flores}, {split})"
         found = _of_hub(config.source, dataset, split, language, source)
     else:
-        if not _LANG.search(config.source):
+        if not LANG.search(config.source):
             raise InputError(
                 f"'{config.source}' is not a source of sentence pairs; use {', '.join(_SETS)}, or files named with "
                 "LANG for the language, such as pairs/LANG.tsv."
             )
-        name, where = config.source, _LANG.sub(language.flores, config.source)
+        name, where = config.source, LANG.sub(language.flores, config.source)
         found = _of_files(Path(where), config.source)
     found = found[: config.limit]
     for number, pair in enumerate(found, 1):
@@ -128,7 +129,7 @@ def _of_files(path: Path, pattern: str) -> list[tuple[str, str]]:
                 raise InputError(f"{path}, line {number} has no text in the column '{missing}'.")
         return [(row["english"], row["other"]) for _, row in rows]
     sides = []
-    for half in (Path(_LANG.sub(ENGLISH, pattern)), path):
+    for half in (Path(LANG.sub(ENGLISH, pattern)), path):
         if not half.is_file():
             raise InputError(f"The file of sentences {half} does not exist; Moses pairs have a file for each language.")
         sides.append(half.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n"))
@@ -232,6 +233,8 @@ def prints_of(folder: str | Path) -> Prints:
 def refuse_overlap(prints: Prints, items: Iterable[Item], who: str, key: str, allowed: bool) -> int:
     """Count the training sentences in the texts of evaluated items: prompts with their examples, premises and options.
 
+    Some that are allowed get a warning.
+
     Args:
         prints: of the training sentences.
         items: in the language of the training sentences, or in English.
@@ -248,4 +251,6 @@ def refuse_overlap(prints: Prints, items: Iterable[Item], who: str, key: str, al
             f"{found} of the sentences that {who} has learnt from occur in the evaluated texts (Belebele's passages, "
             f"for one, are FLORES+ sentences); evaluate another task, learn from other pairs, or set {key}=true."
         )
+    if found:
+        log.warning("%d of the sentences that %s has learnt from occur in the evaluated texts.", found, who)
     return found

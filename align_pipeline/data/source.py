@@ -28,6 +28,8 @@ from align_pipeline.errors import InputError
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
+LANG = re.compile(r"(?<![A-Za-z])LANG(?![A-Za-z])")
+"""Stands for a language's FLORES code in a user's pattern of file names."""
 _TEXTS = ("string", "large_string")
 _SCRATCH = "align_pipeline-"
 

@@ -30,6 +30,9 @@ from align_pipeline.figures.style import (
     spread_apart,
 )
 
+_PART = ["model", "task", "metric", "pooling"]
+"""What a figure shows one of."""
+
 
 def layer_curves(alignment: pd.DataFrame, folder: Path, baselines: pd.DataFrame | None = None) -> list[Path]:
     """Draw the share of aligned items by layer, one line per language.
@@ -45,20 +48,29 @@ def layer_curves(alignment: pd.DataFrame, folder: Path, baselines: pd.DataFrame 
     """
     if alignment.empty:
         return []
-    keys = ["model", "task", "metric", "pooling"]
-    shares = alignment[alignment["language"] != ENGLISH].groupby([*keys, "language", "pivot", "layer"], observed=True)
-    cells = shares["value"].agg(share="mean", n="size").reset_index()
-    if baselines is not None and len(baselines):
-        rows = baselines[baselines["kind"] == "mismatched"].groupby(
-            [*keys, "language", "pivot", "layer"], observed=True
-        )
-        cells = cells.merge(rows["value"].mean().rename("chance").reset_index(), how="left")
+    cells = shares(alignment, baselines)
     several = cells["model"].nunique() > 1
     paths = []
-    for (model, task, metric, pooling), part in cells.groupby(keys, observed=True):
+    for (model, task, metric, pooling), part in cells.groupby(_PART, observed=True):
         name = "_".join(slug(str(word)) for word in ("curves", *([model] if several else []), task, metric, pooling))
         paths += save(lambda part=part: curves(part), folder / name, ("png",))
     return paths
+
+
+def shares(alignment: pd.DataFrame, baselines: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Share of aligned items by language and layer, and chance where baselines give it: the rows of `curves`.
+
+    Args:
+        alignment: as `ALIGNMENT`; English's own rows are left out.
+        baselines: as `BASELINES`; chance is the mean share of mismatched items.
+    """
+    keys = [*_PART, "language", "pivot", "layer"]
+    aligned = alignment[alignment["language"] != ENGLISH].groupby(keys, observed=True)["value"]
+    cells = aligned.agg(share="mean", n="size").reset_index()
+    if baselines is None or baselines.empty:
+        return cells
+    mismatched = baselines[baselines["kind"] == "mismatched"].groupby(keys, observed=True)["value"]
+    return cells.merge(mismatched.mean().rename("chance").reset_index(), how="left")
 
 
 def curves(part: pd.DataFrame, last: int | None = None) -> Figure:

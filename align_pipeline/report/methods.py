@@ -32,8 +32,8 @@ def paragraph(summaries: Sequence[Mapping[str, Any]]) -> str:
 def bibliography(text: str) -> str:
     """The BibTeX entries that a text cites, in the order of the file."""
     cited = {key for keys in re.findall(r"\\citep\{([^}]*)\}", text) for key in keys.split(",")}
-    entries = re.split(r"(?m)^(?=@)", _BIB.read_text(encoding="utf-8"))
-    return "".join(entry for entry in entries if entry and re.match(r"@\w+\{([^,]+),", entry)[1] in cited)  # type: ignore[index]
+    entries = re.finditer(r"^@\w+\{([^,]+),.*?^\}\n", _BIB.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return "".join(entry[0] for entry in entries if entry[1] in cited)
 
 
 def _sentences(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:

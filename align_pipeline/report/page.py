@@ -19,17 +19,17 @@ from align_pipeline.page.numbers import layer_range, task_name
 from align_pipeline.page.part import Part
 from align_pipeline.page.template import render as fill
 from align_pipeline.report import tuning
-from align_pipeline.report.methods import paragraph
 from align_pipeline.report.results import Results
 
 
-def render(results: Results, files: Mapping[str, str], failed: Sequence[str], plots_folder: Path) -> str:
+def render(results: Results, files: Mapping[str, str], failed: Sequence[str], methods: str, plots_folder: Path) -> str:
     """The HTML of the page.
 
     Args:
         results: the results of all analyses.
         files: the CSV files beside the page, with a description of each.
         failed: failed jobs to list, one line each.
+        methods: the paragraph for a paper, from `methods.paragraph`.
         plots_folder: the folder for PNG and SVG copies of the figures.
     """
     studies = sorted(set(_studies(results)))
@@ -58,7 +58,7 @@ def render(results: Results, files: Mapping[str, str], failed: Sequence[str], pl
             for part in parts
         ],
         files=files,
-        methods=re.sub(r" \\citep\{([^}]*)\}", r" (\1)", paragraph(results.tables.summaries)),
+        methods=re.sub(r" \\citep\{([^}]*)\}", r" (\1)", methods),
     )
 
 

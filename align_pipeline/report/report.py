@@ -90,7 +90,7 @@ def _write_all(results: Results, folder: Path, failed: Sequence[str]) -> None:
         (folder / "methods.tex").write_text(text + "\n", encoding="utf-8")
         (folder / "references.bib").write_text(bibliography(text), encoding="utf-8")
     (folder / "plots").mkdir()
-    page = render(results, files, failed, folder / "plots")
+    page = render(results, files, failed, text, folder / "plots")
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 

@@ -226,11 +226,15 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
+def replaced(folder: Path, last: str = SUMMARY) -> Iterator[Path]:
     """Yield a hidden folder for a result's files; move them into place together if the block succeeds.
 
     The folder must be held. An existing summary is removed before its tables, and the new one is moved last: after an
     interruption the folder has no summary.
+
+    Args:
+        folder: where the result belongs.
+        last: name of the file that marks a complete result.
     """
     with writing(folder, ELSEWHERE):
         for left in folder.glob(f"{_MAKING}*"):  # left by a job that was killed
@@ -240,10 +244,10 @@ def replaced(folder: Path) -> Iterator[Path]:
     try:
         yield making
         with writing(folder, ELSEWHERE):
-            made = sorted(making.iterdir(), key=lambda path: path.name == SUMMARY)
+            made = sorted(making.iterdir(), key=lambda path: path.name == last)
             names = {path.name for path in made}
             others = sorted({path.name for path in folder.glob("*.parquet")} - names)
-            for name in (SUMMARY, ERROR, NOTHING, *others):
+            for name in (last, ERROR, NOTHING, *others):
                 (folder / name).unlink(missing_ok=True)
             for path in made:
                 os.replace(path, folder / path.name)

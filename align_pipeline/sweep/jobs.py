@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from align_pipeline import distributed
-from align_pipeline.config import from_hydra
+from align_pipeline.config import from_hydra, resolved
 from align_pipeline.config.messages import one_sentence
 from align_pipeline.config.tuned import TUNING
 from align_pipeline.config.wandb import WandbConfig
@@ -97,9 +97,7 @@ def _claim_run(config: DictConfig) -> None:
     folder = Path(config.hydra.run.dir)
     if _is_named("hydra.run.dir", overrides.hydra):
         folders.hold(folder)
-        settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-        assert isinstance(settings, dict)
-        folders.refuse_others(folder, folders.identity(typed), {str(key): value for key, value in settings.items()})
+        folders.refuse_others(folder, folders.identity(typed), resolved(composed))
     else:
         folder = folders.new(folder)
         folders.hold(folder)
@@ -187,10 +185,8 @@ def _refuse_shared_names(jobs: Sequence[Sequence[str]], config_name: str) -> Non
         return
     named: dict[str, dict[str, Any]] = {}
     for choice in sorted(choices):
-        model = loader.load_configuration(config_name, list(choice), RunMode.RUN).model
-        settings = OmegaConf.to_container(model, resolve=True, enum_to_str=True)
-        assert isinstance(settings, dict)
-        own = {str(key): value for key, value in settings.items() if key not in ("name", "device", "parallel")}
+        settings = resolved(loader.load_configuration(config_name, list(choice), RunMode.RUN).model)
+        own = {key: value for key, value in settings.items() if key not in ("name", "device", "parallel")}
         other = named.setdefault(str(settings["name"]), own)
         key = next((key for key in own if own[key] != other.get(key)), None)
         if key is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from align_pipeline.data.items import ENGLISH, Item
 from align_pipeline.data.parallel import Pairs
@@ -32,17 +33,15 @@ class HeldOut:
         found = [(_sentences(code, pairs), {"mexa": mexa}) for code, pairs in sentences.items()]
         return cls([*found, *((replace(pair, ids=pair.ids[:items]), metrics) for pair in task if metrics)])
 
-    def measure(self, lm: LanguageModel, batch_tokens: int | None) -> list[dict[str, object]]:
+    def measure(self, lm: LanguageModel, batch_tokens: int | None) -> list[dict[str, Any]]:
         """One row per metric, language and layer, with the share of aligned items and their number."""
-        rows: list[dict[str, object]] = []
-        english: dict[int, EnglishStates] = {}
+        rows: list[dict[str, Any]] = []
+        last: tuple[ItemSet, EnglishStates] | None = None  # languages often share their English, one after the other
         lm.model.eval()
         for pair, metrics in self.parts:
-            kept = english.get(id(pair.english))
-            if kept is None:
-                kept = english_states(lm, pair.english, batch_tokens, lambda texts: None)
-                english = {id(pair.english): kept}
-            every = similarities(lm, pair, kept, batch_tokens, lambda texts: None)
+            if last is None or last[0] != pair.english:
+                last = pair.english, english_states(lm, pair.english, batch_tokens, lambda texts: None)
+            every = similarities(lm, pair, last[1], batch_tokens, lambda texts: None)
             known = {"language": pair.language.language, "n": len(pair.ids)}
             for name, metric in metrics.items():
                 shares = (metric.margin(every) > 0).double().mean(dim=1).tolist()

@@ -180,7 +180,7 @@ class Training:
         rows = self.held_out.measure(self.trainee.lm, self.batch_tokens)
         progress.held_out += [{"step": progress.step, **row} for row in rows]
         values = {f"held_out/{row['metric']}/{row['language']}/layer_{row['layer']}": row["value"] for row in rows}
-        self.live.log({"step": progress.step, **{key: float(str(value)) for key, value in values.items()}})
+        self.live.log({"step": progress.step, **values})
 
     @contextlib.contextmanager
     def _explained(self, progress: Progress) -> Iterator[None]:

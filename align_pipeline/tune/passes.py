@@ -16,7 +16,7 @@ from align_pipeline.engine.likelihood import logits
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.errors import InputError
 
-_LOGITS = 2**25
+LOGITS = 2**25
 """Logits in memory at once; each chunk's are computed again in the backward pass."""
 
 
@@ -71,14 +71,13 @@ class Trainee:
 
         def keep(layer: int) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-                if layer in layers:
-                    kept[layer] = args[0] if args else kwargs["hidden_states"]
+                kept[layer] = args[0] if args else kwargs["hidden_states"]
                 if layer == enough:
                     raise _EnoughError
 
             return hook
 
-        inner = [layer for layer in {*layers, enough} if layer < lm.num_layers]
+        inner = [layer for layer in set(layers) if layer < lm.num_layers]
         handles = [lm.layers[k].register_forward_pre_hook(keep(k), with_kwargs=True) for k in inner]
         with hooked(handles), contextlib.suppress(_EnoughError):
             kept[lm.num_layers] = self._decoded(ids, mask).last_hidden_state
@@ -92,7 +91,7 @@ class Trainee:
         for row, start in enumerate(starts):
             wanted[row, : max(start, 1)] = False
         targets, states = ids[wanted], output.last_hidden_state[:, :-1][wanted[:, 1:]]
-        size = max(1, _LOGITS // self.lm.vocabulary)
+        size = max(1, LOGITS // self.lm.vocabulary)
         sums = [
             checkpoint(self._summed, output, states[at : at + size], targets[at : at + size], use_reentrant=False)
             for at in range(0, len(targets), size)

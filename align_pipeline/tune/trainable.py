@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,8 +18,9 @@ from align_pipeline.config.tuned import TUNING
 from align_pipeline.engine.loading import load
 from align_pipeline.engine.model import LanguageModel
 from align_pipeline.errors import InputError, writing
+from align_pipeline.store import folders
+from align_pipeline.tune.passes import LOGITS
 
-_MAKING = ".making-"
 _ADAM = 3
 """Values in float32 per trained weight besides itself: gradient and two moments."""
 _ADAPTER = 5
@@ -98,7 +95,7 @@ def memory(lm: LanguageModel, tune: TuneConfig, tokens: float) -> dict[str, floa
     blocks = lm.num_layers * (12 * lm.width + 4 * inner) * size + (_ADAPTER * adapted)
     if tune.gradient_checkpointing:
         blocks = lm.num_layers * lm.width * size
-    logits = 3 * 4 * min(2**25, tokens * lm.vocabulary)
+    logits = 3 * 4 * min(LOGITS, tokens * lm.vocabulary)
     return {
         "weights": sum(w.numel() * w.itemsize for w in lm.model.parameters()) / 1e9,
         "gradients and optimizer": 4 * _ADAM * trained / 1e9,
@@ -116,10 +113,7 @@ def save(saved: Any, lm: LanguageModel, folder: Path, base: str, files: Mapping[
         base: ``model.path`` of the base model, for the adapter's own record.
         files: name -> content of the text files.
     """
-    for left in folder.glob(f"{_MAKING}*"):  # left by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    with writing(folder), tempfile.TemporaryDirectory(prefix=_MAKING, dir=folder) as scratch:
-        making = Path(scratch)
+    with folders.replaced(folder, TUNING) as making, writing(folder):
         if hasattr(saved, "peft_config"):
             for settings in saved.peft_config.values():
                 settings.base_model_name_or_path = base
@@ -130,10 +124,3 @@ def save(saved: Any, lm: LanguageModel, folder: Path, base: str, files: Mapping[
         (making / "README.md").unlink(missing_ok=True)  # peft's model card is an empty form
         for name, text in files.items():
             (making / name).write_text(text, encoding="utf-8")
-        for path in sorted(making.iterdir(), key=lambda path: path.name == TUNING):
-            os.replace(path, folder / path.name)
-
-
-def as_json(value: Any) -> str:
-    """A JSON text file's content."""
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

@@ -18,11 +18,11 @@ from align_pipeline import distributed
 from align_pipeline.config.lang import Language
 from align_pipeline.config.model import Parallel
 from align_pipeline.config.tune import Method, TuneConfig, TuningConfig
-from align_pipeline.config.tuned import PRINTS, TUNING
+from align_pipeline.config.tuned import PRINTS, TUNING, base_path_of
 from align_pipeline.data.items import Item
 from align_pipeline.data.parallel import Pairs, Prints, read, refuse_overlap
 from align_pipeline.data.source import Source
-from align_pipeline.data.tasks import ChoiceTask, Pair
+from align_pipeline.data.tasks import ChoiceTask, Pair, sides_of
 from align_pipeline.engine.checks import check, parts, path_of
 from align_pipeline.engine.identity import model_key
 from align_pipeline.errors import InputError
@@ -130,7 +130,7 @@ def _tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Pa
         }
         base, model = _places(config, f"{config.model.name}+{name}")
         if distributed.is_main():
-            kept: dict[str, Any] = {"tuning": record, "model": model, "base_path": config.base_path}
+            kept: dict[str, Any] = {"tuning": record, "model": model, "base_path": base_path_of(config.model)}
             kept |= {"identity": identity, "seconds": round(progress.seconds, 1), "config": dict(settings)}
             _write(saved, lm, folder, base, kept, prints, progress)
             run.summarise({key: value for key, value in record.items() if isinstance(value, (int, str))})
@@ -152,13 +152,8 @@ def _task(config: TuningConfig, languages: Sequence[Language], source: Source) -
 
 
 def _overlap(config: TuningConfig, prints: Prints, evaluated: Sequence[Pair]) -> int:
-    sides = {(side.language, side.pivot): side for pair in evaluated for side in (pair.language, pair.english)}
-    items = [item for side in sides.values() for item in side.items]
-    allowed = config.tune.pairs.allow_overlap
-    found = refuse_overlap(prints, items, "this training", "tune.pairs.allow_overlap", allowed)
-    if found:
-        log.warning("%d of the training sentences occur in the evaluated texts.", found)
-    return found
+    items = [item for side in sides_of(evaluated).values() for item in side.items]
+    return refuse_overlap(prints, items, "this training", "tune.pairs.allow_overlap", config.tune.pairs.allow_overlap)
 
 
 def _refuse(config: TuningConfig) -> None:
@@ -237,7 +232,7 @@ def _say_what(tune: TuneConfig, trainee: Trainee, rows: Sequence[tuple[str, str,
         told = "%d of the first %d sentences have more than tune.max_length=%d tokens, and are cut off there."
         log.warning(told, cut, len(texts), tune.max_length)
     padded = 2 * tune.micro_batch * lengths[int(0.98 * (len(lengths) - 1))]
-    parts = trainable.memory(trainee.lm, tune, padded)
+    memory = trainable.memory(trainee.lm, tune, padded)
     log.info(
         "Training %s weights (%s) on %d sentence pairs: %d steps of %d x %d pairs. Memory: about %.1f GB (%s).",
         f"{trained:,}",
@@ -246,8 +241,8 @@ def _say_what(tune: TuneConfig, trainee: Trainee, rows: Sequence[tuple[str, str,
         tune.steps,
         tune.accumulation,
         tune.micro_batch,
-        sum(parts.values()),
-        ", ".join(f"{name} {value:.1f}" for name, value in parts.items()),
+        sum(memory.values()),
+        ", ".join(f"{name} {value:.1f}" for name, value in memory.items()),
     )
 
 
@@ -257,7 +252,7 @@ def _write(
     losses, held_out = pd.DataFrame(progress.losses), pd.DataFrame(progress.held_out)
     figures.draw(losses, held_out, folder)
     files = {"losses.csv": losses.to_csv(index=False), "held_out.csv": held_out.to_csv(index=False)}
-    files |= {PRINTS: json.dumps(prints.rows()), TUNING: trainable.as_json(record)}
+    files |= {PRINTS: json.dumps(prints.rows()), TUNING: json.dumps(record, indent=1, ensure_ascii=False) + "\n"}
     trainable.save(saved, lm, folder, base, files)
     checkpoint.remove(folder)
 

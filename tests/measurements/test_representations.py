@@ -498,6 +498,7 @@ def test_curves_while_a_job_runs_are_those_at_its_end(
     model_folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[tracking.Curve]] = []
+    monkeypatch.setattr(Live, "is_open", True)
     monkeypatch.setattr(Live, "curves", lambda self, curves: seen.append(list(curves)))
     job(tmp_path, model_folder, cache, "lang=[swh,spa]", "representations=[cka,hubness]", "metric=[]")
     early, end = [one for curves in seen[:-1] for one in curves], seen[-1]

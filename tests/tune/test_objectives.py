@@ -115,7 +115,7 @@ def test_sentences_are_predicted_as_by_transformers(architecture: str, side: str
 def test_few_logits_at_once_give_the_same_loss_and_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for logits in (2**25, 400 * 3):  # all at once; those of three tokens
-        monkeypatch.setattr(passes, "_LOGITS", logits)
+        monkeypatch.setattr(passes, "LOGITS", logits)
         subject = trainee()
         loss = Sentences("both").loss(subject, BATCH)
         loss.backward()

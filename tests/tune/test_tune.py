@@ -25,6 +25,7 @@ from align_pipeline.config.lang import Language, known_languages
 from align_pipeline.config.messages import one_sentence
 from align_pipeline.config.model import ModelConfig
 from align_pipeline.config.paths import CONF
+from align_pipeline.config.tuned import base_path_of
 from align_pipeline.data.parallel import Pairs, prints_of
 from align_pipeline.engine.loading import load
 from align_pipeline.errors import InputError
@@ -298,7 +299,7 @@ def test_data_of_a_training_from_a_tuned_embedded_model_stay_embedded(tmp_path: 
     record["model"] |= {"revision": None, "dtype": "float32"}  # type: ignore[operator]
     (tmp_path / "tuning.json").write_text(json.dumps(record))
     config = compose_tuning("model=tuned", f"model.tuned={tmp_path}")
-    assert (config.source, config.base_path) == ("embedded", "embedded:tiny")
+    assert (config.source, base_path_of(config.model)) == ("embedded", "embedded:tiny")
 
 
 def test_a_training_goes_on_although_its_model_was_first_downloaded_by_it(

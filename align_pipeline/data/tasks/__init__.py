@@ -4,7 +4,7 @@ from align_pipeline.data.tasks.belebele import Belebele
 from align_pipeline.data.tasks.choice import ChoiceTask
 from align_pipeline.data.tasks.declared import Declared
 from align_pipeline.data.tasks.flores import Flores, Translation
-from align_pipeline.data.tasks.parallel import ItemSet, Pair, ParallelTask
+from align_pipeline.data.tasks.parallel import ItemSet, Pair, ParallelTask, sides_of
 from align_pipeline.data.tasks.xcopa import Xcopa
 from align_pipeline.data.tasks.xstorycloze import XStoryCloze
 
@@ -19,4 +19,5 @@ __all__ = [
     "Translation",
     "XStoryCloze",
     "Xcopa",
+    "sides_of",
 ]

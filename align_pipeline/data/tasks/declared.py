@@ -23,11 +23,10 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from align_pipeline.config.lang import Language
 from align_pipeline.data.items import ENGLISH, Item
-from align_pipeline.data.source import Row, Source, lines_of
+from align_pipeline.data.source import LANG, Row, Source, lines_of
 from align_pipeline.data.tasks.choice import ChoiceTask
 from align_pipeline.errors import InputError
 
-_LANG = re.compile(r"(?<![A-Za-z])LANG(?![A-Za-z])")
 _SPLIT = re.compile(r"(?<![A-Za-z])SPLIT(?![A-Za-z])")
 _FORMATS = (".jsonl", ".csv", ".parquet")
 
@@ -103,7 +102,7 @@ class Declared(ChoiceTask):
 
     @property
     def _own_files(self) -> bool:
-        return self.files is not None and bool(_LANG.search(self.files))
+        return self.files is not None and bool(LANG.search(self.files))
 
     # ---- where the rows are
 
@@ -118,7 +117,7 @@ class Declared(ChoiceTask):
         """See `ParallelTask.present`."""
         if not self._own_files:
             return super().present(source)
-        before, _, after = _LANG.sub("\0", _SPLIT.sub(self.split, str(self.files))).partition("\0")
+        before, _, after = LANG.sub("\0", _SPLIT.sub(self.split, str(self.files))).partition("\0")
         name = re.compile(rf"{re.escape(before)}(\w+){re.escape(after)}")
         found = (name.fullmatch(str(path)) for path in sorted(Path(f"{before}x").parent.glob("*")))
         return frozenset(match[1] for match in found if match)
@@ -128,7 +127,7 @@ class Declared(ChoiceTask):
         return (ENGLISH, ENGLISH) if self._own_files else super().english_of(language)
 
     def _path(self, config: str, split: str) -> Path:
-        return Path(_SPLIT.sub(split, _LANG.sub(config, str(self.files))))
+        return Path(_SPLIT.sub(split, LANG.sub(config, str(self.files))))
 
     def rows(self, source: Source, config: str, split: str) -> list[Row]:
         """See `ParallelTask.rows`."""

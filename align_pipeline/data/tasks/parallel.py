@@ -57,6 +57,11 @@ class Pair:
     left_out: Mapping[str, int]
 
 
+def sides_of(pairs: Iterable[Pair]) -> dict[tuple[str, str], ItemSet]:
+    """All sides of the pairs, each once, by language and pivot."""
+    return {(side.language, side.pivot): side for pair in pairs for side in (pair.english, pair.language)}
+
+
 @dataclass(frozen=True)
 class ParallelTask(ABC):
     """A benchmark with the same items in many languages; its fields are the keys of ``conf/task/<name>.yaml``."""

@@ -58,9 +58,7 @@ def training(
             )
         prints, items = Prints.of([*own.english, *own.other]), [*pair.english.items, *pair.language.items]
         who, key = f"the map of {language.name}", "patch.pairs.allow_overlap"
-        shared = refuse_overlap(prints, items, who, key, config.pairs.allow_overlap)
-        if shared:
-            log.warning("%d of the sentences that %s has learnt from occur in the evaluated texts.", shared, who)
+        refuse_overlap(prints, items, who, key, config.pairs.allow_overlap)
         found[language.flores] = own
     return found
 
