@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import base64
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 import pyarrow as pa
+from markupsafe import Markup
 
 from align_pipeline.figures import style
 from align_pipeline.inference.study import Study
+
+_AS_THEY_ARE = " !$'()*+,-./:;<=>?@[]^_`{|}~"
+"""Characters that an image address within double quotes may have as they are."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,15 @@ class Part:
         name = "_".join([words[0], *([self.model] if self.models > 1 else []), self.task, *words[1:]])
         stem = self.plots / style.slug(name)
         style.save(draw, stem)
-        data = base64.b64encode(stem.with_name(f"{stem.name}.svg").read_bytes()).decode()
-        return f"data:image/svg+xml;base64,{data}"
+        svg = stem.with_name(f"{stem.name}.svg").read_text(encoding="utf-8")
+        return Markup("data:image/svg+xml,") + Markup(quote(_compact(svg), safe=_AS_THEY_ARE))
+
+
+def _compact(svg: str) -> str:
+    """The same drawing without what no browser draws: metadata, comments, line breaks, a third decimal of a point."""
+    svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><").strip()
+    return re.sub(r"\d+\.\d{3,}(?=[ \"])", lambda number: f"{float(number[0]):.2f}", svg)
 
 
 @dataclass(frozen=True)
