@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from dataclasses import dataclass
 from align_pipeline.config.lang import Language
 from align_pipeline.config.tune import TuneConfig
 from align_pipeline.data.items import Item
-from align_pipeline.data.parallel import Pairs
+from align_pipeline.data.parallel import Pairs, normalised
 from align_pipeline.errors import InputError
 from align_pipeline.tune.objectives import Batch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,20 +57,31 @@ def split(
     Raises:
         InputError: too few pairs are left.
     """
-    rows: list[tuple[str, str, str]] = []
     held_out = {}
-    for language in languages:
-        own = pairs[language.flores]
+    for own in (pairs[language.flores] for language in languages):
         if len(own) < config.held_out + 2:
             raise InputError(
-                f"{own.name} has {len(own)} sentence pairs for {language.flores}, of which tune.held_out="
+                f"{own.name} has {len(own)} sentence pairs for {own.language}, of which tune.held_out="
                 f"{config.held_out} are held out: too few are left; hold out fewer or use more pairs."
             )
-        held_out[language.flores] = own.at(range(len(own) - config.held_out, len(own)))
-        english, other = list(own.english[: -config.held_out]), list(own.other[: -config.held_out])
+        held_out[own.language] = own.at(range(len(own) - config.held_out, len(own)))
+    unseen = {normalised(text) for own in held_out.values() for text in (*own.english, *own.other)}
+    rows: list[tuple[str, str, str]] = []
+    for language in languages:
+        own = pairs[language.flores]
+        first = zip(own.english[: -config.held_out], own.other[: -config.held_out], strict=True)
+        kept = [pair for pair in first if unseen.isdisjoint(map(normalised, pair))]
+        if repeated := len(own) - config.held_out - len(kept):
+            told = "%d of the %s pairs of %s have a sentence that is held out, and are not trained on."
+            log.warning(told, repeated, own.language, own.name)
+        if len(kept) < 2:
+            raise InputError(
+                f"{own.name} has {len(kept)} pairs for {own.language} without a held-out sentence; use more."
+            )
+        other = [x for _, x in kept]
         if config.shuffled:
-            other = _deranged(other, random.Random(f"{seed}/shuffled/{language.flores}"))
-        rows += [(e, x, language.name) for e, x in zip(english, other, strict=True)]
+            other = _deranged(other, random.Random(f"{seed}/shuffled/{own.language}"))
+        rows += [(e, x, language.name) for (e, _), x in zip(kept, other, strict=True)]
     if len(rows) < config.micro_batch:
         raise InputError(
             f"tune.micro_batch={config.micro_batch} is more than the {len(rows)} sentence pairs to train on; use "

@@ -216,7 +216,7 @@ def _is_done(folder: Path, identity: str) -> bool:
     if json.loads(path.read_text(encoding="utf-8")).get("identity") != identity:
         raise InputError(
             f"{folder} holds another tuned model (other settings, base model or sentence pairs); give this one another "
-            "folder with hydra.run.dir=<folder>, or remove that one."
+            "name, which may contain settings (tune.name='midalign_${tune.learning_rate}'), or remove that one."
         )
     log.info("%s already holds this tuned model.", folder)
     return True

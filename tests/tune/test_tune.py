@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -375,6 +376,18 @@ def test_shuffled_pairs_have_no_sentence_at_its_own_place(count: int, seed: int)
     assert all(e[1:] != x[1:] for e, x, _ in stream.rows)
     assert sorted(x for _, x, _ in stream.rows) == sorted(f"x{k}" for k in range(count - 2))
     assert held_out["deu_Latn"].other == (f"x{count - 2}", f"x{count - 1}")  # measured on true pairs
+
+
+def test_a_pair_with_a_held_out_sentence_is_not_trained_on(caplog: pytest.LogCaptureFixture) -> None:
+    config = compose_tuning("tune.micro_batch=2", "tune.held_out=2").tune
+    german, swahili = pairs_of(8), pairs_of(8, "swh_Latn")
+    german = replace(german, english=("E6!", *german.english[1:]))  # held out, but for case and punctuation
+    swahili = replace(swahili, other=(swahili.other[0], "x7", *swahili.other[2:]))  # x7 is held out in German
+    languages = [LANGUAGE, Language(**known_languages()["swh"])]
+    stream, held_out = split({"deu_Latn": german, "swh_Latn": swahili}, languages, config, 0, ())
+    assert [row[0] for row in stream.rows] == [f"e{k}" for k in (1, 2, 3, 4, 5, 0, 2, 3, 4, 5)]
+    assert {code: own.english for code, own in held_out.items()} == dict.fromkeys(held_out, ("e6", "e7"))
+    assert [record.args[0] for record in caplog.records] == [1, 1]
 
 
 # ---- memory
