@@ -34,12 +34,12 @@ from setting import item_set, random_llama, show, task  # noqa: E402
 
 from align_pipeline.config import ModelConfig  # noqa: E402
 from align_pipeline.config.model import Dtype  # noqa: E402
+from align_pipeline.data.items import Item  # noqa: E402
 from align_pipeline.data.source import Source  # noqa: E402
 from align_pipeline.engine.forward import hidden_states  # noqa: E402
 from align_pipeline.engine.loading import load  # noqa: E402
 from align_pipeline.engine.model import LanguageModel  # noqa: E402
 from align_pipeline.measurements.accuracy.scoring import predict  # noqa: E402
-from align_pipeline.store.tables import Item  # noqa: E402
 
 SCORING = {  # case -> task, config, shots, items
     "belebele-5-60": ("belebele", "spa_Latn", 5, 60),

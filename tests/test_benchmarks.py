@@ -21,6 +21,13 @@ def run(script: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
     runpy.run_path(str(FOLDER / script), run_name="__main__")
 
 
+@pytest.mark.parametrize("script", sorted(path.name for path in FOLDER.glob("*.py")))
+def test_every_script_finds_what_it_imports(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [script, "tables"])
+    monkeypatch.syspath_prepend(str(FOLDER))
+    assert runpy.run_path(str(FOLDER / script), run_name="imported")["__doc__"]
+
+
 @pytest.mark.parametrize("shape", ["llama3.1-8b", "gemma3-270m", "gemma2-9b"])
 def test_gpu(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("OUT", str(tmp_path))
