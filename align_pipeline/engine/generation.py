@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from align_pipeline import distributed
-from align_pipeline.engine.forward import Advance, token_budget
+from align_pipeline.engine.forward import Advance, shares, token_budget
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.errors import InputError
 
@@ -22,6 +22,14 @@ log = logging.getLogger(__name__)
 
 COMPACT = 0.75
 """A batch shrinks only when at most this share of its rows continues, because moving the cache has a cost too."""
+
+
+_CPU_CACHE = 2**29
+"""Bytes of the KV cache on a CPU."""
+
+
+_CACHED_TOKENS = (2048, 16384)
+"""Minimum and maximum tokens in the KV cache on a CPU."""
 
 
 _NOTHING = contextlib.nullcontext()
@@ -41,7 +49,7 @@ def greedy(
         prompts: token ids, at least one each.
         max_new_tokens: maximum tokens to add; fewer if the model's context ends before.
         batch_tokens: maximum tokens in the KV cache, with prefixes and future tokens; a longer row runs alone; None:
-            `forward.token_budget`.
+            `cache_budget`.
         advance: called with the number of prompts that each batch finished.
 
     Returns:
@@ -50,7 +58,7 @@ def greedy(
     Raises:
         InputError: logits are not finite, or one row alone exceeds the device's memory.
     """
-    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
+    batch_tokens = distributed.least(cache_budget(lm, batch_tokens))
     beginning = common_beginning(prompts)
     rests = [prompt[len(beginning) :] for prompt in prompts]
     limits = token_limits(lm, prompts, max_new_tokens)
@@ -72,13 +80,61 @@ def token_limits(lm: LanguageModel, prompts: Sequence[Tokens], max_new_tokens: i
     return [min(max_new_tokens, lm.max_length - len(prompt) + 1) for prompt in prompts]
 
 
+def cache_budget(lm: LanguageModel, asked: int | None) -> int:
+    """Maximum tokens in the KV cache: as requested, as a GPU's memory allows, or `_CPU_CACHE` bytes.
+
+    A step of generation reads all weights once, whatever the number of rows, so on a CPU, too, more rows are faster.
+    """
+    if asked is not None or lm.device.type == "cuda":
+        return token_budget(lm, asked)
+    config = lm.model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    taken = 2 * lm.num_layers * int(heads) * int(width) * int(lm.model.dtype.itemsize)
+    few, many = _CACHED_TOKENS
+    return min(many, max(few, _CPU_CACHE // taken))
+
+
 def pad_tokens(lm: LanguageModel, longest: int) -> bool:
     """Whether rows of different lengths may run together.
 
-    This needs padding, so the model must accept position ids. Attention windows count padding columns, so no window may
-    be shorter than the longest row.
+    This needs padding, so the model must accept position ids. Transformers' attention windows count padding columns, so
+    they must not be shorter than the longest row, unless the model handles masks of ours.
     """
-    return "position_ids" in call_arguments(lm) and (lm.window is None or longest <= lm.window)
+    fits = lm.window is None or longest <= lm.window or _own_masks(lm)
+    return "position_ids" in call_arguments(lm) and fits
+
+
+def _own_masks(lm: LanguageModel) -> bool:
+    """Whether attention windows are applied by masks of ours to a cache that keeps all tokens."""
+    return lm.window is not None and shares(lm)
+
+
+def _mask(lm: LanguageModel, columns: Tensor, width: int) -> Any:
+    """The attention mask of the last `width` columns, of which those with 0 are padding.
+
+    Args:
+        lm: the model.
+        columns: 0 or 1, [rows, K]: cached tokens, then the current ones.
+        width: T.
+
+    Returns:
+        `columns`; if `_own_masks`, [rows, 1, T, K] in the model's dtype, by kind of layer if there are several: 0 where
+        a token attends to another, else the lowest number.
+    """
+    if not _own_masks(lm):
+        return columns
+    positions = columns.cumsum(dim=1) - 1
+    places = torch.arange(columns.shape[1], device=columns.device)
+    sees = columns.bool()[:, None, :] & (places <= places[-width:, None])
+    far = positions[:, -width:, None] - positions[:, None, :]  # [rows, T, K]
+    lowest, masks = torch.finfo(lm.model.dtype).min, {}
+    for kind, window in lm.windows.items():
+        seen = sees if window is None else sees & (far < window)
+        masks[kind] = torch.zeros(seen.shape, dtype=lm.model.dtype, device=lm.device).masked_fill_(~seen, lowest)[
+            :, None
+        ]
+    return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
 def in_batches(
@@ -156,12 +212,13 @@ def cached_trunk(lm: LanguageModel, beginning: Tokens) -> Any:
     # Imported here because it loads transformers, which a job with only cache hits does not need.
     from align_pipeline.engine.kv_cache import roomy
 
-    cache = roomy(lm.model.config)
+    cache = roomy(lm.model.config, keep_all=_own_masks(lm))
     if beginning:
         lm.tokens_run += len(beginning)
         lm.tokens_computed += len(beginning)
         tokens = torch.tensor([beginning], device=lm.device)
-        lm.decoder(input_ids=tokens, past_key_values=cache, use_cache=True)
+        mask = _mask(lm, torch.ones_like(tokens), len(beginning))
+        lm.decoder(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
     return cache
 
 
@@ -222,7 +279,7 @@ class Batch:
         arguments, taken = {"position_ids": self.positions, "logits_to_keep": 1}, call_arguments(self.lm)
         logits: Tensor = self.lm.model(
             input_ids=self.tokens,
-            attention_mask=self.mask,
+            attention_mask=_mask(self.lm, self.mask, self.tokens.shape[1]),
             past_key_values=self.cache,
             use_cache=True,
             **{name: value for name, value in arguments.items() if name in taken},

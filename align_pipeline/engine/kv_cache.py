@@ -12,10 +12,13 @@ ROOM = 32
 """Free columns that a row's cache gets whenever it is copied to a larger buffer."""
 
 
-def roomy(config: Any) -> DynamicCache:
-    """An empty cache for a model's configuration; layers with an attention window keep the cache of transformers."""
+def roomy(config: Any, keep_all: bool) -> DynamicCache:
+    """An empty cache for a model's configuration.
+
+    Layers with an attention window have transformers' cache, which forgets tokens outside it, unless all are kept.
+    """
     cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [RoomyLayer() if keep_all or type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 

@@ -63,7 +63,11 @@ LLAMA = language_model("llama")
 LLAMA.line_ends = frozenset(range(0, 400, 11))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "mistral", "mistral-sliding", "gemma2", "qwen2", "cohere", "bloom"])
+SLIDING = ["mistral-sliding", "gemma2", "gemma3", "qwen2-sliding", "phi3-sliding", "cohere2"]
+"""Models with attention windows of 16 tokens; the prompts are longer."""
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", *SLIDING, "qwen2", "cohere", "bloom"])
 def test_greedy_equals_generate(architecture: str) -> None:
     lm = language_model(architecture)
     prompts = lm.encode(PROMPTS)
@@ -74,6 +78,17 @@ def test_greedy_equals_generate(architecture: str) -> None:
     assert len({len(output) for output in expected}) > 1, "rows that end at different steps are what can go wrong"
     for batch_tokens in (1, 200, 400, 10**6):
         assert greedy(lm, prompts, 24, batch_tokens) == expected, batch_tokens
+
+
+@pytest.mark.parametrize("architecture", ["llama", *SLIDING])
+def test_prompts_of_different_lengths_run_together(architecture: str) -> None:
+    lm = language_model(architecture)
+    prompts = lm.encode(PROMPTS)
+    assert min(map(len, prompts)) > 16
+    assert len({len(prompt) for prompt in prompts}) > 1
+    batches: list[int] = []
+    greedy(lm, prompts, 3, None, batches.append)
+    assert batches == [len(prompts)]
 
 
 @settings(max_examples=15, deadline=None)

@@ -33,9 +33,10 @@ from align_pipeline.config.patch import (
 from align_pipeline.data.items import ENGLISH, Item
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import Flores, Pair, Translation
-from align_pipeline.engine.forward import Advance, token_budget
+from align_pipeline.engine.forward import Advance
 from align_pipeline.engine.generation import (
     Batch,
+    cache_budget,
     cached_trunk,
     common_beginning,
     generation_batches,
@@ -266,7 +267,7 @@ def translate_patched(
     heads = [list(prompt[:site]) for prompt, (site,) in sentences.own]
     tails = [list(prompt[site:]) for prompt, (site,) in sentences.own]
     limits = token_limits(lm, prompts, max_new_tokens)
-    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
+    batch_tokens = distributed.least(cache_budget(lm, batch_tokens))
     beginning = common_beginning(heads)
     padded = pad_tokens(lm, max(map(len, prompts)) + max_new_tokens)
     # A row is sentence * layers + layer: a sentence's rows run together and share the tokens before the site.
