@@ -12,11 +12,14 @@ from align_pipeline.data.items import ENGLISH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+from align_pipeline.figures import labels, look
+from align_pipeline.figures.look import points
 from align_pipeline.figures.style import (
     INK,
     OKABE_ITO,
     TASKS,
     item_counts,
+    language_codes,
     language_names,
     layer_ticks,
     metric_label,
@@ -27,7 +30,6 @@ from align_pipeline.figures.style import (
     save,
     set_title,
     slug,
-    spread_apart,
 )
 
 _PART = ["model", "task", "metric", "pooling"]
@@ -76,13 +78,13 @@ def shares(alignment: pd.DataFrame, baselines: pd.DataFrame | None = None) -> pd
 def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
     """Share of aligned items by layer, with a labelled line per language; a dot marks each language's best layer.
 
+    In a paper the labels are names alone, and only those of `look.labelled`.
+
     Args:
         part: language, pivot, layer, share and n of one task, metric and pooling, and chance if it is known: its mean
             over languages is drawn, with the range from the lowest to the highest.
         last: layer L, after the final norm, which cannot be the best; default: the highest of several layers.
     """
-    from matplotlib import colormaps
-
     table = part.assign(label=language_names(part)).pivot(index="label", columns="layer", values="share")
     layers = table.columns.to_numpy(int)
     inner = layers < (layers[-1] if last is None else last)
@@ -90,40 +92,47 @@ def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
     best = table.loc[:, inner].max(axis="columns")
     where = table.loc[:, inner].fillna(-1).idxmax(axis="columns")
     names = [str(name) for name in best.sort_values(ascending=False).index]
-    count = len(names)
-    few = count <= len(OKABE_ITO)
-    shade = colormaps["viridis"]
-    colours = {k: OKABE_ITO[i] if few else shade(0.92 * i / max(count - 1, 1)) for i, k in enumerate(names)}
+    count, codes = len(names), language_codes(part)
+    colours, named = look.colours({name: codes[name] for name in names}), look.labelled(codes)
     size = 8.5 if count <= 25 else 6.2
     gap = 0.155 if count <= 25 else 0.108  # inches between labels
     height = max(4.4, gap * count + 1.3)
     shown = {name: f"{name}  {best[name]:.2f}" + (f" at {where[name]}" if best[name] > 0 else "") for name in names}
     figure, axes = new_figure(9.0, height, right=0.45 + max(map(len, shown.values())) * size * 0.6 / 72)
-    for name in names:
-        values = table.loc[name].to_numpy(float)
-        axes.plot(layers, values, color=colours[name], linewidth=1.8 if count <= 12 else 0.9, alpha=0.95, zorder=2)
-        if best[name] > 0:  # without an aligned item, no layer is the best
-            axes.plot(where[name], best[name], "o", color=colours[name], markersize=5 if count <= 25 else 3, zorder=3)
+    for name in sorted(names, key=named.__contains__):  # those without a label below the others
+        values, thick = table.loc[name].to_numpy(float), len(named) <= 12 and name in named
+        axes.plot(layers, values, color=colours[name], linewidth=1.8 if thick else 0.9, alpha=0.95, zorder=2)
+        if best[name] > 0 and name in named:  # without an aligned item, no layer is the best
+            axes.plot(
+                where[name], best[name], "o", color=colours[name], markersize=5 if len(named) <= 25 else 3, zorder=3
+            )
     if "chance" in part and part["chance"].notna().any():
         by = part.groupby("layer")["chance"].agg(["mean", "min", "max"]).reindex(layers)
         axes.fill_between(layers, by["min"], by["max"], color="#999999", alpha=0.25, linewidth=0, zorder=1)
         axes.plot(layers, by["mean"], color="#555555", linewidth=1.2, linestyle="--", zorder=1.8, label="chance")
-        axes.legend(loc="upper left", fontsize=8.5)
+    if look.group_colours(list(codes.values())):
+        labels.group_legend(axes, list(codes.values()))
+    elif axes.get_legend_handles_labels()[0]:
+        labels.legend(axes, 8.5, loc="upper left")
     top = max(0.05, float(np.nanmax(table.to_numpy(float))) * 1.06)
     axes.set_ylim(-0.02 * top, top)
     axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
     axes.set_xticks(layer_ticks(layers))
     axes.set_xlabel("layer (hidden state)")
     axes.set_ylabel("share of items aligned")
-    ends = {name: float(table.loc[name].dropna().to_numpy(float)[-1]) for name in names}
-    spots = spread_apart(np.array([ends[k] for k in names]), 1.04 * top * gap / (height - 1.2), -0.02 * top, top)
-    edge, gutter = layers[-1] + 0.4, 0.05 * (layers[-1] - layers[0] + 0.8)
-    for name, spot in zip(names, spots, strict=True):
-        leader = ([layers[-1], edge, edge + gutter], [ends[name], ends[name], spot])
-        axes.plot(*leader, color=colours[name], linewidth=0.5, clip_on=False, zorder=1.5)
-        colour = colours[name] if few else INK
-        axes.text(edge + 1.15 * gutter, spot, shown[name], fontsize=size, color=colour, va="center")
-    share = "dot and number: best layer"
+    texts = [
+        {
+            "s": shown[name] if look.current() is None else name,
+            "fontsize": points(size),
+            "color": colours[name] if count <= len(OKABE_ITO) else INK,
+            "line": colours[name],
+        }
+        for name in names
+        if name in named
+    ]
+    ends = np.array([float(table.loc[name].dropna().to_numpy(float)[-1]) for name in names if name in named])
+    labels.end_labels(axes, ends, texts, layers[-1], 0.05, 1.04 * top * gap / (height - 1.2))
+    share = "dot and number: best layer" if look.current() is None else "dot: best layer"
     if inner.sum() == len(layers) - 1 and len(layers) == layers[-1] + 1:
         share += f"; layer {layers[-1]} (after the final norm) is not counted"
     set_title(axes, part_name(part) if "task" in part else "", f"{count} languages, {item_counts(part['n'])}; {share}")
@@ -139,25 +148,25 @@ def heatmap(part: pd.DataFrame) -> Figure:
     count = len(table)
     height = max(2.6, (0.125 if count > 30 else 0.2) * count + 1.4)
     size = 6.2 if count > 30 else 8.5
-    left = room_for([str(name) for name in table.index], size)
-    figure, axes = new_figure(9.0, height, left=left, right=1.0)
+    names = [str(name) for name in table.index]
+    figure, axes = new_figure(9.0, height, left=room_for(names, size), right=1.0, rows=count)
     image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
     ringed = best.loc[table.index, "share"].to_numpy(float) > 0  # without an aligned item, no layer is the best
     at = np.searchsorted(layers, best.loc[table.index, "layer"].to_numpy())[ringed]
     rows = np.arange(count)[ringed]
     ring = 4.0 if count > 30 else 6.0
+    if look.current() is not None:
+        ring = 1.5 if count > look.MOST else 4.0
     for colour, wider in (("black", 1.4), ("white", 0.0)):  # visible on dark and on light
         axes.plot(at, rows, "o", markerfacecolor="none", markeredgecolor=colour, markersize=ring + wider)
     ticks = layer_ticks(layers)
     axes.set_xticks(
         [int(np.searchsorted(layers, k)) for k in ticks if k in layers], [str(k) for k in ticks if k in layers]
     )
-    axes.set_yticks(np.arange(count), list(table.index), fontsize=size)
     axes.grid(visible=False)
     axes.set_xlabel("layer (hidden state)")
-    tall = min(height - 1.17, 3.0)
-    bar = figure.add_axes((8.12 / 9, (height - 0.62 - tall) / height, 0.16 / 9, tall / height))
-    figure.colorbar(image, cax=bar, label="share of items aligned")
+    labels.colour_bar(figure, axes, image, "share of items aligned", height)
+    labels.row_labels(axes, names, size, language_codes(part), count - 1)
     set_title(axes, part_name(part), f"{count} languages, {item_counts(part['n'])}; ring: best layer")
     return figure
 
@@ -176,9 +185,11 @@ def correlation_by_layer(level: pd.DataFrame) -> Figure:
     axes.axhline(0, color="#888888", linewidth=0.8)
     lowest = float(np.nanmin(level[["pearson", "pearson_low"]].to_numpy(float)))
     axes.set_ylim(max(-1.02, min(lowest, 0) - 0.25), 1.02)  # room for the legend
+    axes.set_xticks(layer_ticks(np.sort(level["layer"].unique())))
     axes.set_xlabel("layer (hidden state)")
     axes.set_ylabel("Pearson r with accuracy")
-    axes.legend(loc="lower center", ncols=4, fontsize=8)
+    labels.legend(axes, 8, loc="lower center", ncols=4)
+    labels.settle(figure)
     n = level["n"]
     count = f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
     task = part_task(level)

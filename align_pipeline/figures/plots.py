@@ -6,15 +6,19 @@ Colours are safe for colour-blind readers (Okabe and Ito; cividis and viridis fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from align_pipeline.data.items import ENGLISH
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+from align_pipeline.figures import labels, look
 from align_pipeline.figures.style import (
     BLUE,
     GREEN,
@@ -22,12 +26,13 @@ from align_pipeline.figures.style import (
     ORANGE,
     TASKS,
     draw_inside,
+    language_codes,
     language_names,
+    layer_ticks,
     metric_label,
     new_figure,
     part_name,
     part_task,
-    place_labels,
     plain_log,
     room_for,
     set_title,
@@ -42,9 +47,9 @@ def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]
         numbers: the matching row of `languages.language_level`.
         classes: resource class, 0 to 5, by FLORES code.
     """
-    from matplotlib import colormaps
-
     figure, axes = new_figure(9.0, 6.4)
+    codes, named = language_codes(part), look.labelled(language_codes(part))
+    names = [str(label) for label in language_names(part)]
     x, y = part["alignment"].to_numpy(float), part["accuracy"].to_numpy(float)
     own = [None if pd.isna(c) else int(c) for c in classes.reindex(part["language"])]
     if part["stderr"].notna().any():
@@ -52,7 +57,34 @@ def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]
     if part["chance"].notna().any():
         guess = part["chance"].mean()
         axes.axhline(guess, color="#666666", linestyle="--", linewidth=1, zorder=1)
-        axes.annotate("guessing", (0, guess), (4, 3), axes.get_yaxis_transform(), "offset points", fontsize=8)
+        if look.current() is None:  # in a paper the caption says it
+            axes.annotate("guessing", (0, guess), (4, 3), axes.get_yaxis_transform(), "offset points", fontsize=8)
+    if look.current() is not None:
+        hues, grouped = look.colours(codes), bool(look.group_colours(list(codes.values())))
+        for i, name in enumerate(names):
+            hue = hues[name] if grouped else BLUE if name in named else look.REST
+            axes.plot(x[i], y[i], "o", color=hue, markersize=4, markeredgecolor="#444444", markeredgewidth=0.3)
+    else:
+        _by_class(axes, x, y, own)
+    axes.margins(0.06, 0.07)
+    axes.set_xlabel("share of items aligned, max over layers")
+    axes.set_ylabel("accuracy")
+    labels.group_legend(axes, list(codes.values()))
+    axes.autoscale_view()  # the final limits must be known before labels are placed
+    labels.place_labels(axes, x, y, names, [name in named for name in names])
+    r = "" if pd.isna(numbers["pearson"]) else f", Pearson r = {numbers['pearson']:.2f}"
+    if r and not pd.isna(numbers["pearson_low"]):
+        r += f" [{numbers['pearson_low']:.2f}, {numbers['pearson_high']:.2f}]"
+    bars = "; bars: standard error" if part["stderr"].notna().any() else ""
+    bars += "; dashed: guessing" if look.current() is not None and part["chance"].notna().any() else ""
+    set_title(axes, part_name(part), f"n = {len(part)} languages{r}{bars}")
+    return figure
+
+
+def _by_class(axes: Axes, x: NDArray[Any], y: NDArray[Any], own: Sequence[int | None]) -> None:
+    """Points in the shade of their resource class, with a legend."""
+    from matplotlib import colormaps
+
     for value in sorted({c for c in own if c is not None}):
         chosen = np.array([c == value for c in own])
         colour = colormaps["cividis"](1 - float(value) / 5 * 0.95)
@@ -69,18 +101,7 @@ def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]
     unknown = np.array([c is None for c in own])
     if unknown.any():
         axes.plot(x[unknown], y[unknown], "o", color="#BBBBBB", markersize=6, label="unknown")
-    axes.margins(0.06, 0.07)
-    axes.set_xlabel("share of items aligned, max over layers")
-    axes.set_ylabel("accuracy")
     axes.legend(title="resource class", loc="lower right", fontsize=8, title_fontsize=8)
-    axes.autoscale_view()  # the final limits must be known before labels are placed
-    place_labels(axes, x, y, [str(label) for label in language_names(part)])
-    r = "" if pd.isna(numbers["pearson"]) else f", Pearson r = {numbers['pearson']:.2f}"
-    if r and not pd.isna(numbers["pearson_low"]):
-        r += f" [{numbers['pearson_low']:.2f}, {numbers['pearson_high']:.2f}]"
-    bars = "; bars: standard error" if part["stderr"].notna().any() else ""
-    set_title(axes, part_name(part), f"n = {len(part)} languages{r}{bars}")
-    return figure
 
 
 def transfer(part: pd.DataFrame, odds: pd.DataFrame) -> Figure:
@@ -92,9 +113,14 @@ def transfer(part: pd.DataFrame, odds: pd.DataFrame) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 5.8))
-    above = figure.add_axes(draw_inside(9.0, 5.8, 0.85, 0.2, bottom=2.55))
-    below = figure.add_axes(draw_inside(9.0, 5.8, 0.85, 0.2, top=3.45), sharex=above)
+    paper = look.current()
+    if paper is None:
+        figure = Figure(figsize=(9.0, 5.8))
+        above = figure.add_axes(draw_inside(9.0, 5.8, 0.85, 0.2, bottom=2.55))
+        below = figure.add_axes(draw_inside(9.0, 5.8, 0.85, 0.2, top=3.45), sharex=above)
+    else:
+        figure = Figure(figsize=(paper.width, min(max(0.9 * paper.width, 2.6), 4.0)), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True)
     above.tick_params(labelbottom=False)
     both = part[(part["n_a"] > 0) & (part["n_b"] > 0)]
     means = both.groupby("layer")[["mean_a", "mean_b"]].mean()
@@ -105,7 +131,8 @@ def transfer(part: pd.DataFrame, odds: pd.DataFrame) -> Figure:
         above.plot(means.index.to_numpy(int), means[column].to_numpy(float), color=colour, linewidth=2, label=text)
     above.set_ylim(bottom=0)
     above.set_ylabel("share aligned,\nmean over languages")
-    above.legend(fontsize=8.5, title="of the items right in English", title_fontsize=8.5, alignment="left")
+    title = "of the items right in English"
+    labels.legend(above, 8.5, title=title, title_fontsize=8.5, alignment="left")
     known = odds[odds["odds_ratio"].notna()].sort_values("layer")
     layer, ratio = known["layer"].to_numpy(int), known["odds_ratio"].to_numpy(float)
     bounds = known[["low", "high"]].to_numpy(float)
@@ -115,7 +142,9 @@ def transfer(part: pd.DataFrame, odds: pd.DataFrame) -> Figure:
     below.set_yscale("log")
     plain_log(below, np.concatenate([ratio, bounds.ravel()]))
     below.set_ylabel("odds ratio over\nlanguages, 95%")
+    below.set_xticks(layer_ticks(np.sort(part["layer"].unique())))
     below.set_xlabel("layer (hidden state)")
+    labels.settle(figure)
     sizes = part.drop_duplicates(["language", "pivot"])
     count = both.drop_duplicates(["language", "pivot"]).shape[0]
     set_title(
@@ -132,7 +161,7 @@ def forest(part: pd.DataFrame) -> Figure:
     count = len(part)
     names, size = [str(k) for k in language_names(part)], 6.2 if count > 30 else 8.5
     height = max(2.4, (0.125 if count > 30 else 0.24) * count + 1.4)
-    figure, axes = new_figure(9.0, height, left=room_for(names, size))
+    figure, axes = new_figure(9.0, height, left=room_for(names, size), rows=count)
     y = np.arange(count)
     sure = (part["p_languages"] < 0.05).to_numpy(bool)
     for chosen, colour, text in ((sure, BLUE, "p < 0.05 over all languages"), (~sure, "#999999", "undecided")):
@@ -140,13 +169,22 @@ def forest(part: pd.DataFrame) -> Figure:
             continue
         middle = part.loc[chosen, "difference"].to_numpy(float)
         spread = np.abs(part.loc[chosen, ["low", "high"]].to_numpy(float).T - middle)
-        axes.errorbar(middle, y[chosen], xerr=spread, fmt="o", color=colour, markersize=4, linewidth=1.1, label=text)
+        axes.errorbar(
+            middle,
+            y[chosen],
+            xerr=spread,
+            fmt="o",
+            color=colour,
+            markersize=look.marker(4, count),
+            linewidth=1.1,
+            label=text,
+        )
     axes.axvline(0, color="#888888", linewidth=0.8)
-    axes.set_yticks(y, names, fontsize=size)
     axes.set_ylim(-0.8, count - 0.2)
     axes.set_xlabel("share of aligned items, TS minus TF, at the language's best layer (95% interval)")
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower right", fontsize=8)
+    labels.legend(axes, 8, loc="lower right")
+    labels.row_labels(axes, names, size, language_codes(part), count - 1)
     set_title(
         axes,
         part_name(part),
@@ -162,18 +200,22 @@ def agreement(part: pd.DataFrame) -> Figure:
     count = len(part)
     names, size = [str(k) for k in language_names(part)], 6.2 if count > 30 else 8.5
     height = max(2.4, (0.125 if count > 30 else 0.24) * count + 1.4)
-    figure, axes = new_figure(9.0, height, left=room_for(names, size))
+    figure, axes = new_figure(9.0, height, left=room_for(names, size), rows=count)
     y, middle = np.arange(count), part["agreement"].to_numpy(float)
     spread = np.nan_to_num(np.abs(part[["agreement_low", "agreement_high"]].to_numpy(float).T - middle))
-    axes.errorbar(middle, y, xerr=spread, fmt="o", color=BLUE, markersize=4, linewidth=1.1, label="agreement")
+    axes.errorbar(
+        middle, y, xerr=spread, fmt="o", color=BLUE, markersize=look.marker(4, count), linewidth=1.1, label="agreement"
+    )
     chance = part["agreement_chance"].to_numpy(float)
-    axes.plot(chance, y, "|", color=ORANGE, markersize=9, markeredgewidth=1.8, label="independent answers")
-    axes.set_yticks(y, names, fontsize=size)
+    axes.plot(
+        chance, y, "|", color=ORANGE, markersize=look.marker(9, count), markeredgewidth=1.8, label="independent answers"
+    )
     axes.set_ylim(-0.8, count - 0.2)
     axes.set_xlim(right=1.01)
     axes.set_xlabel("share of items with the same answer as in English (95% interval)")
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower right", fontsize=8)
+    labels.legend(axes, 8, loc="lower right")
+    labels.row_labels(axes, names, size, language_codes(part), count - 1)
     task, sure = part_task(part), int((part["p_holm"] < 0.05).sum())
     set_title(
         axes,
@@ -189,7 +231,9 @@ def odds(part: pd.DataFrame) -> Figure:
     metrics = list(part[["metric", "pooling"]].drop_duplicates().itertuples(index=False, name=None))
     kinds = list(part["adjusted_for"].drop_duplicates())
     names = [metric_label(m, p) for m, p in metrics]
-    figure, axes = new_figure(9.0, 1.5 + 0.3 * len(metrics) * len(kinds), left=1.95, right=2.55)
+    figure, axes = new_figure(
+        9.0, 1.5 + 0.3 * len(metrics) * len(kinds), left=1.95, right=2.55, rows=max(len(metrics) * len(kinds), 4)
+    )
     for j, kind in enumerate(kinds):
         rows = part[(part["adjusted_for"] == kind) & part["odds_ratio"].notna()]
         at = [
@@ -213,7 +257,8 @@ def odds(part: pd.DataFrame) -> Figure:
     axes.set_ylim(0.6 - len(metrics), 0.5)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("odds ratio of a right answer, aligned against other items (95% interval)")
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    labels.legend(axes, 8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    labels.settle(figure)
     row = part.iloc[0]
     sizes = f"{part['n'].max():,} answers to {part['n_items'].max():,} items in {part['n_languages'].max()} languages"
     below = f"n = {sizes} at most; clustered errors"
@@ -247,7 +292,8 @@ def reliability(bins: pd.DataFrame) -> Figure:
     axes.set_ylim(0, 1.01)
     axes.set_xlabel("confidence in the answer")
     axes.set_ylabel("accuracy")
-    axes.legend(loc="upper left", fontsize=8.5)
+    labels.legend(axes, 8.5, loc="upper left")
+    labels.settle(figure)
     count = other.drop_duplicates(["language", "pivot"]).shape[0]
     task = part_task(bins)
     set_title(

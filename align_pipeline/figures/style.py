@@ -14,13 +14,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from align_pipeline.errors import writing
+from align_pipeline.figures import look
+from align_pipeline.figures.look import OKABE_ITO as OKABE_ITO
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 
 
 BLUE, ORANGE, GREEN = OKABE_ITO[:3]
@@ -70,44 +69,67 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
+_UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
+"""Metadata with which the same tables give the same bytes."""
+
+
 def save(draw: Any, stem: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Draw a figure in the common style and write it atomically as ``<stem>.<format>``.
 
     Args:
         draw: function without arguments that returns the figure.
         stem: path without suffix.
-        formats: ``png``, ``svg``.
+        formats: ``png``, ``svg``, ``pdf``.
     """
-    paths = []
     with style():
-        figure = draw()
-        for form in formats:
-            path = stem.with_name(f"{stem.name}.{form}")
-            partial = path.with_name(f".{path.name}.partial")
-            metadata = {"Date": None} if form == "svg" else {"Software": None}  # same tables give the same bytes
-            try:
-                with writing(path.parent):
-                    figure.savefig(partial, format=form, dpi=130, metadata=metadata)
-                    os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
-            paths.append(path)
+        return write(draw(), stem, formats)
+
+
+def write(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
+    """Write a figure atomically as ``<stem>.<format>``; inside the `style` that it was drawn in."""
+    paths = []
+    for form in formats:
+        path = stem.with_name(f"{stem.name}.{form}")
+        partial = path.with_name(f".{path.name}.partial")
+        metadata = _UNDATED[form]
+        try:
+            with writing(path.parent):
+                figure.savefig(partial, format=form, dpi=130, metadata=metadata)
+                os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        paths.append(path)
     return paths
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Context with the style of all figures."""
+def style(paper: look.Look | None = None) -> Iterator[None]:
+    """Context with the style of all figures: that of the page, or the look for a paper."""
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
+    with look.using(paper), matplotlib.rc_context(_STYLE | (paper.rc if paper else {})):
         yield
 
 
-def new_figure(width: float, height: float, left: float = 0.75, right: float = 0.2) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes; sizes in inches. Fixed margins, because layout engines draw everything twice."""
+def new_figure(
+    width: float, height: float, left: float = 0.75, right: float = 0.2, rows: int = 0
+) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes; sizes in inches. Fixed margins, because layout engines draw everything twice.
+
+    In a paper the look gives the width, and the margins fit the labels; `rows` is the number of rows that need a label
+    of their own, 0 if the figure has none.
+    """
     from matplotlib.figure import Figure
 
+    paper = look.current()
+    if paper is not None:
+        flat, high = (0.66, 0.9) if paper.width < 4.5 else (0.45, 0.6)
+        tall = paper.width * min(max(height / width, flat), high)
+        if rows:
+            line = 1.5 * (paper.size - 1) / 72
+            tall = 0.5 + max(0.9, line * rows if rows <= look.MOST else min(max(line * look.MOST, 0.055 * rows), 5.5))
+        figure = Figure(figsize=(paper.width, tall), layout="constrained")
+        return figure, figure.add_subplot()
     figure = Figure(figsize=(width, height))
     return figure, figure.add_axes(draw_inside(width, height, left, right))
 
@@ -136,7 +158,11 @@ def metric_label(metric: Any, pooling: Any, where: str = "") -> str:
 
 
 def set_title(axes: Axes, title: str, below: str) -> None:
-    """Set a title, with a line below it."""
+    """Set a title, with a line below it; in a paper they are kept for the caption, as the figure's label."""
+    if look.current() is not None and axes.figure is not None:
+        before = f"{axes.figure.get_label()}; " if axes.figure.get_label() else ""
+        axes.figure.set_label(f"{before}{title}: {below}")
+        return
     axes.set_title(title, pad=22)
     axes.annotate(below, (0, 1), (0, 6), "axes fraction", textcoords="offset points", fontsize=8.5, color="#555555")
 
@@ -147,10 +173,15 @@ def item_counts(n: pd.Series[Any]) -> str:
     return f"n = {low:,} items" if low == high else f"n = {low:,} to {high:,} items"
 
 
+def language_codes(part: pd.DataFrame) -> dict[str, str]:
+    """FLORES codes by the names of `language_names`."""
+    return dict(zip(language_names(part).astype(str), part["language"].astype(str), strict=True))
+
+
 def language_names(part: pd.DataFrame) -> pd.Series[Any]:
-    """Names of languages in a figure: the code, with the pivot only if needed."""
+    """Names of languages in a figure: the code (in a paper also names), with the pivot only if needed."""
     twice = part.drop_duplicates(["language", "pivot"])["language"].duplicated().any()
-    language = part["language"].astype(str)
+    language = look.shown(part["language"].astype(str))
     return language + " (" + part["pivot"].astype(str) + ")" if twice else language
 
 
@@ -179,38 +210,6 @@ def spread_apart(values: NDArray[Any], gap: float, low: float, high: float) -> N
     placed = np.empty(len(values))
     placed[order] = flat
     return placed
-
-
-def place_labels(axes: Axes, x: NDArray[Any], y: NDArray[Any], labels: Sequence[str]) -> None:
-    """Write a label beside each point, at a nearby place that covers no point and no other label if there is one."""
-    size = 8 if len(labels) <= 25 else 6
-    points = axes.transData.transform(np.column_stack([x, y]))
-    dots = axes.figure.get_dpi() / 72
-    high = size * dots * 1.05
-    taken = [(px - 4 * dots, py - 4 * dots, px + 4 * dots, py + 4 * dots) for px, py in points]
-    back = axes.transData.inverted()
-    for i in np.lexsort((x, y)):
-        wide = len(labels[i]) * size * dots * 0.6
-        px, py = points[i]
-        box = (px, py, px, py)
-        for ring in range(1, 9):
-            found = False
-            for angle in (0, 180, 45, 135, -45, -135, 90, -90):
-                dx, dy = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-                left = px + dx * 5 * dots * ring + (0 if dx > 0.1 else -wide if dx < -0.1 else -wide / 2)
-                low = py + dy * 5 * dots * ring - high / 2
-                box = (left, low, left + wide, low + high)
-                if not any(a < box[2] and c > box[0] and b < box[3] and d > box[1] for a, b, c, d in taken):
-                    found = True
-                    break
-            if found:
-                break
-        taken.append(box)
-        (left, low), (right, _) = back.transform([(box[0], (box[1] + box[3]) / 2), (box[2], box[3])])
-        if ring > 1:
-            near = min(max(x[i], left), right)
-            axes.plot([x[i], near], [y[i], low], color="#AAAAAA", linewidth=0.4, zorder=1)
-        axes.text(left, low, labels[i], fontsize=size, va="center")
 
 
 def part_task(table: pd.DataFrame) -> str:

@@ -11,6 +11,7 @@ from align_pipeline.data.items import ENGLISH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+from align_pipeline.figures import labels
 from align_pipeline.figures.style import (
     INK,
     OKABE_ITO,
@@ -54,7 +55,9 @@ def changes(table: pd.DataFrame) -> Figure:
     size = 6.2 if len(names) > 30 else 8.5
     step = (0.08 if len(names) > 30 else 0.1) * len(hues) + 0.1  # inches per language
     right = 0.5 + 0.075 * max(map(len, hues))
-    figure, axes = new_figure(9.0, max(2.6, step * len(names) + 1.3), left=room_for(names, size), right=right)
+    figure, axes = new_figure(
+        9.0, max(2.6, step * len(names) + 1.3), left=room_for(names, size), right=right, rows=len(names)
+    )
     for j, (preset, colour) in enumerate(hues.items()):
         shift = (j - (len(hues) - 1) / 2) * 0.72 / len(hues)
         own = table[table["preset"] == preset]
@@ -70,11 +73,13 @@ def changes(table: pd.DataFrame) -> Figure:
     axes.axvline(0, color=INK, linewidth=1, zorder=1)
     for i in range(1, len(names)):
         axes.axhline(i - 0.5, color="#EEEEEE", linewidth=0.8, zorder=0)
-    axes.set_yticks(np.arange(len(names)), names, fontsize=size)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("change of accuracy against the base model (0), in points; 95% interval")
-    axes.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    labels.legend(axes, 8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    codes = dict(zip(table["label"].astype(str), table["language"].astype(str), strict=True))
+    is_language = {str(label) for label in table.loc[(~pooled) & (table["language"] != ENGLISH).to_numpy(), "label"]}
+    labels.row_labels(axes, names, size, {k: codes[k] for k in names if k in is_language}, len(names) - 1)
     task = part_task(table)
     several = "; small: single seeds" if table["seeds"].max() > 1 else ""
     below = f"{item_counts(table['n'])} per language{several}" + ("; *: trained on" if rows["trained"].any() else "")
@@ -104,6 +109,7 @@ def by_layer(table: pd.DataFrame, base: str) -> Figure:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("layer (hidden state)")
     axes.set_ylabel("share of items aligned, mean over languages")
-    axes.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    labels.legend(axes, 8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    labels.settle(figure)
     set_title(axes, part_name(table), f"{item_counts(table['n'])}; band: 95% interval of the difference from the base")
     return figure

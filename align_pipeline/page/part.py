@@ -31,6 +31,7 @@ class Part:
         languages: name, script, family and resource class by FLORES code.
         models: number of models in the report.
         plots: the folder for figures.
+        drawings: the function that draws each figure, by the figure's name; `draw` adds to it.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Part:
     languages: pd.DataFrame
     models: int
     plots: Path
+    drawings: dict[str, Callable[[], Any]] = field(default_factory=dict)
 
     def of(self, name: str) -> pd.DataFrame:
         """The rows of a table for this model and task; empty if the report does not have the table."""
@@ -70,6 +72,7 @@ class Part:
         name = "_".join([words[0], *([self.model] if self.models > 1 else []), self.task, *words[1:]])
         stem = self.plots / style.slug(name)
         style.save(draw, stem)
+        self.drawings[stem.name] = draw
         svg = stem.with_name(f"{stem.name}.svg").read_text(encoding="utf-8")
         return Markup("data:image/svg+xml,") + Markup(quote(_compact(svg), safe=_AS_THEY_ARE))
 

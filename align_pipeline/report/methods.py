@@ -45,7 +45,7 @@ def _sentences(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if metrics:
         names = _listed([_METRICS.get(name, name) for name in metrics])
         cited = ["ravisankar2026map"] if {"dali", "dali_strong", "mexa_t"} & set(metrics) else []
-        cited += ["kargaran2024mexa"] if {"mexa", "mexa_t"} & set(metrics) else []
+        cited += ["kargaran2025mexa"] if {"mexa", "mexa_t"} & set(metrics) else []
         yield (
             f"Alignment with English was measured by {names}{_cite(cited)} at every hidden state, the state after the "
             "final norm being left out of maxima, and compared with that of mismatched items."
@@ -54,9 +54,14 @@ def _sentences(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             "Tests over items permute whole clusters of dependent items, and p values over layers are adjusted by "
             f"max-T{_cite(['westfall1993resampling'])}; p values over questions and languages by Holm's method."
         )
+    patched = list(dict.fromkeys(filter(None, map(_patch, runs))))
+    if patched:
+        cited = _cite(["ravisankar2026map"])
+        yield f"Activations of a language's run were replaced{cited}: {'; '.join(patched)}."
     tuned = list(dict.fromkeys(_tuned(run["tuned"]) for run in runs if run.get("tuned")))
     if tuned:
-        yield f"Tuned models: {'; '.join(tuned)}."
+        cited = _cite(["liu2025middle"]) if any("midalign" in text for text in tuned) else ""
+        yield f"Tuned models{cited}: {'; '.join(tuned)}."
     versions = _listed([f"{name} {_version(runs, name)}" for name in ("torch", "transformers", "datasets")])
     yield f"Software: {versions}{_cite(['wolf2020transformers'])}."
 
@@ -87,6 +92,22 @@ def _task(runs: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"{task_name(name)}{cited} ({data.get('dataset')}, split {config.get('split')}{revision}) was used in {count} "
         f"language{'s' if count != 1 else ''} and English with {items} items per language, {shots}, {how}."
+    )
+
+
+def _patch(run: Mapping[str, Any]) -> str:
+    """What a run patched; "" for nothing."""
+    config = run["config"].get("patch") or {}
+    if not config.get("conditions"):
+        return ""
+    layers = config.get("layers")
+    where = f"layers {', '.join(map(str, layers))}" if isinstance(layers, list) else f"layers: {layers}"
+    wide = f", {config['window']} layers at once" if config.get("window", 1) > 1 else ""
+    given = config["conditions"]
+    conditions = given if isinstance(given, str) else ", ".join(map(str, given))
+    return (
+        f"in {task_name(run['task'])}, component {config.get('component')} at {config.get('site')}, {where}{wide}, "
+        f"conditions: {conditions}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,14 @@ from align_pipeline.report import tuning
 from align_pipeline.report.results import Results
 
 
-def render(results: Results, files: Mapping[str, str], failed: Sequence[str], methods: str, plots_folder: Path) -> str:
+def render(
+    results: Results,
+    files: Mapping[str, str],
+    failed: Sequence[str],
+    methods: str,
+    plots_folder: Path,
+    drawings: dict[str, Callable[[], Any]] | None = None,
+) -> str:
     """The HTML of the page.
 
     Args:
@@ -31,6 +38,7 @@ def render(results: Results, files: Mapping[str, str], failed: Sequence[str], me
         failed: failed jobs to list, one line each.
         methods: the paragraph for a paper, from `methods.paragraph`.
         plots_folder: the folder for PNG and SVG copies of the figures.
+        drawings: gets the function that draws each figure, by the figure's name.
     """
     studies = sorted(set(_studies(results)))
     models, tasks = (sorted(set(names)) for names in zip(*studies, strict=True)) if studies else ([], [])
@@ -38,8 +46,9 @@ def render(results: Results, files: Mapping[str, str], failed: Sequence[str], me
     if results.translation is not None:
         tables |= {f"translation_{name}": table for name, table in vars(results.translation).items()}
     tables |= results.tables.added
+    drawings = {} if drawings is None else drawings
     parts = [
-        Part(model, task, tables, results.study, results.languages, len(models), plots_folder)
+        Part(model, task, tables, results.study, results.languages, len(models), plots_folder, drawings)
         for model, task in studies
     ]
     names = sorted({task_name(task) for task in tasks})

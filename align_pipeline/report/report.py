@@ -9,13 +9,19 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from align_pipeline.errors import InputError
+from align_pipeline.figures.look import Look
 from align_pipeline.measurements import sections
 from align_pipeline.measurements.translation import statistics as translation_analysis
+from align_pipeline.report import paper
 from align_pipeline.report.arguments import Arguments, command
+from align_pipeline.report.latex import prose
 from align_pipeline.report.methods import bibliography, paragraph
 from align_pipeline.report.page import headlines, render
 from align_pipeline.report.read import read
@@ -30,7 +36,14 @@ USAGE = """Usage: python -m align_pipeline.report runs=<folder or glob> out=<fol
   tasks       only these tasks
   languages   only these languages, by lang= name or FLORES code; English, the pivot, always stays
   labels      other names of models, as in labels=llama3.1-8b:Llama,gemma3-270m:Gemma
-  seed        random seed of the bootstrap (default 0)"""
+  seed        random seed of the bootstrap (default 0)
+  style       style=paper also writes figures (PDF, SVG) and tables (LaTeX) for a paper to paper/; with it:
+    width       of figures: column (default, 3.25 inches), text (6.75) or a number of inches
+    font        a TrueType font (default DejaVu Sans; STIXGeneral is like Times)
+    fontsize    of axis labels, in points (default 8); other labels have one point less
+    names       codes (default) or names of languages
+    color       colour languages by resource (class) or family; default: a colour for each labelled language
+    highlight   the languages to label, at most 12; default: 12 at equal distances in the ranking by alignment"""
 
 
 def write(runs: Sequence[Path], out: Path, failed: Sequence[str] = (), seed: int = 0) -> Path:
@@ -51,14 +64,22 @@ def write(runs: Sequence[Path], out: Path, failed: Sequence[str] = (), seed: int
     return save(analyse(read(runs), seed), out, failed)
 
 
-def save(results: Results, out: Path, failed: Sequence[str] = ()) -> Path:
-    """Write the report of finished analyses; arguments, result and errors as in `write`."""
+def save(results: Results, out: Path, failed: Sequence[str] = (), look: Look | None = None) -> Path:
+    """Write the report of finished analyses; arguments, result and errors as in `write`.
+
+    Args:
+        results: the analyses.
+        out: output folder.
+        failed: failed jobs.
+        look: of the figures for a paper; None to write none.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         making = Path(tempfile.mkdtemp(prefix=".report-", dir=out))
         try:
-            _write_all(results, making, failed)
-            (out / "plots").mkdir(exist_ok=True)
+            _write_all(results, making, failed, look)
+            for folder in sorted(p for p in making.rglob("*") if p.is_dir()):
+                (out / folder.relative_to(making)).mkdir(exist_ok=True)
             made = [p for p in sorted(making.rglob("*")) if p.is_file()]
             for path in sorted(made, key=lambda p: p.name == "report.html"):
                 os.replace(path, out / path.relative_to(making))
@@ -71,27 +92,37 @@ def save(results: Results, out: Path, failed: Sequence[str] = ()) -> Path:
     return out / "report.html"
 
 
-def _write_all(results: Results, folder: Path, failed: Sequence[str]) -> None:
-    rare = ("against_published", "patching", "translation_patching", "tuning")
-    sometimes = [name for name in FILES if name.startswith(rare)]
-    files = {name: what for name, what in FILES.items() if name not in sometimes or len(getattr(results, name))}
-    for name in files:
-        getattr(results, name).to_csv(folder / f"{name}.csv", index=False)
-    if results.translation is not None:
-        for name, what in translation_analysis.FILES.items():
-            getattr(results.translation, name).to_csv(folder / f"translation_{name}.csv", index=False)
-            files[f"translation_{name}"] = what
-    for section in sections():
-        if section.csv and len(results.tables.added[section.table]):
-            results.tables.added[section.table].to_csv(folder / f"{section.table}.csv", index=False)
-            files[section.table] = section.csv
+def _write_all(results: Results, folder: Path, failed: Sequence[str], look: Look | None) -> None:
+    tables = dict(_tables(results))
+    for name, (table, _) in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
     text = paragraph(results.tables.summaries)
     if text:
-        (folder / "methods.tex").write_text(text + "\n", encoding="utf-8")
+        (folder / "methods.tex").write_text(prose(text) + "\n", encoding="utf-8")
         (folder / "references.bib").write_text(bibliography(text), encoding="utf-8")
     (folder / "plots").mkdir()
-    page = render(results, files, failed, text, folder / "plots")
+    drawings: dict[str, Callable[[], Any]] = {}
+    files = {name: about for name, (_, about) in tables.items()}
+    page = render(results, files, failed, text, folder / "plots", drawings)
+    if look is not None:
+        (folder / "paper").mkdir()
+        paper.write(folder / "paper", look, tables, drawings, bool(text))
     (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _tables(results: Results) -> Iterator[tuple[str, tuple[pd.DataFrame, str]]]:
+    """The name, rows and description of each CSV file."""
+    rare = ("against_published", "patching", "translation_patching", "tuning")
+    for name, about in FILES.items():
+        table = getattr(results, name)
+        if not name.startswith(rare) or len(table):
+            yield name, (table, about)
+    if results.translation is not None:
+        for name, about in translation_analysis.FILES.items():
+            yield f"translation_{name}", (getattr(results.translation, name), about)
+    for section in sections():
+        if section.csv and len(results.tables.added[section.table]):
+            yield section.table, (results.tables.added[section.table], section.csv)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -100,16 +131,20 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def _run(given: Sequence[str]) -> None:
-    keys = ("runs", "out", "models", "tasks", "languages", "labels", "seed")
+    keys = ("runs", "out", "models", "tasks", "languages", "labels", "seed", "style", *paper.KEYS)
     asked = Arguments(given, keys, required=("runs", "out"))
     seed, out = asked.whole("seed", 0), asked.path("out")
     assert out is not None  # required
+    wanted = paper.asked(asked)
     choice = Choice(*(asked.names(key) for key in ("models", "tasks", "languages", "labels")))
     tables = choose(read(asked.folders("runs")), choice)
     if tables.left_out:
         print(tables.left_out)
     labels = labels_of(choice.labels, tables)
-    page = save(labelled(analyse(tables, seed), labels), out)
+    results = labelled(analyse(tables, seed), labels)
+    page = save(results, out, look=paper.look_of(wanted, results) if wanted else None)
     for finding in headlines(page.read_text(encoding="utf-8")):
         print(f"- {finding}")
     print(f"Report: {page}")
+    if wanted:
+        print(f"Paper: {page.parent / 'paper' / 'paper.tex'}")

@@ -37,7 +37,7 @@ def test_it_says_what_the_runs_recorded() -> None:
         "in 2 languages and English with 240 to 250 items per language, 0-shot",
         r"\citep{ponti2020xcopa}",
         r"\citep{bandarkar2024belebele}",
-        r"DALI and MEXA_T \citep{ravisankar2026map,kargaran2024mexa}",
+        r"DALI and MEXA_T \citep{ravisankar2026map,kargaran2025mexa}",
         "torch 2.15.0, transformers 5.23.0 and datasets 5.2.0",
     ):
         assert words in text, words

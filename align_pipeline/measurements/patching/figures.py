@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from align_pipeline.config.patch import KEPT, TREATMENT, is_kept, is_placebo, map_of, treatment_of
-from align_pipeline.figures import style
+from align_pipeline.figures import labels, look, style
+from align_pipeline.figures.look import points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,6 +130,7 @@ def correction(part: pd.DataFrame) -> Figure:
     )
     figure, axes = _lines(table, interval, -0.02 * top, top)
     axes.set_ylabel("share of TF items corrected")
+    labels.settle(figure)
     style.set_title(axes, _title(part), _below(part))
     return figure
 
@@ -151,13 +153,18 @@ def translation(part: pd.DataFrame) -> Figure:
     room = max(0.06 * (high - low), 0.5)
     figure, axes = _lines(table, interval, low - room, high + room)
     axes.axhline(before, color="#555555", linewidth=1.0, linestyle="--")
-    axes.annotate("unpatched", (0, before), (4, 3), ("axes fraction", "data"), textcoords="offset points", fontsize=8)
+    if look.current() is None:  # in a paper the caption says it
+        axes.annotate(
+            "unpatched", (0, before), (4, 3), ("axes fraction", "data"), textcoords="offset points", fontsize=8
+        )
     axes.set_ylabel("chrF++")
+    labels.settle(figure)
     row = next(part.itertuples())
     languages = sorted(part["language"].astype(str).unique())
     whose = languages[0] if len(languages) == 1 else f"mean over {len(languages)} languages"
     title = f"{style.TASKS.get(str(row.task), str(row.task))}, {row.direction}, patched: {kind_name(row)}"
-    style.set_title(axes, title, f"{whose}, n = {int(part['n'].max()):,} sentences")
+    dashed = "" if look.current() is None else "; dashed: unpatched"
+    style.set_title(axes, title, f"{whose}, n = {int(part['n'].max()):,} sentences{dashed}")
     return figure
 
 
@@ -188,6 +195,8 @@ def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float,
         dashes = ("--" if "shuffled" in name else ":") if is_placebo(name) else "-"
         width = 2.8 if name == TREATMENT else 1.4
         axes.plot(layers, table.loc[name].to_numpy(float), color=colours[name], linestyle=dashes, linewidth=width)
+        if look.current() is not None:  # the names are too long for a column: in the legend, in their order
+            axes.lines[-1].set_label(condition_name(name))
     if interval is not None:
         axes.fill_between(layers, *interval, color=colours[TREATMENT], alpha=0.15, linewidth=0)
     axes.set_ylim(bottom, top)
@@ -195,14 +204,20 @@ def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float,
     axes.set_xticks(style.layer_ticks(layers))
     axes.set_xlabel("layer (hidden state)")
     ends = np.array([float(table.loc[name].to_numpy(float)[-1]) for name in names])
-    spots = style.spread_apart(ends, 1.02 * (top - bottom) * 0.17 / 3.4, bottom, top)
-    edge, gutter = layers[-1] + 0.4, 0.03 * (layers[-1] - layers[0] + 0.8)
-    for name, spot, end in zip(names, spots, ends, strict=True):
-        leader = ([layers[-1], edge, edge + gutter], [end, end, spot])
-        axes.plot(*leader, color=colours[name], linewidth=0.5, clip_on=False)
-        label = condition_name(name)
-        weight = "bold" if name == TREATMENT else "normal"
-        axes.text(edge + 1.3 * gutter, spot, label, fontsize=8.5, color=colours[name], va="center", weight=weight)
+    texts = [
+        {
+            "s": condition_name(name),
+            "fontsize": points(8.5),
+            "color": colours[name],
+            "weight": "bold" if name == TREATMENT else "normal",
+            "line": colours[name],
+        }
+        for name in names
+    ]
+    if look.current() is not None:
+        labels.below(figure, list(reversed(axes.lines)), [str(line.get_label()) for line in reversed(axes.lines)])
+        return figure, axes
+    labels.end_labels(axes, ends, texts, layers[-1], 0.03, 1.02 * (top - bottom) * 0.17 / 3.4)
     return figure, axes
 
 
@@ -219,18 +234,17 @@ def grid(part: pd.DataFrame, rows: str) -> Figure:
     layers, count = table.columns.to_numpy(int), len(table)
     height = max(2.6, (0.125 if count > 30 else 0.2) * count + 1.4)
     size = 6.2 if count > 30 else 8.5
-    labels = [str(name) for name in table.index]
-    figure, axes = style.new_figure(9.0, height, left=style.room_for(labels, size) + 0.2, right=1.0)
+    codes = {str(name): str(name) for name in table.index} if rows == "language" else {}
+    names = [str(name) for name in (look.shown(pd.Series(table.index.astype(str))) if codes else table.index)]
+    figure, axes = style.new_figure(9.0, height, left=style.room_for(names, size) + 0.2, right=1.0, rows=count)
     image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
     ticks = [k for k in style.layer_ticks(layers) if k in layers]
     axes.set_xticks([int(np.searchsorted(layers, k)) for k in ticks], [str(k) for k in ticks])
-    axes.set_yticks(np.arange(count), labels, fontsize=size)
     axes.grid(visible=False)
     axes.set_xlabel("layer (hidden state)")
     axes.set_ylabel(rows if rows == "head" else "")
-    tall = min(height - 1.17, 3.0)
-    bar = figure.add_axes((8.12 / 9, (height - 0.62 - tall) / height, 0.16 / 9, tall / height))
-    figure.colorbar(image, cax=bar, label="share of TF items corrected")
+    labels.colour_bar(figure, axes, image, "share of TF items corrected", height)
+    labels.row_labels(axes, names, size, dict(zip(names, codes, strict=False)), count - 1)
     condition = condition_name(str(part["condition"].iloc[0]))
     style.set_title(axes, _title(part), f"replaced by: {condition}; {_below(part)}")
     return figure

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+from align_pipeline.figures import labels, look
+from align_pipeline.figures.look import points
 from align_pipeline.figures.style import (
     OKABE_ITO,
     POOLINGS,
     TASKS,
     item_counts,
+    language_codes,
     language_names,
     layer_ticks,
     part_task,
+    set_title,
 )
 
 LABELS = {
@@ -48,43 +52,60 @@ def by_layer(table: pd.DataFrame) -> Figure:
     Args:
         table: rows of `REPRESENTATIONS` of one model, task and pooling.
     """
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     table = table.assign(label=language_names(table))
-    names = list(table["label"].unique())
+    codes = language_codes(table)
+    names, paper = list(table["label"].unique()), look.current()
     few = len(names) <= len(OKABE_ITO)
-    shade = colormaps["viridis"]
-    colours = {k: OKABE_ITO[i] if few else shade(0.92 * i / (len(names) - 1)) for i, k in enumerate(names)}
+    colours, labelled = look.colours(codes), look.labelled(codes)
     shown = [name for name in LABELS if (table["measure"] == name).any()]
-    across = min(_ACROSS, max(len(shown), 3))
+    across = min(_ACROSS, max(len(shown), 3)) if paper is None else max(2, int(paper.width / 1.5))
     down = -(-len(shown) // across)
     named = names if len(names) <= _MOST_NAMED else []
+    if paper is not None:
+        named = [name for name in names if name in labelled]
     bottom = 0.35 + 0.17 * -(-(len(named) + 1) // across)
     width, height = _PANEL[0] * across, _PANEL[1] * down + 0.55 + bottom
     figure = Figure(figsize=(width, height))
+    panels: list[Any] = []
+    if paper is not None:
+        figure = Figure(figsize=(paper.width, 0.8 * paper.width / across * down + 0.2), layout="constrained")
+        panels = list(figure.subplots(down, across, squeeze=False).ravel())
+        for spare in panels[len(shown) :]:
+            spare.set_visible(False)
     ticks = layer_ticks(np.sort(table["layer"].unique()))
     ticks = ticks[:: -(-len(ticks) // 6)]
     for place, measure in enumerate(shown):
         row, column = divmod(place, across)
         corner = (_PANEL[0] * column + 0.42, height - 0.55 - _PANEL[1] * (row + 1) + 0.3)
-        axes = figure.add_axes((corner[0] / width, corner[1] / height, 1.38 / width, 1.15 / height))
+        spot = (corner[0] / width, corner[1] / height, 1.38 / width, 1.15 / height)
+        axes = panels[place] if panels else figure.add_axes(spot)
         rows = table[table["measure"] == measure]
-        for name, own in rows.groupby("label", sort=False):
+        for name in sorted(names, key=labelled.__contains__):  # those without a label below the others
+            own = rows[rows["label"] == name]
             axes.plot(own["layer"], own["value"], color=colours[name], linewidth=1.4 if few else 0.7)
         chance = rows.groupby("layer")["chance"].mean()
         axes.plot(chance.index, chance, color="#555555", linewidth=1.1, linestyle="--")
         axes.set_xticks(ticks)
-        axes.tick_params(labelsize=7, length=2)
-        axes.set_title(LABELS[measure], fontsize=8.5, fontweight="normal", pad=3)
+        axes.tick_params(labelsize=points(7), length=2)
+        axes.set_title(LABELS[measure], fontsize=points(8.5), fontweight="normal", pad=3)
     handles = [Line2D([], [], color=colours[name], label=name) for name in named]
     handles.append(Line2D([], [], color="#555555", linestyle="--", label="chance"))
-    figure.legend(handles=handles, loc="lower center", ncols=across, fontsize=7.5, bbox_to_anchor=(0.5, 0.0))
-    figure.text(0.5, (bottom - 0.08) / height, "layer (hidden state)", fontsize=8.5, ha="center")
     pooling, task = str(table["pooling"].iloc[0]), part_task(table)
     title = f"{TASKS.get(task, task)}: representations ({POOLINGS.get(pooling, pooling)})"
-    figure.text(0.42 / width, (height - 0.2) / height, title, fontsize=11, fontweight="bold", va="center")
     below = f"{len(names)} language{'s' if len(names) > 1 else ''}, {item_counts(table['n'])}"
+    if panels:
+        figure.supxlabel("layer (hidden state)", fontsize=paper.size if paper else None)
+        groups = look.group_entries(list(codes.values()))
+        handles = [Line2D([], [], color=colour, label=name) for name, colour in groups.items()] or handles[:-1]
+        handles.append(Line2D([], [], color="#555555", linestyle="--", label="chance"))
+        labels.below(figure, handles, [str(handle.get_label()) for handle in handles])
+        set_title(panels[0], title, below)
+        return figure
+    figure.legend(handles=handles, loc="lower center", ncols=across, fontsize=7.5, bbox_to_anchor=(0.5, 0.0))
+    figure.text(0.5, (bottom - 0.08) / height, "layer (hidden state)", fontsize=8.5, ha="center")
+    figure.text(0.42 / width, (height - 0.2) / height, title, fontsize=11, fontweight="bold", va="center")
     figure.text(0.42 / width, (height - 0.38) / height, below, fontsize=8.5, color="#555555", va="center")
     return figure

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+from align_pipeline.figures import labels, look
 from align_pipeline.figures.style import (
     BLUE,
     OKABE_ITO,
@@ -16,7 +19,6 @@ from align_pipeline.figures.style import (
     draw_inside,
     metric_label,
     new_figure,
-    place_labels,
     room_for,
     set_title,
 )
@@ -33,18 +35,26 @@ def translation_scatter(part: pd.DataFrame, numbers: pd.DataFrame) -> Figure:
 
     shown = sorted(part["direction"].unique())
     wide = 5.6
+    paper = look.current()
     figure = Figure(figsize=(wide * len(shown), 5.2))
+    panels: list[Any] = []
+    if paper is not None:  # below each other in a column, beside each other over the text's width
+        down = len(shown) if paper.width < 4.5 else 1
+        tall = 0.75 * paper.width * down * down / len(shown)
+        figure = Figure(figsize=(paper.width, tall), layout="constrained")
+        panels = list(figure.subplots(down, len(shown) // down, squeeze=False).ravel())
+    drawn = []
     for i, direction in enumerate(shown):
         left, bottom, width, height = draw_inside(wide, 5.2, 0.75, 0.2)
-        axes = figure.add_axes(((i + left) / len(shown), bottom, width / len(shown), height))
+        spot = ((i + left) / len(shown), bottom, width / len(shown), height)
+        axes = panels[i] if panels else figure.add_axes(spot)
         rows = part[part["direction"] == direction]
         x, y = rows["alignment"].to_numpy(float), rows["quality"].to_numpy(float)
-        axes.plot(x, y, "o", color=OKABE_ITO[i], markersize=6, markeredgecolor="#444444", markeredgewidth=0.4)
+        _points(axes, rows, x, y, OKABE_ITO[i])
         axes.margins(0.16, 0.08)
         axes.set_xlabel("share of items aligned, max over layers")
-        axes.set_ylabel(f"mean {SCORES[rows['score'].iloc[0]]} of the sentences")
-        axes.autoscale_view()
-        place_labels(axes, x, y, [str(language) for language in rows["language"]])
+        score = f"mean {SCORES[rows['score'].iloc[0]]} of the sentences"
+        axes.set_ylabel(f"{direction}: {score}" if panels else score)
         found = numbers.loc[numbers["direction"] == direction].iloc[0]
         r = "" if pd.isna(found["pearson"]) else f", Pearson r = {found['pearson']:.2f}"
         if r and not pd.isna(found["pearson_low"]):
@@ -52,7 +62,31 @@ def translation_scatter(part: pd.DataFrame, numbers: pd.DataFrame) -> Figure:
         set_title(
             axes, f"{direction}, {metric_label(found['metric'], found['pooling'])}", f"n = {len(rows)} languages{r}"
         )
+        drawn.append((axes, rows, x, y))
+    for axes, rows, x, y in drawn:  # with all panels' final sizes
+        axes.autoscale_view()
+        _label(axes, rows, x, y)
     return figure
+
+
+def _points(axes: Axes, rows: pd.DataFrame, x: NDArray[Any], y: NDArray[Any], colour: str) -> None:
+    """A point per language; in a paper those without a label are grey, and smaller."""
+    codes = {code: code for code in rows["language"].astype(str)}
+    if look.current() is None:
+        axes.plot(x, y, "o", color=colour, markersize=6, markeredgecolor="#444444", markeredgewidth=0.4)
+        return
+    named, hues = look.labelled(codes), look.colours(codes)
+    grouped = look.group_colours(list(codes))
+    for i, code in enumerate(codes):
+        hue = hues[code] if grouped else colour if code in named else look.REST
+        axes.plot(x[i], y[i], "o", color=hue, markersize=4, markeredgecolor="#444444", markeredgewidth=0.3)
+
+
+def _label(axes: Axes, rows: pd.DataFrame, x: NDArray[Any], y: NDArray[Any]) -> None:
+    """The points' labels."""
+    named = look.labelled({code: code for code in rows["language"].astype(str)})
+    keep = [code in named for code in rows["language"].astype(str)]
+    labels.place_labels(axes, x, y, [str(name) for name in look.shown(rows["language"].astype(str))], keep)
 
 
 def directions(part: pd.DataFrame) -> Figure:
@@ -61,12 +95,13 @@ def directions(part: pd.DataFrame) -> Figure:
     x, y = part["en_xx"].to_numpy(float), part["xx_en"].to_numpy(float)
     ends = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
     axes.plot(ends, ends, color="#888888", linewidth=0.8, linestyle="--")
-    axes.plot(x, y, "o", color=BLUE, markersize=6, markeredgecolor="#444444", markeredgewidth=0.4)
+    _points(axes, part, x, y, BLUE)
     axes.margins(0.12, 0.08)
     axes.set_xlabel("English into the language (en-xx)")
     axes.set_ylabel("the language into English (xx-en)")
     axes.autoscale_view()
-    place_labels(axes, x, y, [str(language) for language in part["language"]])
+    labels.group_legend(axes, list(part["language"].astype(str)))
+    _label(axes, part, x, y)
     sure = int((part["p_holm"] < 0.05).sum())
     below = f"n = {len(part)} languages; {sure} with a difference (Wilcoxon over sentences, Holm p < 0.05)"
     set_title(axes, f"Both directions, mean {SCORES[part['score'].iloc[0]]}", below)
@@ -77,9 +112,10 @@ def rank_biserial(part: pd.DataFrame) -> Figure:
     """Rank-biserial correlations with their intervals: rows of `statistics.sentences` at the best layers."""
     part = part[part["rank_biserial"].notna()]
     order = part.groupby("language")["rank_biserial"].mean().sort_values().index
-    names, size = [str(name) for name in order], 6.2 if len(order) > 30 else 8.5
+    shown_as = dict(zip(order, look.shown(pd.Series(order).astype(str)), strict=True))
+    names, size = [str(shown_as[code]) for code in order], 6.2 if len(order) > 30 else 8.5
     height = max(2.4, (0.14 if len(order) > 30 else 0.3) * len(order) + 1.4)
-    figure, axes = new_figure(9.0, height, left=room_for(names, size))
+    figure, axes = new_figure(9.0, height, left=room_for(names, size), rows=len(order))
     shown = sorted(part["direction"].unique())
     for i, direction in enumerate(shown):
         rows = part[part["direction"] == direction]
@@ -87,14 +123,22 @@ def rank_biserial(part: pd.DataFrame) -> Figure:
         middle = rows["rank_biserial"].to_numpy(float)
         spread = np.abs(rows[["low", "high"]].to_numpy(float).T - middle)
         axes.errorbar(
-            middle, at, xerr=spread, fmt="o", color=OKABE_ITO[i], markersize=4, linewidth=1.1, label=direction
+            middle,
+            at,
+            xerr=spread,
+            fmt="o",
+            color=OKABE_ITO[i],
+            markersize=look.marker(4, len(order)),
+            linewidth=1.1,
+            label=direction,
         )
     axes.axvline(0, color="#888888", linewidth=0.8)
-    axes.set_yticks(np.arange(len(order)), names, fontsize=size)
     axes.set_ylim(-0.8, len(order) - 0.2)
     axes.set_xlabel(f"rank-biserial correlation of being aligned with {SCORES[part['score'].iloc[0]]} (95% interval)")
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower right", fontsize=8)
+    labels.legend(axes, 8, loc="lower right")
+    codes = {str(name): str(code) for code, name in shown_as.items()}
+    labels.row_labels(axes, names, size, codes, len(order) - 1)
     row = part.iloc[0]
     set_title(
         axes,

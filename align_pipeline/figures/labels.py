@@ -1,0 +1,265 @@
+"""Legends, colour bars and labels, on the page and in a paper, where they fit the figure without overlap."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from align_pipeline.figures import look
+from align_pipeline.figures.style import INK, spread_apart
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LINE = 1.2
+"""Distance of lines of text, in font sizes."""
+
+
+def width_of(text: str, size: float) -> float:
+    """Width of a text in inches, in the font of the figure."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    return float(TextPath((0, 0), text, size=size, prop=FontProperties()).get_extents().width) / 72 if text else 0.0
+
+
+def settle(figure: Figure) -> None:
+    """In a paper, lay the figure out, so that positions are final; axis labels that are too long get several lines, and
+    ticks whose labels would touch get further apart."""
+    from matplotlib.ticker import AutoLocator, MaxNLocator
+
+    paper = look.current()
+    if paper is None:
+        return
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        for axis, room in ((axes.xaxis, axes.bbox.width), (axes.yaxis, axes.bbox.height)):
+            text = " ".join(axis.get_label_text().split())
+            if not text:
+                continue
+            if axis is axes.xaxis and isinstance(axis.get_major_locator(), AutoLocator):
+                ticks = [width_of(tick.get_text(), paper.size) for tick in axis.get_ticklabels()]
+                fit = int(room / figure.dpi / max([*ticks, 0.1]))
+                axis.set_major_locator(MaxNLocator(max(min(fit - 1, 8), 2)))
+            letters = max(int(len(text) * room / figure.dpi / width_of(text, paper.size)), 8)
+            axis.set_label_text("\n".join(textwrap.wrap(text, letters, break_long_words=False)))
+    figure.draw_without_rendering()
+
+
+def legend(axes: Axes, size: float, **where: Any) -> None:
+    """A legend of the axes' artists: on the page where the arguments say, in a paper in rows below the figure."""
+    paper = look.current()
+    if paper is None:
+        axes.legend(fontsize=size, **where)
+        return
+    handles, texts = axes.get_legend_handles_labels()
+    below(axes.figure, handles, texts, str(where.get("title", "")))
+
+
+def below(figure: Any, handles: Sequence[Any], texts: Sequence[str], title: str = "") -> None:
+    """In a paper, a legend in rows below the figure, which grows by its height."""
+    paper = look.current()
+    assert paper is not None
+    size = paper.size - 1
+    across = next((n for n in range(len(texts), 1, -1) if _columns_width(texts, n, size) <= paper.width - 0.1), 1)
+    figure.legend(
+        handles,
+        texts,
+        loc="outside lower center",
+        ncols=across,
+        title=title or None,
+        handlelength=1.6,
+        columnspacing=1.2,
+    )
+    lines = -(-len(texts) // across) + bool(title)
+    wide, tall = figure.get_size_inches()
+    figure.set_size_inches(wide, tall + 1.35 * size / 72 * lines)
+
+
+def _columns_width(texts: Sequence[str], across: int, size: float) -> float:
+    """Width of a legend in inches; matplotlib fills its columns from top to bottom."""
+    down = -(-len(texts) // across)
+    columns = [texts[i : i + down] for i in range(0, len(texts), down)]
+    return sum(max(width_of(text, size) for text in one) + 3.8 * size / 72 for one in columns)
+
+
+def group_legend(axes: Axes, codes: Sequence[str]) -> None:
+    """In a paper with languages coloured by group, a legend of the groups."""
+    from matplotlib.lines import Line2D
+
+    own = look.group_entries(codes)
+    if not own:
+        return
+    handles, texts = axes.get_legend_handles_labels()
+    handles += [Line2D([], [], color=colour, marker="o", linestyle="", markersize=4) for colour in own.values()]
+    is_class = all(name.isdigit() or name == look.OTHER for name in own)
+    below(axes.figure, handles, [*texts, *own], "resource class" if is_class else "")
+
+
+def colour_bar(figure: Any, axes: Axes, image: Any, label: str, height: float) -> None:
+    """A colour bar on the right; `height` is the figure's on the page, in inches."""
+    if look.current() is not None:
+        bar = figure.colorbar(image, ax=axes, label=label, aspect=25, pad=0.02)
+        bar.outline.set_linewidth(0.5)
+        return
+    tall = min(height - 1.17, 3.0)
+    bar = figure.add_axes((8.12 / 9, (height - 0.62 - tall) / height, 0.16 / 9, tall / height))
+    figure.colorbar(image, cax=bar, label=label)
+
+
+def row_labels(axes: Axes, names: Sequence[str], size: float, codes: Mapping[str, str], last: float) -> None:
+    """Label the rows 0, 1, ... of a figure; the limits and the legend must be final.
+
+    In a paper with more than `look.MOST` rows only the labelled languages get a label, with a line to the row where
+    labels had to be moved apart. Rows that are no language always have one.
+
+    Args:
+        axes: whose y axis has the rows.
+        names: of the rows.
+        size: of the text on the page.
+        codes: FLORES code by name, of the rows that are languages.
+        last: position of the last row.
+    """
+    paper = look.current()
+    at = np.linspace(0, last, len(names)) if len(names) > 1 else np.zeros(1)
+    if paper is None or len(names) <= look.MOST:
+        axes.set_yticks(at, names, fontsize=look.points(size))
+        settle(axes.figure)  # type: ignore[arg-type]
+        return
+    keep = look.labelled({k: code for k, code in codes.items() if k in names})
+    rows = [i for i, name in enumerate(names) if name in keep or name not in codes]
+    axes.set_yticks([])
+    beside, low, high = axes.get_yaxis_transform(), *sorted(axes.get_ylim())
+    texts = [
+        axes.text(-0.035, at[row], names[row], ha="right", va="center", fontsize=paper.size - 1, transform=beside)
+        for row in rows
+    ]
+    settle(axes.figure)  # type: ignore[arg-type]
+    line = _line(axes)
+    places = spread_apart(at[rows], line, low + line / 2, high - line / 2)
+    for row, text, place in zip(rows, texts, places, strict=True):
+        text.set_y(place)
+        axes.plot([0, -0.025], [at[row], place], color=INK, linewidth=0.4, clip_on=False, transform=beside)
+
+
+def _line(axes: Axes) -> float:
+    """Distance of lines of text, in units of the y axis; once the figure is settled."""
+    low, high = sorted(axes.get_ylim())
+    return _LINE * look.points(0) / 72 * (high - low) / (axes.bbox.height / axes.figure.dpi)
+
+
+def end_labels(
+    axes: Axes, ends: NDArray[Any], texts: Sequence[Mapping[str, Any]], layer: int, gutter: float, gap: float
+) -> None:
+    """Label lines at their ends, one below the other, with a thin line from each end to its label.
+
+    Args:
+        axes: with limits that are final.
+        ends: height of each line at its last layer.
+        texts: of each label, what `Axes.text` needs, and ``line``, the colour of the thin line.
+        layer: the last one.
+        gutter: width of the thin line, as a share of the axes' width.
+        gap: distance of the labels on the page, in units of the axis.
+    """
+    low, high = axes.get_ylim()
+    left, edge = axes.get_xlim()
+    wide = gutter * (edge - left)
+    drawn = [
+        axes.text(edge + 1.15 * wide, end, va="center", **{key: value for key, value in text.items() if key != "line"})
+        for text, end in zip(texts, ends, strict=True)
+    ]
+    settle(axes.figure)  # type: ignore[arg-type]
+    spots = spread_apart(ends, gap if look.current() is None else _line(axes), low, high)
+    for label, text, spot, end in zip(drawn, texts, spots, ends, strict=True):
+        label.set_y(spot)
+        axes.plot(
+            [layer, edge, edge + wide], [end, end, spot], color=text["line"], linewidth=0.5, clip_on=False, zorder=1.5
+        )
+
+
+def place_labels(
+    axes: Axes, x: NDArray[Any], y: NDArray[Any], labels: Sequence[str], keep: Sequence[bool] = ()
+) -> None:
+    """Write a label beside each point, at a nearby place that covers no point and no other label if there is one.
+
+    In a paper labels stay inside the axes and never cover each other or a labelled point, if there is room at all; a
+    near place that covers a point without a label may be better than a far one.
+
+    Args:
+        axes: with limits that are final.
+        x, y: the points.
+        labels: of the points.
+        keep: which points get a label; default: all.
+    """
+    paper = look.current()
+    size = paper.size - 1 if paper else 8 if len(labels) <= 25 else 6
+    settle(axes.figure)  # type: ignore[arg-type]
+    points = axes.transData.transform(np.column_stack([x, y]))
+    dots = axes.figure.get_dpi() / 72
+    radius = 3 * dots if paper else 4 * dots
+    boxes = [(px - radius, py - radius, px + radius, py + radius) for px, py in points]
+    named = np.array(keep, bool) if len(keep) else np.ones(len(x), bool)
+    taken = [box for box, own in zip(boxes, named, strict=True) if own]
+    weak = [box for box, own in zip(boxes, named, strict=True) if not own]
+    back = axes.transData.inverted()
+    for i in np.lexsort((x, y)):
+        if not named[i]:
+            continue
+        wide = dots * (72 * width_of(labels[i], size) + 3 if paper else len(labels[i]) * size * 0.6)
+        places = _places(points[i], (wide, size * dots * 1.05), dots, 9 if paper is None else 25)
+        box, ring = _best(places, taken, weak, axes.bbox.extents if paper else None)
+        taken.append(box)
+        (left, low), (right, _) = back.transform([(box[0], (box[1] + box[3]) / 2), (box[2], box[3])])
+        if ring > 1:
+            near = min(max(x[i], left), right)
+            axes.plot([x[i], near], [y[i], low], color="#AAAAAA", linewidth=0.4, zorder=1)
+        axes.text(left, low, labels[i], fontsize=size, va="center")
+    figure = axes.get_figure(root=True)
+    if paper and figure is not None:
+        figure.set_layout_engine("none")  # keeps the positions, in which nothing overlaps
+
+
+_Box = tuple[float, float, float, float]
+_COVERED = 2.0
+"""A place that covers a point without a label counts as so many rings further away."""
+
+
+def _best(
+    places: Iterator[tuple[_Box, int]], taken: Sequence[_Box], weak: Sequence[_Box], inside: Any
+) -> tuple[_Box, int]:
+    """The nearest place that covers nothing that is taken; the last one if there is none."""
+    least, found = np.inf, None
+    last = ((0.0, 0.0, 0.0, 0.0), 0)
+    for last in places:
+        box, ring = last
+        if ring >= least:
+            break
+        is_out = inside is not None and (
+            box[0] < inside[0] or box[2] > inside[2] or box[1] < inside[1] or box[3] > inside[3]
+        )
+        if is_out or any(_overlap(box, other) for other in taken):
+            continue
+        cost = ring + _COVERED * sum(_overlap(box, other) for other in weak)
+        if cost < least:
+            least, found = cost, last
+    return found or last
+
+
+def _overlap(a: _Box, b: _Box) -> bool:
+    return a[0] < b[2] and a[2] > b[0] and a[1] < b[3] and a[3] > b[1]
+
+
+def _places(point: Any, size: tuple[float, float], dots: float, rings: int) -> Iterator[tuple[_Box, int]]:
+    """Places around a point, in eight directions, nearer ones first, each with its ring."""
+    (px, py), (wide, high) = point, size
+    for ring in range(1, rings):
+        for angle in (0, 180, 45, 135, -45, -135, 90, -90):
+            dx, dy = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+            left = px + dx * 5 * dots * ring + (0 if dx > 0.1 else -wide if dx < -0.1 else -wide / 2)
+            low = py + dy * 5 * dots * ring - high / 2
+            yield (left, low, left + wide, low + high), ring

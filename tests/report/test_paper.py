@@ -1,0 +1,272 @@
+"""Figures and tables for a paper: embedded fonts, width, labels without overlap, LaTeX that compiles."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_analysis_simulated import simulate
+from test_methods import summary
+
+from align_pipeline.config.lang import known_languages
+from align_pipeline.data.items import ENGLISH
+from align_pipeline.errors import InputError
+from align_pipeline.figures import curves, look, plots, style
+from align_pipeline.figures.look import MOST, Look
+from align_pipeline.inference import study as analysis
+from align_pipeline.report import latex, paper, report
+from align_pipeline.report.arguments import Arguments
+from align_pipeline.report.results import language_table
+
+CODES = [code for code in language_table().index if code != ENGLISH]
+LOOKS = [Look(), Look(width=6.75, size=10, font="STIXGeneral"), Look(width=2.5, size=7)]
+
+
+def renamed(count: int, **how: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A simulated study of `count` languages, all of them known."""
+    tables = simulate(count, 24, 6, effect=0.8, level_effect=1.0, seed=4, **how)
+    names = dict(zip(sorted(set(tables[0]["language"].astype(str))), CODES, strict=False))
+    alignment, predictions = (table.astype({"language": str}).replace({"language": names}) for table in tables)
+    return alignment, predictions
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with a paper, of some languages and a model whose name LaTeX would read as commands."""
+    folder = tmp_path_factory.mktemp("paper")
+    alignment, predictions = renamed(5, model="my_model 50% & {x}")
+    for name, table in (("alignment", alignment), ("predictions", predictions)):
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+    (folder / "summary.json").write_text(json.dumps(summary(model="my_model 50% & {x}", task="belebele", num_layers=5)))
+    more = ("style=paper", "font=STIXGeneral", "names=names", "color=family")
+    report.main([f"runs={folder}", f"out={folder / 'out'}", *more])
+    return folder / "out"
+
+
+def test_every_figure_is_pdf_and_svg_in_column_width_with_embedded_fonts(written: Path) -> None:
+    drawn = {path.stem for path in (written / "plots").glob("*.png")}
+    for form in ("pdf", "svg"):
+        assert {path.stem for path in (written / "paper" / "figures").glob(f"*.{form}")} == drawn
+    for path in (written / "paper" / "figures").glob("*.pdf"):
+        content = path.read_bytes()
+        box = re.search(rb"/MediaBox \[ ?([\d.]+) ([\d.]+) ([\d.]+) ([\d.]+)", content)
+        assert box is not None
+        assert float(box[3]) == pytest.approx(3.25 * 72)
+        fonts = set(re.findall(rb"/BaseFont /([^\s/]+)", content))
+        assert any(b"STIXGeneral" in name for name in fonts), fonts
+        assert b"/Subtype /Type3" not in content
+        assert content.count(b"/FontDescriptor ") >= content.count(b"/FontFile2") > 0
+    for path in (written / "paper" / "figures").glob("*.svg"):
+        assert "<text" not in path.read_text(encoding="utf-8")
+
+
+def figures(count: int) -> Iterator[tuple[str, Any]]:
+    """Functions that draw the figures with labelled languages."""
+    alignment, predictions = renamed(count)
+    study = analysis.join(alignment, predictions)
+    cells = analysis.tally(study)
+    points = analysis.points(study, cells)
+    points = points[points["reduce"] == "max"].assign(stderr=0.05, chance=0.25)
+    rng = np.random.default_rng(0)
+    differs = cells[cells["best_layer"].astype(bool)].assign(difference=rng.normal(0, 0.1, count), p_languages=0.5)
+    differs = differs.assign(low=differs["difference"] - 0.1, high=differs["difference"] + 0.1)
+    numbers = pd.Series({"pearson": 0.5, "pearson_low": 0.1, "pearson_high": 0.8})
+    yield "curves", lambda: curves.curves(cells)
+    yield "heatmap", lambda: curves.heatmap(cells)
+    yield "scatter", lambda: plots.scatter(points, numbers, language_table()["resource"])
+    yield "forest", lambda: plots.forest(differs)
+
+
+@pytest.mark.parametrize(("count", "one"), [(4, LOOKS[0]), *((82, one) for one in LOOKS)])
+def test_labels_are_few_and_do_not_overlap(count: int, one: Look) -> None:
+    """Checked on the boxes that matplotlib itself computes for the drawn texts."""
+    names = {str(code): str(name) for code, name in language_table()["name"].items()}
+    made = Look(one.width, one.size, one.font, names if one.size == 10 else {}, order=CODES)
+    called = {made.names.get(code, code) for code in CODES}
+    for kind, draw in figures(count):
+        with style.style(made):
+            figure = draw()
+            figure.draw_without_rendering()
+            texts = [
+                t for axes in figure.axes for t in (*axes.texts, *axes.get_yticklabels()) if t.get_text() in called
+            ]
+            boxes = {t.get_text(): t.get_window_extent() for t in texts}
+            size = {t.get_fontsize() for t in texts}
+        assert len(texts) == len(boxes) == min(count, MOST), kind
+        assert size == {made.size - 1}, kind
+        for (a, box), (b, other) in combinations(boxes.items(), 2):
+            assert not box.shrunk(0.98, 0.7).overlaps(other.shrunk(0.98, 0.7)), (
+                kind,
+                a,
+                b,
+            )  # a box has room above letters
+        for name, box in boxes.items():
+            assert box.x0 > -1, (kind, name)
+            assert box.x1 < figure.bbox.width + 1, (kind, name)
+
+
+def test_the_same_tables_give_the_same_bytes(tmp_path: Path) -> None:
+    draw = dict(figures(14))["curves"]
+    for name in ("a", "b"):
+        with style.style(Look()):
+            style.write(draw(), tmp_path / name, ("pdf", "svg"))
+    for form in ("pdf", "svg"):
+        assert (tmp_path / f"a.{form}").read_bytes() == (tmp_path / f"b.{form}").read_bytes()
+
+
+def test_without_a_paper_all_languages_are_labelled() -> None:
+    codes = {code: code for code in CODES[:30]}
+    assert look.labelled(codes) == set(codes)
+    with look.using(Look(order=CODES)):
+        assert len(look.labelled(codes)) == MOST
+        assert {CODES[0], CODES[29]} <= look.labelled(codes)  # the ends of the ranking
+        assert set(look.colours(codes).values()) > {look.REST}
+    with look.using(Look(order=CODES, highlight=CODES[3:5])):
+        assert look.labelled(codes) == set(CODES[3:5])
+
+
+def test_colours_of_groups() -> None:
+    families = {str(code): str(family) for code, family in language_table()["family"].items()}
+    with look.using(Look(groups=families)):
+        entries = look.group_entries(CODES)
+        sizes = pd.Series(families)[CODES].value_counts()
+        assert list(entries)[:6] == sorted(sizes.index, key=lambda name: (-sizes[name], name))[:6]
+        assert list(entries)[6:] == ["other"]
+        assert len(set(entries.values())) == 7
+    with look.using(Look(groups=dict.fromkeys(CODES[:3], "3") | {CODES[3]: "0"})):
+        assert list(look.group_entries(CODES[:4])) == ["0", "3"]
+
+
+# --------------------------------------------------------------------------------------------------------------- LaTeX
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a_b & 50% #1 {x}", r"a\_b \& 50\% \#1 \{x\}"),
+        ("DALI$_S$ costs $5", r"DALI$_S$ costs \$5"),
+        ("−0.5 <0.001 → a\\b~^", r"$-$0.5 $<$0.001 $\to$ a\textbackslash{}b\textasciitilde{}\textasciicircum{}"),
+    ],
+)
+def test_text_as_latex(text: str, expected: str) -> None:
+    assert latex.escape(text) == expected
+
+
+def test_methods_keep_their_citations() -> None:
+    assert latex.prose(r"MEXA_T of my_set \citep{a_b,c}.") == r"MEXA$_T$ of my\_set \citep{a_b,c}."
+
+
+def test_a_table_by_hand() -> None:
+    table = pd.DataFrame(
+        {
+            "model": ["m_1"] * 3,
+            "metric": ["dali", "dali_strong", "dali"],
+            "language": ["swh_Latn", "ind_Latn", "tha_Thai"],
+            "best_layer": [True, True, False],
+            "n": [1200, 250, 9],
+            "difference": [0.12345, -0.5, 0.3],
+            "low": [0.1, -0.61, 0.0],
+            "high": [0.2, np.nan, 0.0],
+            "p_holm": [0.0001, 0.25, 1.0],
+            "chrf": [31.26, 9.0, 1.0],
+            "note": ["", "too few", ""],
+        }
+    )
+    text = latex.tables("made", table, "differences", lambda code: {"swh_Latn": "Swahili"}.get(code, code))
+    assert r"\begin{tabular}{llrrrrr}" in text
+    assert r"metric & language & $n$ & difference & 95\% interval & $p$, Holm & chrF++ \\" in text
+    assert r"DALI & Swahili & 1,200 & +0.123 & [0.10, 0.20] & $<$0.001 & 31.3 \\" in text
+    assert r"DALI$_S$ & ind\_Latn & 250 & $-$0.500 & -- & 0.250 & 9.0 \\" in text
+    assert r"\caption{Differences. Model: m\_1. All rows are in made.csv. Too few.}\label{tab:made}" in text
+    assert "tha" not in text  # not its best layer
+
+
+def test_long_and_wide_tables_are_split_and_nothing_is_lost() -> None:
+    rng = np.random.default_rng(0)
+    rows = 60
+    table = pd.DataFrame({"metric": ["dali", "mexa_t"] * (rows // 2), "language": [f"x{i:02}" for i in range(rows)]})
+    for i in range(30):
+        table[f"value_{i}"] = rng.uniform(0, 0.9, rows)
+    text = latex.tables("wide", table, "values", str)
+    numbers = sorted(re.findall(r"(?<![\d.])0\.\d{3}(?!\d)", text))
+    assert numbers == sorted(f"{value:.3f}" for value in table.filter(like="value").to_numpy().ravel())
+    labels = re.findall(r"\\label\{(.*?)\}", text)
+    assert labels == [f"tab:wide-{i}" for i in range(1, len(labels) + 1)]
+    for part in re.findall(r"\\begin\{tabular\}.*?\\end\{tabular\}", text, re.DOTALL):
+        columns = re.match(r"\\begin\{tabular\}\{([lr]+)\}", part)
+        assert columns is not None
+        lines = [line for line in part.splitlines() if line.endswith(r"\\")]
+        assert {line.count(" & ") for line in lines} == {len(columns[1]) - 1}
+        assert len(lines) <= latex.ROWS + 1
+        assert max(len(line) for line in lines) < 1.5 * latex.LETTERS
+
+
+def test_a_table_without_rows_and_one_with_too_many() -> None:
+    assert latex.tables("none", pd.DataFrame({"n": []}), "nothing", str) == "% none.csv has no rows.\n"
+    many = pd.DataFrame({"n": range(latex.MOST_ROWS + 1)})
+    assert latex.tables("many", many, "much", str).startswith("% many.csv has 1,001 such rows")
+
+
+def test_the_document_compiles(written: Path) -> None:
+    document = (written / "paper" / "paper.tex").read_text(encoding="utf-8")
+    tables = {path.stem for path in written.glob("*.csv")}
+    assert set(re.findall(r"\\input\{tables/(.*?)\}", document)) == tables
+    assert {path.stem for path in (written / "paper" / "tables").glob("*.tex")} == tables
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex on this machine")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=written / "paper", capture_output=True, check=False, timeout=120)
+    log = done.stdout.decode("latin-1")
+    assert done.returncode == 0, log[-2000:]
+    assert "Overfull \\hbox" not in log
+    assert "Float too large" not in log
+
+
+# ------------------------------------------------------------------------------------------------------------ arguments
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["style=web"], "style=web is not valid; use style=paper."),
+        (["width=column"], "width is about the figures of a paper; add style=paper."),
+        (
+            ["style=paper", "width=wide"],
+            "width=wide is not valid; use column, text or a number of inches from 2 to 12.",
+        ),
+        (["style=paper", "width=nan"], "width=nan is not valid"),
+        (["style=paper", "fontsize=40"], "fontsize=40 is not valid; use a number of points from 5 to 16."),
+        (["style=paper", "font=No Such Font"], "font=No Such Font is not installed; use an installed font, or DejaVu"),
+        (["style=paper", "names=full"], "names=full is not valid; use names=codes or names=names."),
+        (["style=paper", "color=script"], "color=script is not valid; use color=resource or color=family."),
+        (["style=paper", "highlight=" + ",".join(CODES[:13])], "highlight has 13 languages; use at most 12"),
+    ],
+)
+def test_wrong_values_are_named(given: list[str], says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        paper.asked(Arguments(given, ("style", *paper.KEYS), ()))
+
+
+def test_right_values() -> None:
+    keys = ("style", *paper.KEYS)
+    assert paper.asked(Arguments([], keys, ())) is None
+    for width, inches in (("column", 3.25), ("text", 6.75), ("5.5", 5.5)):
+        made = paper.asked(Arguments(["style=paper", f"width={width}"], keys, ()))
+        assert made is not None
+        assert made.look.width == inches
+
+
+def test_a_language_to_highlight_must_be_there(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    absent = next(code for code, one in known_languages().items() if one.get("flores") == CODES[60])
+    with pytest.raises(SystemExit) as stopped:
+        report.main([f"runs={written.parent}", f"out={written}", "style=paper", f"highlight={absent}"])
+    assert f"There is no language to highlight '{absent}'; available: " in str(stopped.value.code)
