@@ -113,6 +113,9 @@ def write(
     with style.style(look):
         for name, draw in drawings.items():
             figure = draw()
+            wide, tall = figure.get_size_inches()
+            if abs(wide - look.width) > 0.01:  # of another package, drawn for the page
+                figure.set_size_inches(look.width, tall * look.width / wide)
             style.write(figure, folder / "figures" / name, ("pdf", "svg"))
             captions.append(_figure(name, str(figure.get_label()), look))
     (folder / "figures.tex").write_text("\n".join(captions), encoding="utf-8")

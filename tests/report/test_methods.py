@@ -66,6 +66,19 @@ def test_tuned_models_are_described() -> None:
     assert text.count("midalign (treatment, lora, 40 steps, 100 sentence pairs of FLORES+ dev in swh_Latn)") == 1
 
 
+def test_patches_are_described() -> None:
+    one = summary()
+    one["config"]["patch"] = {
+        "conditions": ["parallel", "noise"],
+        "layers": [2, 4],
+        "site": "last",
+        "component": "resid",
+        "window": 1,
+    }
+    text = paragraph([summary(), one, one])
+    assert text.count("in XCOPA, component resid at last, layers 2, 4, conditions: parallel, noise.") == 1
+
+
 @pytest.mark.parametrize("task", ["belebele", "xcopa", "xstorycloze", "flores", "choice"])
 def test_every_citation_has_one_entry_and_no_entry_is_idle(task: str) -> None:
     text = paragraph([summary(task=task)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import REPOSITORY
 from test_analysis_simulated import simulate
 from test_methods import summary
 
@@ -263,6 +265,15 @@ def test_right_values() -> None:
         made = paper.asked(Arguments(["style=paper", f"width={width}"], keys, ()))
         assert made is not None
         assert made.look.width == inches
+
+
+def test_the_commands_of_the_documentation_are_valid() -> None:
+    page = (REPOSITORY / "docs" / "outputs.md").read_text(encoding="utf-8")
+    commands = [line for line in page.splitlines() if "style=paper" in line and line.startswith("python")]
+    assert len(commands) == 3
+    for command in commands:
+        given = [word for word in shlex.split(command)[3:] if not word.startswith(("runs=", "out="))]
+        assert paper.asked(Arguments(given, ("style", *paper.KEYS), ())) is not None
 
 
 def test_a_language_to_highlight_must_be_there(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
