@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,9 +83,10 @@ def below(figure: Any, handles: Sequence[Any], texts: Sequence[str], title: str 
 
 
 def _columns_width(texts: Sequence[str], across: int, size: float) -> float:
-    """Width of a legend in inches; matplotlib fills its columns from top to bottom."""
-    down = -(-len(texts) // across)
-    columns = [texts[i : i + down] for i in range(0, len(texts), down)]
+    """Width of a legend in inches; the first columns have one text more than the others if not all have as many."""
+    count, more = divmod(len(texts), across)
+    ends = np.cumsum([0, *(count + (i < more) for i in range(across))])
+    columns = [texts[start:end] for start, end in pairwise(ends)]
     return sum(max(width_of(text, size) for text in one) + 3.8 * size / 72 for one in columns)
 
 

@@ -56,12 +56,12 @@ def _sentences(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         )
     patched = list(dict.fromkeys(filter(None, map(_patch, runs))))
     if patched:
-        cited = _cite(["ravisankar2026map"])
-        yield f"Activations of a language's run were replaced{cited}: {'; '.join(patched)}."
+        study = _cite(["ravisankar2026map"])
+        yield f"Activations of a language's run were replaced{study}: {'; '.join(patched)}."
     tuned = list(dict.fromkeys(_tuned(run["tuned"]) for run in runs if run.get("tuned")))
     if tuned:
-        cited = _cite(["liu2025middle"]) if any("midalign" in text for text in tuned) else ""
-        yield f"Tuned models{cited}: {'; '.join(tuned)}."
+        method = _cite(["liu2025middle"]) if any("midalign" in text for text in tuned) else ""
+        yield f"Tuned models{method}: {'; '.join(tuned)}."
     versions = _listed([f"{name} {_version(runs, name)}" for name in ("torch", "transformers", "datasets")])
     yield f"Software: {versions}{_cite(['wolf2020transformers'])}."
 

@@ -22,7 +22,7 @@ from test_methods import summary
 from align_pipeline.config.lang import known_languages
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.errors import InputError
-from align_pipeline.figures import curves, look, plots, style
+from align_pipeline.figures import curves, labels, look, plots, style
 from align_pipeline.figures.look import MOST, Look
 from align_pipeline.inference import study as analysis
 from align_pipeline.report import latex, paper, report
@@ -123,6 +123,20 @@ def test_the_same_tables_give_the_same_bytes(tmp_path: Path) -> None:
             style.write(draw(), tmp_path / name, ("pdf", "svg"))
     for form in ("pdf", "svg"):
         assert (tmp_path / f"a.{form}").read_bytes() == (tmp_path / f"b.{form}").read_bytes()
+
+
+@pytest.mark.parametrize("count", range(2, 9))
+def test_legends_are_inside_the_figure(count: int) -> None:
+    """Checked on the box that matplotlib computes, for texts of several lengths."""
+    with style.style(Look()):
+        figure, axes = style.new_figure(9.0, 4.0)
+        for i in range(count):
+            axes.plot([0, 1], [0, i], label="condition " + "longer " * (i % 3))
+        labels.legend(axes, 8.5)
+        figure.draw_without_rendering()
+        (box,) = (legend.get_window_extent() for legend in figure.legends)
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
 
 
 def test_without_a_paper_all_languages_are_labelled() -> None:
