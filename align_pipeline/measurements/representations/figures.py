@@ -97,7 +97,8 @@ def by_layer(table: pd.DataFrame) -> Figure:
     title = f"{TASKS.get(task, task)}: representations ({POOLINGS.get(pooling, pooling)})"
     below = f"{len(names)} language{'s' if len(names) > 1 else ''}, {item_counts(table['n'])}"
     if panels:
-        figure.supxlabel("layer (hidden state)", fontsize=paper.size if paper else None)
+        for axes in panels[max(len(shown) - across, 0) : len(shown)]:  # the lowest of each column
+            axes.set_xlabel("layer (hidden state)")
         groups = look.group_entries(list(codes.values()))
         handles = [Line2D([], [], color=colour, label=name) for name, colour in groups.items()] or handles[:-1]
         handles.append(Line2D([], [], color="#555555", linestyle="--", label="chance"))
