@@ -58,6 +58,8 @@ def content(
         "job": folders.identity(job.config),
         "task": job.task.name,
         "model": job.config.model.name,
+        "parameters": job.parameters,
+        "revision": None if job.given else job.config.model.revision,
         "languages": rows,
         "data": provenance(job.task, job.source, job.pairs, weak),
         "num_layers": job.num_layers or None,

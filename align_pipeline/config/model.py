@@ -49,7 +49,7 @@ class ModelConfig:
     """A causal language model, from a hub repository or a folder, and how to load it."""
 
     name: str = MISSING
-    """Short name, used in the tables."""
+    """Short name, used in the tables; by default it ends in ``@<revision>`` if ``model.revision`` is set."""
     path: str = MISSING
     """Hub id (``meta-llama/Llama-3.1-8B``), a folder, or ``embedded:<name>`` for a model of this package."""
     revision: str | None = None

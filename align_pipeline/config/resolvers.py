@@ -26,6 +26,14 @@ def last_part(path: str) -> str:
     return re.split(r"[/:]", str(path).rstrip("/"))[-1] or str(path)
 
 
+def revised(name: str, revision: str | None) -> str:
+    """``${align_pipeline_revised:pythia,${model.revision}}``: a model's name, which ends in ``@<revision>`` if there is
+    one, so that checkpoints have names of their own; commits are shortened to eight characters."""
+    if revision is None:
+        return str(name)
+    return f"{name}@{revision[:8] if re.fullmatch('[0-9a-f]{40}', str(revision)) else revision}"
+
+
 def wandb_mode() -> str:
     """``${align_pipeline_wandb_mode:}``: the mode from W&B's environment variables; default: offline."""
     if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):

@@ -89,6 +89,30 @@ def load(config: ModelConfig) -> LanguageModel:
     return wrap(model, tokenizer, config.name, config.max_length, config.too_long, config.chat_template)
 
 
+def parameters(config: ModelConfig) -> int | None:
+    """The number of parameters of a model on this machine, from its settings, without its weights.
+
+    Returns:
+        the number as `LanguageModel.parameters` counts it; None for a GGUF file and for quantised weights, whose
+        tensors are packed.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path, _ = parts(config)
+    if config.gguf_file is not None or quantisation(path):
+        return None
+    shared: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    revision = None if isinstance(path, Path) else config.revision
+    try:
+        settings = AutoConfig.from_pretrained(str(path), revision=revision, local_files_only=True, **shared)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(settings, **shared)
+    except Exception as error:  # anything, of a model's own code too; the job has its results already
+        log.info("The number of parameters of %s is not known: %s", config.path, as_line(error))
+        return None
+    return sum(weight.numel() for weight in model.parameters())
+
+
 @contextlib.contextmanager
 def _no_adapter() -> Iterator[None]:
     """Keep transformers from loading an adapter itself, which it does silently if peft is installed."""

@@ -76,6 +76,11 @@ class LanguageModel:
         return len(self.layers)
 
     @property
+    def parameters(self) -> int:
+        """Number of parameters; tied weights count once, and an adapter is part of the weights it was merged into."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    @property
     def width(self) -> int:
         """D, the size of a hidden state."""
         return int(self.model.config.get_text_config().hidden_size)

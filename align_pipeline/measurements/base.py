@@ -26,7 +26,7 @@ from align_pipeline.config import Config
 from align_pipeline.config.lang import Language
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import Pair, ParallelTask
-from align_pipeline.engine.loading import load
+from align_pipeline.engine.loading import load, parameters
 from align_pipeline.engine.model import LanguageModel
 from align_pipeline.errors import InputError
 from align_pipeline.tracking.console import Stages
@@ -101,6 +101,11 @@ class Job:
         log.info("Loading %s (%s) ...", self.config.model.name, self.config.model.path)
         with self.stages.stage("model", f"Loaded {self.config.model.name}"):
             return load(self.config.model)
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of the model's parameters, as far as it is known; the model is not loaded for it."""
+        return parameters(self.config.model) if self.given is None else self.given.parameters
 
     @property
     def last_layers(self) -> dict[str, int]:

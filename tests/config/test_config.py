@@ -38,6 +38,20 @@ def test_every_model_composes(name: str) -> None:
     assert config.source == ("embedded" if name in ("tiny", "tiny_aligned") else "hub")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (("model=gemma3-1b", "model.revision=step1000"), "gemma3-1b@step1000"),
+        (("model=custom", "model.path=EleutherAI/pythia-70m", "model.revision=step512"), "pythia-70m@step512"),
+        (("model=custom", "model.path=runs/a/checkpoint-500/"), "checkpoint-500"),
+        (("model=gemma3-1b", f"model.revision={'0123abcd' * 5}"), "gemma3-1b@0123abcd"),
+        (("model=gemma3-1b", "model.revision=main", "model.name=mine"), "mine"),
+    ],
+)
+def test_a_revision_is_part_of_a_models_name(overrides: tuple[str, ...], name: str) -> None:
+    assert compose(*overrides).model.name == name
+
+
 @pytest.mark.parametrize("name", options("task"))
 def test_every_task_composes_and_builds(name: str) -> None:
     task = instantiate(compose(f"task={name}", *(["task.files=LANG.jsonl"] if name == "choice" else [])).task)

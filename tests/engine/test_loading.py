@@ -159,6 +159,23 @@ def test_an_adapter_for_another_model_is_refused(model_folder: Path, tmp_path: P
         loading.load(config(model_folder, adapter=str(tmp_path / "empty")))
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_are_counted_without_loading(tmp_path: Path, tied: bool) -> None:
+    random_model(tie_word_embeddings=tied).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    stored = sum(tensor.numel() for tensor in load_file(tmp_path / "model.safetensors").values())
+    assert loading.parameters(config(tmp_path)) == loading.load(config(tmp_path)).parameters == stored
+
+
+def test_packed_weights_do_not_say_how_many_parameters_there_are(folder: Path) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"quantization_config": {"quant_method": "gptq"}}))
+    assert loading.parameters(config(folder)) is None
+    assert loading.parameters(config(folder, gguf_file="model.gguf")) is None
+    (folder / "config.json").write_text('{"model_type": "nosuch"}')
+    assert loading.parameters(config(folder)) is None
+
+
 # ---- GGUF and quantised weights
 
 
