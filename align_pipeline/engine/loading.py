@@ -110,7 +110,7 @@ def parameters(config: ModelConfig) -> int | None:
     except Exception as error:  # anything, of a model's own code too; the job has its results already
         log.info("The number of parameters of %s is not known: %s", config.path, as_line(error))
         return None
-    return sum(weight.numel() for weight in model.parameters())
+    return int(sum(weight.numel() for weight in model.parameters()))
 
 
 @contextlib.contextmanager

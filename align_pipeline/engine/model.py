@@ -78,7 +78,7 @@ class LanguageModel:
     @property
     def parameters(self) -> int:
         """Number of parameters; tied weights count once, and an adapter is part of the weights it was merged into."""
-        return sum(weight.numel() for weight in self.model.parameters())
+        return int(sum(weight.numel() for weight in self.model.parameters()))
 
     @property
     def width(self) -> int:

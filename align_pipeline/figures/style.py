@@ -212,6 +212,12 @@ def spread_apart(values: NDArray[Any], gap: float, low: float, high: float) -> N
     return placed
 
 
+def short(value: float) -> str:
+    """A large number, such as 268M or 1.7B."""
+    unit, name = next(((10**k, name) for k, name in ((9, "B"), (6, "M"), (3, "K")) if value >= 10**k), (1, ""))
+    return f"{value / unit:.3g}{name}"
+
+
 def part_task(table: pd.DataFrame) -> str:
     """The task of the rows, which must have only one."""
     return str(table["task"].iloc[0])

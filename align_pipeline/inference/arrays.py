@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +79,20 @@ def bundle(
     at = np.searchsorted(block.layers, [int(best[unit]) for unit in units])
     codes = np.unique(cluster.astype(str), return_inverse=True)[1]
     return Bundle(key, items, codes, tuple(units), block.layers, block.inner, at, aligned, right, english)
+
+
+def answers(rows: pd.DataFrame, items: Array, units: Sequence[tuple[str, str]]) -> Array:
+    """[N, U]: whether each item is right in each language with its pivot, NaN where there is no answer.
+
+    Args:
+        rows: predictions of one model and task, each once.
+        items: [N], ids.
+        units: language and pivot, per u.
+    """
+    wide = rows.pivot(index="item_id", columns=["language", "pivot"], values="correct")
+    columns = pd.MultiIndex.from_tuples(units, names=["language", "pivot"]) if len(units) else wide.columns
+    found: Array = wide.reindex(index=items, columns=columns).to_numpy(float)
+    return found
 
 
 def _units(rows: pd.DataFrame) -> tuple[list[tuple[str, str]], Array]:

@@ -137,25 +137,15 @@ def cross_fitted(bundle: Bundle, splits: int = SPLITS, seed: int = 0) -> tuple[F
     Returns:
         [U] each, means over both directions of all splits; NaN if a language has too few clusters for two halves.
     """
-    inner = np.flatnonzero(bundle.inner)
-    present = ~np.isnan(bundle.aligned[:, :, inner])
-    value = np.where(present, bundle.aligned[:, :, inner], 0)
+    aligned = bundle.aligned[:, :, np.flatnonzero(bundle.inner)]
     sides = Sides.of(bundle, transfer=True)
-    masks = np.stack(list(halves(bundle.cluster, splits, np.random.default_rng(seed)))).astype(np.float32)  # [2S, N]
-
-    def total(of: NDArray[np.floating]) -> Floats:
-        found: Floats = np.einsum("sn,nuk->suk", masks, of.astype(np.float32), optimize=True).astype(float)
-        return found
+    masks = np.stack(list(halves(bundle.cluster, splits, np.random.default_rng(seed))))  # [2S, N]
 
     def share(side: NDArray[np.float32] | None) -> Floats:
-        member = np.float32(1) if side is None else side[:, :, None]
-        k, n = total(value * member), total(present * member)
-        found: Floats = np.divide(k, n, out=np.full(k.shape, np.nan), where=n > 0)
-        return found
+        return _shares(aligned, masks, np.float32(1) if side is None else side[:, :, None])
 
     every = share(None)
-    with np.errstate(invalid="ignore"):
-        layer = np.where(np.isnan(every), -1, every).argmax(axis=2)  # the lowest layer of ties, as in `tally`
+    layer = _best(every)
     other = np.arange(len(masks)) ^ 1  # index of the complementary half
     units = np.arange(len(bundle.units))
 
@@ -165,6 +155,49 @@ def cross_fitted(bundle: Bundle, splits: int = SPLITS, seed: int = 0) -> tuple[F
 
     differs = read(share(sides.a)) - read(share(sides.b))
     return means(read(every)), means(differs)
+
+
+def _shares(
+    aligned: NDArray[np.floating], masks: NDArray[np.bool_], member: NDArray[np.float32] | np.float32
+) -> Floats:
+    """[S, U, K]: share aligned of the items of each mask [S, N] that count as `member`; NaN where there are none."""
+    present = ~np.isnan(aligned)
+    parts = (np.where(present, aligned, 0) * member, present * member)
+    k, n = (
+        np.einsum("sn,nuk->suk", masks.astype(np.float32), part.astype(np.float32), optimize=True).astype(float)
+        for part in parts
+    )
+    found: Floats = np.divide(k, n, out=np.full(k.shape, np.nan), where=n > 0)
+    return found
+
+
+def _best(shares: Floats) -> NDArray[np.int64]:
+    """The last axis's index of the highest share; the lowest layer of ties, as in `tally`."""
+    found: NDArray[np.int64] = np.where(np.isnan(shares), -1, shares).argmax(axis=-1)
+    return found
+
+
+def cross_fitted_items(aligned: NDArray[np.floating], masks: NDArray[np.bool_]) -> Floats:
+    """Each item's alignment at its language's best layer, which is chosen on the half of the items without it.
+
+    Args:
+        aligned: [N, U, K], 1 or 0, NaN where there is no value; the layers that may be chosen.
+        masks: [2S, N], from `halves`.
+
+    Returns:
+        [N, U], means over the splits; NaN where there is no value, or none that chooses a layer.
+    """
+    shares = _shares(aligned, masks, np.float32(1))
+    layer = _best(shares)
+    chosen = np.isnan(shares).sum(axis=2) < shares.shape[2]
+    total, count = np.zeros(aligned.shape[:2]), np.zeros(aligned.shape[:2])
+    for s in range(len(masks)):
+        at = np.take_along_axis(aligned, layer[s][None, :, None], axis=2)[:, :, 0]
+        counts = ~masks[s][:, None] & chosen[s] & ~np.isnan(at)
+        total += np.where(counts, at, 0)
+        count += counts
+    found: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return found
 
 
 def means(values: Floats) -> Floats:

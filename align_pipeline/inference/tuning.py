@@ -168,9 +168,7 @@ def pairs(study: Study, of: Sequence[Version]) -> Iterator[Pairs]:
         right = {}
         for name in (model, *(one.model for preset in known for one in preset.versions)):
             part = table[(table["model"] == name) & (table["task"] == task)]
-            wide = part.pivot(index="item_id", columns=["language", "pivot"], values="correct")
-            columns = pd.MultiIndex.from_tuples(units, names=["language", "pivot"]) if units else wide.columns
-            right[name] = wide.reindex(index=first["item_id"], columns=columns).to_numpy(float)
+            right[name] = arrays.answers(part, first["item_id"].to_numpy(object), units)
         yield Pairs(model, task, known, pd.factorize(first["cluster"])[0], units, right)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from align_pipeline.page.numbers import as_count, as_number, as_p, as_range
+from align_pipeline.page.numbers import as_count, as_number, as_p, as_range, as_size
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ def count(head: str, name: str) -> Column:
     """A column of integers."""
     value = attrgetter(name)
     return Column(head, value, lambda row: as_count(value(row)))
+
+
+def size(head: str, name: str) -> Column:
+    """A column of numbers of parameters."""
+    value = attrgetter(name)
+    return Column(head, value, lambda row: as_size(value(row)))
 
 
 def p_value(head: str, name: str) -> Column:

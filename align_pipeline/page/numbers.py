@@ -29,6 +29,11 @@ def as_count(value: Any) -> str:
     return f"{int(value):,}"
 
 
+def as_size(value: Any) -> str:
+    """A number of parameters, such as 268M."""
+    return style.short(float(value))
+
+
 def as_p(value: Any) -> str:
     """A p value in a table."""
     return "<0.001" if value < 0.001 else f"{value:.3f}"

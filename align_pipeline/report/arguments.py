@@ -40,6 +40,10 @@ class Arguments:
         """The last value given; None if there is none."""
         return Path(self.values[key][-1]) if key in self.values else None
 
+    def text(self, key: str) -> str | None:
+        """The last value given; None if there is none."""
+        return self.values[key][-1] if key in self.values else None
+
     def whole(self, key: str, default: int, least: int = 0) -> int:
         """The value as an integer.
 

@@ -18,6 +18,7 @@ from align_pipeline.measurements import sections
 from align_pipeline.page.numbers import layer_range, task_name
 from align_pipeline.page.part import Part
 from align_pipeline.page.template import render as fill
+from align_pipeline.report import models as across
 from align_pipeline.report import tuning
 from align_pipeline.report.results import Results
 
@@ -58,6 +59,7 @@ def render(
         provenance=list(_provenance(results, models, names)),
         failed=failed,
         notes=results.notes,
+        models=across.show(tables, results.study, results.languages, plots_folder),
         parts=[
             SimpleNamespace(
                 title=f"{task_name(part.task)}, {part.model}",

@@ -36,6 +36,7 @@ USAGE = """Usage: python -m align_pipeline.report runs=<folder or glob> out=<fol
   tasks       only these tasks
   languages   only these languages, by lang= name or FLORES code; English, the pivot, always stays
   labels      other names of models, as in labels=llama3.1-8b:Llama,gemma3-270m:Gemma
+  reference   the model that others are compared with; default: the smallest, or the earliest checkpoint
   seed        random seed of the bootstrap (default 0)
   style       style=paper also writes figures (PDF, SVG) and tables (LaTeX) for a paper to paper/; with it:
     width       of figures: column (default, 3.25 inches), text (6.75) or a number of inches
@@ -112,7 +113,7 @@ def _write_all(results: Results, folder: Path, failed: Sequence[str], look: Look
 
 def _tables(results: Results) -> Iterator[tuple[str, tuple[pd.DataFrame, str]]]:
     """The name, rows and description of each CSV file."""
-    rare = ("against_published", "patching", "translation_patching", "tuning")
+    rare = ("against_published", "patching", "translation_patching", "tuning", "models")
     for name, about in FILES.items():
         table = getattr(results, name)
         if not name.startswith(rare) or len(table):
@@ -131,7 +132,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def _run(given: Sequence[str]) -> None:
-    keys = ("runs", "out", "models", "tasks", "languages", "labels", "seed", "style", *paper.KEYS)
+    keys = ("runs", "out", "models", "tasks", "languages", "labels", "reference", "seed", "style", *paper.KEYS)
     asked = Arguments(given, keys, required=("runs", "out"))
     seed, out = asked.whole("seed", 0), asked.path("out")
     assert out is not None  # required
@@ -141,7 +142,7 @@ def _run(given: Sequence[str]) -> None:
     if tables.left_out:
         print(tables.left_out)
     labels = labels_of(choice.labels, tables)
-    results = labelled(analyse(tables, seed), labels)
+    results = labelled(analyse(tables, seed, asked.text("reference")), labels)
     page = save(results, out, look=paper.look_of(wanted, results) if wanted else None)
     for finding in headlines(page.read_text(encoding="utf-8")):
         print(f"- {finding}")

@@ -21,7 +21,7 @@ from align_pipeline.measurements.patching import units
 from align_pipeline.measurements.translation import statistics as translation_analysis
 from align_pipeline.measurements.translation_patching import statistics as translation_patching_analysis
 from align_pipeline.page.numbers import layer_range
-from align_pipeline.report import tuning
+from align_pipeline.report import models, tuning
 from align_pipeline.report.read import Tables
 
 PACKAGE = Path(__file__).parent
@@ -79,6 +79,8 @@ class Results:
     tuning_alignment: pd.DataFrame
     tuning_moves: pd.DataFrame
     tuning_mediation: pd.DataFrame
+    models: pd.DataFrame
+    models_differences: pd.DataFrame
     notes: tuple[str, ...] = field(default=())
 
 
@@ -108,12 +110,23 @@ FILES = {
     "tuning_alignment": "tuned models: share of aligned items before and after, per preset, language, metric and layer",
     "tuning_moves": "tuned models: how many answers became right and wrong, per preset, seed and language",
     "tuning_mediation": "tuned models: did the answers become right whose alignment rose? Per preset and metric",
+    "models": "several models on one task: size, accuracy, alignment, and their relation within each model",
+    "models_differences": "several models: each minus the reference on the same items, per language and metric",
     "against_published": "comparison with the figures of the study's released outputs",
 }
 
 
-def analyse(tables: Tables, seed: int = 0) -> Results:
-    """Run every analysis on the tables."""
+def analyse(tables: Tables, seed: int = 0, reference: str | None = None) -> Results:
+    """Run every analysis on the tables.
+
+    Args:
+        tables: from `read`.
+        seed: of the bootstrap, permutations and random halves.
+        reference: the model that others are compared with; None: the smallest, or the earliest checkpoint.
+
+    Raises:
+        InputError: tables contradict each other, or there is no model of the reference's name.
+    """
     known = language_table()
     study = analysis.join(tables.alignment, tables.predictions, last_layers(tables.summaries))
     cells = analysis.tally(study)
@@ -155,6 +168,7 @@ def analyse(tables: Tables, seed: int = 0) -> Results:
         translation_patching_effects=again.effects,
         translation_patching_contrasts=again.contrasts,
         **tuning.compare(study, cells, tables.summaries),
+        **models.compare(study, cells, chances, level, found.same_item, tables.summaries, reference, seed),
         notes=notes(study, tables),
     )
 

@@ -169,8 +169,11 @@ def labelled(results: Results, labels: Mapping[str, str]) -> Results:
     if translation is not None:
         translation = replace(translation, **{name: rename(table) for name, table in vars(translation).items()})
     said = f"Labels: {', '.join(f'{label} is {name}' for name, label in sorted(labels.items()))}."
+    differences = rename(results.models_differences)
+    reference = differences["reference"].map(lambda name: labels.get(name, name))
     return replace(
         _each(results, rename),
+        models_differences=differences.assign(reference=reference),
         tables=tables,
         study=study,
         translation=translation,
