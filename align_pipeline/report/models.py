@@ -91,6 +91,9 @@ def _show(part: Part, rows: pd.DataFrame) -> Markup:
     missing = rows[~rows["model"].isin(shown["model"])].drop_duplicates("model")  # the metric was not measured
     table = pd.concat([shown, missing]).set_index("model").loc[models].reset_index()
     pooled = differences[differences["language"] == across.MEAN]
+    alignment = list(_alignment(part, groups, models))
+    by_language = _by_language(part, rows, alignment[0].rows if alignment else None, models)
+    main_name = metric_names([main])[main] if groups else ""
     return render(
         "align_pipeline/report/models.html",
         task=part.task,
@@ -108,9 +111,15 @@ def _show(part: Part, rows: pd.DataFrame) -> Markup:
         relation=_relation(part, rows),
         scales=list(_scales(part, rows)),
         depths=list(_depths(part, rows, models)),
-        accuracy=_wide(part, "groups", models, "accuracy"),
-        alignment=list(_alignment(part, groups, models)),
-        model_columns=[columns.number(name, f"m{i}") for i, name in enumerate(models)],
+        by_language=by_language,
+        by_language_columns=[
+            columns.number(f"{head}{name}", f"{column}{i}")
+            for head, column in (("", "accuracy"), (f"{main_name}: ", "aligned"))
+            for i, name in enumerate(models)
+            if f"{column}{i}" in by_language
+        ],
+        alignment=alignment[1:],
+        model_columns=[columns.number(name, f"aligned{i}") for i, name in enumerate(models)],
         differences=differences[differences["quantity"] == "accuracy"],
         aligned_differences=differences[differences["quantity"] == "alignment"],
     )
@@ -191,14 +200,29 @@ def _most_different(own: pd.DataFrame) -> pd.DataFrame:
     return own[pd.MultiIndex.from_frame(own[units]).isin(kept)]
 
 
-def _wide(part: Part, name: str, models: Sequence[str], value: str, chosen: Any = None) -> pd.DataFrame:
-    """A row per language, with n (the largest) and a column ``m0``, ``m1``, ... per model."""
-    table = part.tables[name]
-    table = table[(table["task"] == part.task) & table["model"].isin(models)]
-    table = table if chosen is None else table[chosen(table)]
+def _by_language(part: Part, rows: pd.DataFrame, aligned: pd.DataFrame | None, models: Sequence[str]) -> pd.DataFrame:
+    """A row for English and each language, with every model's accuracy and alignment."""
+    keys, groups = ["language", "pivot"], part.tables["groups"]
+    found = _wide(groups[groups["task"] == part.task], models, "accuracy")
+    english = rows.drop_duplicates("model").set_index("model").loc[list(models), "english_accuracy"]
+    if english.notna().any():
+        row = {f"accuracy{i}": value for i, value in enumerate(english.astype(float))}
+        found = pd.concat([pd.DataFrame([{"language": ENGLISH, "pivot": "", **row}]), found], ignore_index=True)
+    if aligned is not None:
+        both = found.merge(aligned, "outer", keys, suffixes=("", "_aligned"))
+        found = both.assign(n=both[["n", "n_aligned"]].max(axis=1)).drop(columns="n_aligned")
+        found = found.iloc[(found["language"] != ENGLISH).argsort(kind="stable")]
+    return found.dropna(axis="columns", how="all") if len(found) else found
+
+
+def _wide(table: pd.DataFrame, models: Sequence[str], value: str, name: str = "") -> pd.DataFrame:
+    """A row per language, with n (the largest) and a column per model: ``accuracy0``, ``accuracy1``, ..."""
     keys = ["language", "pivot"]
+    table = table[table["model"].isin(models)]
     wide = table.astype(dict.fromkeys([*keys, "model"], object)).pivot(index=keys, columns="model", values=value)
-    wide = wide.reindex(columns=list(models)).set_axis([f"m{i}" for i in range(len(models))], axis="columns")
+    wide = wide.reindex(columns=list(models)).set_axis(
+        [f"{name or value}{i}" for i in range(len(models))], axis="columns"
+    )
     wide.insert(0, "n", table.groupby(keys, observed=True)["n"].max())
     return wide.reset_index()
 
@@ -207,11 +231,9 @@ def _alignment(
     part: Part, groups: Sequence[tuple[tuple[str, str, str], pd.DataFrame]], models: Sequence[str]
 ) -> Iterator[SimpleNamespace]:
     """For each metric the share of aligned items by language and model, at best layers chosen on other items."""
+    table = part.tables["chance"]
     for (task, metric, pooling), _ in groups:
         if task == part.task:
-
-            def best(table: pd.DataFrame, metric: str = metric, pooling: str = pooling) -> Any:
-                return table["best_layer"].astype(bool) & (table["metric"] == metric) & (table["pooling"] == pooling)
-
-            rows = _wide(part, "chance", models, "cross_fitted", best)
-            yield SimpleNamespace(name=metric_name(metric, pooling), rows=rows)
+            best = table[table["best_layer"].astype(bool) & (table["task"] == task)]
+            own = best[(best["metric"] == metric) & (best["pooling"] == pooling)]
+            yield SimpleNamespace(name=metric_name(metric, pooling), rows=_wide(own, models, "cross_fitted", "aligned"))
