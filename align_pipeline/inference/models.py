@@ -1,7 +1,8 @@
 """Several models on one task: a row for each, and paired differences from a reference, item by item.
 
 A language's alignment is that of its best layer in each model. The layer is chosen on half of the clusters of items and
-read on the other half, the same halves in all models, so that a model with more layers has no advantage.
+read on the other half, the same halves in all models, so that a model with more layers has no advantage. This is done
+for several random splits.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.inference import arrays, resampling
@@ -102,9 +104,9 @@ class Compared:
         models: in the order of `Model.place`.
         cluster: [N], integers from 0.
         units: language and pivot, English included.
-        right: by model, [N, U]: 1 right, 0 wrong, NaN where there is no answer.
-        aligned: by metric and pooling, then by model, [N, U]: at the best layer, from 0 to 1, NaN where there is no
-            value.
+        right: by model, [N, U, 1]: 1 right, 0 wrong, NaN where there is no answer.
+        aligned: by metric and pooling, then by model, [N, U, S]: 1 aligned at the best layer, 0 not, for each split
+            that chooses the layer; NaN where there is no value.
     """
 
     task: str
@@ -155,7 +157,7 @@ def _compared(study: Study, cells: pd.DataFrame, task: str, models: tuple[Model,
     cluster = pd.factorize(first["cluster"])[0]
     both = pd.concat([rows[["language", "pivot"]], answers[["language", "pivot"]]]).astype(str).drop_duplicates()
     units = sorted((str(a), str(b)) for a, b in both.itertuples(index=False))
-    right = {name: arrays.answers(answers[answers["model"] == name], items, units) for name in names}
+    right = {name: arrays.answers(answers[answers["model"] == name], items, units)[:, :, None] for name in names}
     masks = np.stack(list(resampling.halves(cluster, resampling.SPLITS, np.random.default_rng(seed))))
     aligned: dict[tuple[str, str], dict[str, Array]] = {}
     for key, block in study.blocks.items():
@@ -164,7 +166,7 @@ def _compared(study: Study, cells: pd.DataFrame, task: str, models: tuple[Model,
         own = arrays.bundle(study, key, block, cells, answered=False)
         assert own is not None
         i, u = np.searchsorted(items, own.items), np.array([units.index(unit) for unit in own.units])
-        values = np.full((len(items), len(units)), np.nan)
+        values = np.full((len(items), len(units), len(masks) // 2), np.nan, np.float16)
         values[np.ix_(i, u)] = resampling.cross_fitted_items(own.aligned[:, :, own.inner], masks[:, i])
         aligned.setdefault((key[2], key[3]), {})[key[0]] = values
     return Compared(task, models, cluster, units, right, aligned)
@@ -190,7 +192,7 @@ def differences(of: Compared, reference: str) -> pd.DataFrame:
                 if u:
                     about = {"task": of.task, "reference": reference, "model": model, "language": language}
                     about |= dict(zip(("quantity", "metric", "pooling"), kind, strict=True)) | {"pivot": pivot}
-                    parts.append(pd.DataFrame(about | paired(old[:, u, None], new[:, u, None], of.cluster)))
+                    parts.append(pd.DataFrame([about | over_splits(old[:, u], new[:, u], of.cluster)]))
     if not parts:
         return pd.DataFrame(columns=DIFFERENCES)
     table = pd.concat(parts, ignore_index=True).rename(columns={"before": "of_reference", "after": "of_model"})
@@ -198,6 +200,23 @@ def differences(of: Compared, reference: str) -> pd.DataFrame:
     keys = [table[name].where(~pooled, table["language"]) for name in ("model", "metric", "pooling")]
     table["p_holm"] = table.groupby(["quantity", *keys])["p"].transform(lambda p: adjusted(p.astype(float)))
     return table[DIFFERENCES]
+
+
+def over_splits(before: Array, after: Array, cluster: Array) -> dict[str, Any]:
+    """The columns of `paired`, for the mean over S splits of [N, U, S].
+
+    The error is the root of the mean over the splits of squared errors, which is an upper limit: estimates of several
+    splits vary together at most as one of them does. Errors of items' means over the splits would be too small, because
+    the halves of a split are not independent of each other where the best layer is uncertain.
+    """
+    every = paired(before.astype(float), after.astype(float), cluster)
+    found: dict[str, Any] = {name: resampling.means(every[name]) for name in ("before", "after", "difference")}
+    reach = np.sqrt(resampling.means(((every["high"] - every["low"]) / 2) ** 2))
+    t = stats.t(max(every["n_clusters"] - 1, 1))
+    size = np.abs(found["difference"]) * t.ppf(0.975) / reach if reach > 0 else np.nan
+    found |= {"low": found["difference"] - reach, "high": found["difference"] + reach, "p": 2 * t.sf(size)}
+    note = every["note"][0] if np.isnan(found["p"]) else ""
+    return {"n": int(every["n"].max()), "n_clusters": every["n_clusters"], **found, "note": note}
 
 
 def models(of: Compared, chances: pd.DataFrame, level: pd.DataFrame, same_item: pd.DataFrame) -> pd.DataFrame:
@@ -226,7 +245,7 @@ def models(of: Compared, chances: pd.DataFrame, level: pd.DataFrame, same_item: 
         about |= {"revision": model.revision, "series": model.series, "step": model.step, "layers": model.layers}
         about |= {"n_languages": len(own), "note": "" if own or not answered else _NONE_COMMON}
         about |= _mean(right[:, own], of.cluster, "accuracy")
-        about["english_accuracy"] = resampling.means(resampling.means(right[:, english])) if english else np.nan
+        about["english_accuracy"] = _mean(right[:, english], of.cluster, "english").get("english")
         relation = level[level["model"] == model.name]
         keys = [(*metric, of.task) for metric, by in of.aligned.items() if model.name in by]
         keys += list(relation[["metric", "pooling", "alignment_task"]].itertuples(index=False, name=None))
@@ -247,12 +266,11 @@ def models(of: Compared, chances: pd.DataFrame, level: pd.DataFrame, same_item: 
 
 
 def _mean(values: Array, cluster: Array, name: str) -> dict[str, Any]:
-    """The mean over languages of [N, U] with its interval, and the number of items behind it."""
+    """The mean over languages of [N, U, S] with its interval, and the number of items behind it."""
     if not values.shape[1]:
         return {"n": 0}
-    found = paired(np.zeros_like(values)[:, :, None], values[:, :, None], cluster)
-    ends = {f"{name}_{end}": float(found[end][0]) for end in ("low", "high")}
-    return {name: float(found["after"][0]), "n": int(found["n"][0]), **ends}
+    found = over_splits(np.zeros_like(values), values, cluster)
+    return {name: found["after"], "n": found["n"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
 
 
 def _alignment(of: Compared, model: Model, metric: tuple[str, str], chances: pd.DataFrame) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def _best(shares: Floats) -> NDArray[np.int64]:
     return found
 
 
-def cross_fitted_items(aligned: NDArray[np.floating], masks: NDArray[np.bool_]) -> Floats:
+def cross_fitted_items(aligned: NDArray[np.floating], masks: NDArray[np.bool_]) -> NDArray[np.float16]:
     """Each item's alignment at its language's best layer, which is chosen on the half of the items without it.
 
     Args:
@@ -185,18 +185,16 @@ def cross_fitted_items(aligned: NDArray[np.floating], masks: NDArray[np.bool_]) 
         masks: [2S, N], from `halves`.
 
     Returns:
-        [N, U], means over the splits; NaN where there is no value, or none that chooses a layer.
+        [N, U, S], 1 or 0, one for each split; NaN where there is no value, or none that chooses a layer.
     """
     shares = _shares(aligned, masks, np.float32(1))
     layer = _best(shares)
     chosen = np.isnan(shares).sum(axis=2) < shares.shape[2]
-    total, count = np.zeros(aligned.shape[:2]), np.zeros(aligned.shape[:2])
+    found = np.full((*aligned.shape[:2], len(masks) // 2), np.nan, np.float16)
     for s in range(len(masks)):
         at = np.take_along_axis(aligned, layer[s][None, :, None], axis=2)[:, :, 0]
-        counts = ~masks[s][:, None] & chosen[s] & ~np.isnan(at)
-        total += np.where(counts, at, 0)
-        count += counts
-    found: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+        counts = ~masks[s][:, None] & chosen[s]
+        found[:, :, s // 2] = np.where(counts, at, found[:, :, s // 2])
     return found
 
 
