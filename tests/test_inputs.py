@@ -97,6 +97,8 @@ def test_a_sweep_over_models_is_one_sweep(tmp_path: Path) -> None:
     assert "Report over 2 of 2 jobs" in done.out
     (folder,) = (tmp_path / "outputs/sweeps").iterdir()
     assert set(pd.read_csv(folder / "report/points.csv")["model"]) == {"tiny", "tiny_aligned"}
+    differences = pd.read_csv(folder / "report/models_differences.csv")
+    assert set(zip(differences["reference"], differences["model"], strict=True)) == {("tiny", "tiny_aligned")}
 
 
 def test_a_named_folder_belongs_to_one_job(tmp_path: Path) -> None:
