@@ -191,7 +191,8 @@ def _points(axes: Axes, own: pd.DataFrame, by: str, value: str, hues: Mapping[st
         x, y = rows[by].to_numpy(float), rows[value].to_numpy(float)
         inside = "white" if form == "s" else None
         width = (1.4 if form == "o" else 0.8) * (by == "step")
-        axes.plot(x, y, marker=form, color=hue, markersize=5.5, zorder=3, linewidth=width, markerfacecolor=inside)
+        dashes = "--" if form == "_" else "-"
+        axes.plot(x, y, dashes, marker=form, color=hue, markersize=5.5, linewidth=width, markerfacecolor=inside)
         if has_ends:
             spread = np.nan_to_num(np.abs(rows[[f"{value}_low", f"{value}_high"]].to_numpy(float).T - y))
             axes.errorbar(x, y, spread, fmt="none", ecolor=hue, elinewidth=1.1, alpha=0.7, zorder=2)

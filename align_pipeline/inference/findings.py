@@ -11,7 +11,7 @@ import pandas as pd
 
 from align_pipeline.inference import permutation, resampling, same_item
 from align_pipeline.inference.arrays import Bundle, bundle
-from align_pipeline.inference.study import BLOCK, SERIES, Array, Block, Study, of_block
+from align_pipeline.inference.study import BLOCK, SERIES, Array, Block, Study
 
 ITEMS_BY_LANGUAGE = [
     *("model", "task", "language", "pivot", "metric", "pooling", "layer", "n_ts", "n_tf", "n_clusters"),
@@ -193,8 +193,9 @@ def chance(study: Study, cells: pd.DataFrame, baselines: pd.DataFrame, by_langua
     keys = [*SERIES, "layer"]
     table = cells[[*keys, "best_layer", "n", "share"]].astype(dict.fromkeys(SERIES, object))
     table = table.merge(shares.astype(dict.fromkeys(SERIES, object) | {"layer": table["layer"].dtype}), "left", keys)
+    rows = baselines.groupby(BLOCK, observed=True).indices  # a search per block takes minutes with many models
     parts = [
-        _by_kind(study.items.iloc[block.rows], block, of_block(baselines, key)).assign(
+        _by_kind(study.items.iloc[block.rows], block, baselines.iloc[rows.get(key, [])]).assign(
             **dict(zip(BLOCK, key, strict=True))
         )
         for key, block in study.blocks.items()
