@@ -49,7 +49,7 @@ def depth(part: pd.DataFrame) -> Figure:
             and pooling, in the languages that all models have; and chance where it is known.
     """
     hues = colours(list(part["model"].drop_duplicates()))
-    figure, axes = new_figure(9.0, 4.4, right=0.5 + 0.075 * max(map(len, hues)))
+    figure, axes = new_figure(9.0, max(4.4, _room(len(hues))), right=0.5 + 0.075 * max(map(len, hues)))
     means = part.groupby(["model", "depth", "inner"], sort=False)[["share", "chance"]].mean().reset_index()
     for width, (model, hue) in zip(_widths(hues, 1.8), hues.items(), strict=True):
         own = means[means["model"] == model].sort_values("depth")
@@ -78,7 +78,7 @@ def depth_by_language(part: pd.DataFrame) -> Figure:
     names = sorted(part["label"].unique())
     across = min(4, len(names))
     down = -(-len(names) // across)
-    right, height = 0.5 + 0.075 * max(map(len, hues)), 1.75 * down + 0.9
+    right, height = 0.5 + 0.075 * max(map(len, hues)), max(1.75 * down + 0.9, _room(len(hues)))
     figure = Figure(figsize=(9.0, height))
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     inside = {"left": 0.075, "right": 1 - right / 9.0, "bottom": 0.5 / height, "top": 1 - 0.75 / height}
@@ -116,6 +116,11 @@ def _widths(models: Mapping[str, Any], thinnest: float) -> list[float]:
     return [thinnest + 0.8 * (count - 1 - i) * (count < len(OKABE_ITO)) for i in range(count)]
 
 
+def _room(entries: int) -> float:
+    """Inches that a figure needs for a legend of so many entries beside the axes."""
+    return 0.19 * entries + 1.0
+
+
 def _depth_axes(axes: Axes, shares: pd.Series[Any]) -> None:
     axes.set_xlim(-0.03, 1.03)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
@@ -148,7 +153,8 @@ def scale(table: pd.DataFrame, by: str) -> Figure:
     kinds = [("o", "mean over languages"), *([("s", "English")] if has else [])]
     kinds += [("_", "chance")] if metrics and table["chance"].notna().any() else []
     words = [*hues, *(label for _, label in kinds)]
-    width, height, right = 4.4 * across + 1.6, 3.0 * down + 0.3, 0.55 + 0.075 * max(map(len, words))
+    width, right = 4.4 * across + 1.6, 0.55 + 0.075 * max(map(len, words))
+    height = max(3.0 * down + 0.3, _room(len(words)))
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(down, across, squeeze=False)
     margins = {"left": 0.75 / width, "right": 1 - right / width, "bottom": 0.55 / height, "top": 1 - 0.62 / height}

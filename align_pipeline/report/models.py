@@ -151,7 +151,8 @@ def _relation(part: Part, rows: pd.DataFrame) -> str:
 def _scales(part: Part, rows: pd.DataFrame) -> Iterator[SimpleNamespace]:
     """Figures over the number of parameters and over the steps of a training, where there are several."""
     steps = rows[rows["step"].notna()]
-    for by, own in (("parameters", rows[rows["parameters"].notna()]), ("step", steps)):
+    last = rows["step"].isna() | (rows["step"] == rows.groupby("series")["step"].transform("max"))
+    for by, own in (("parameters", rows[rows["parameters"].notna() & last]), ("step", steps)):
         counts = own.groupby("series" if by == "step" else "task")[by].nunique().to_numpy(int)
         if np.max(counts, initial=0) > 1:
             image = part.draw(partial(figures.scale, own, by), f"models_{by}")
