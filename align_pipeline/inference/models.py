@@ -222,11 +222,11 @@ def over_splits(before: Array, after: Array, cluster: Array) -> dict[str, Any]:
 def models(of: Compared, chances: pd.DataFrame, level: pd.DataFrame, same_item: pd.DataFrame) -> pd.DataFrame:
     """A row per model and metric: columns `MODELS`.
 
-    Means are over the languages in which all models have values (``n_languages`` of answers), with clustered
-    intervals; ``n`` is the number of items. ``depth`` is the mean over languages of the best layer's index over L,
-    ``chance`` that of the chance level there. ``r`` is Pearson's correlation of alignment (max over layers) and
-    accuracy over the ``r_languages`` languages of the model, with its permutation p; ``same_item`` is the linear
-    effect of `same_item`; their ``p_holm`` is over the models.
+    Means are over the languages in which all models have values (``n_languages``), with clustered intervals; ``n`` is
+    the number of items that are answered, or aligned where the task has no answers. ``depth`` is the mean over
+    languages of the best layer's index over L, ``chance`` that of the chance level there. ``r`` is Pearson's
+    correlation of alignment (max over layers) and accuracy over the ``r_languages`` languages of the model, with its
+    permutation p; ``same_item`` is the linear effect of `same_item`; their ``p_holm`` is over the models.
 
     Args:
         of: the models.
@@ -235,7 +235,7 @@ def models(of: Compared, chances: pd.DataFrame, level: pd.DataFrame, same_item: 
         same_item: from `findings.findings`.
     """
     answered = [values for values in of.right.values() if (~np.isnan(values)).any()]
-    own, english = of.columns(answered)
+    own, english = of.columns(answered or [one for by in of.aligned.values() for one in by.values()])
     level = level[(level["task"] == of.task) & (level["grouping"] == "all") & (level["reduce"] == "max")]
     same_item = same_item[(same_item["task"] == of.task) & (same_item["form"] == "linear")]
     rows = []
@@ -243,7 +243,7 @@ def models(of: Compared, chances: pd.DataFrame, level: pd.DataFrame, same_item: 
         right = of.right[model.name]
         about: dict[str, Any] = {"task": of.task, "model": model.name, "parameters": model.parameters}
         about |= {"revision": model.revision, "series": model.series, "step": model.step, "layers": model.layers}
-        about |= {"n_languages": len(own), "note": "" if own or not answered else _NONE_COMMON}
+        about |= {"n_languages": len(own), "note": "" if own else _NONE_COMMON}
         about |= _mean(right[:, own], of.cluster, "accuracy")
         about["english_accuracy"] = _mean(right[:, english], of.cluster, "english").get("english")
         relation = level[level["model"] == model.name]
@@ -252,6 +252,7 @@ def models(of: Compared, chances: pd.DataFrame, level: pd.DataFrame, same_item: 
         for metric, pooling, source in dict.fromkeys(keys) or [("", "", "")]:
             row = about | {"metric": metric, "pooling": pooling, "alignment_task": source}
             row |= _alignment(of, model, (metric, pooling), chances) if source == of.task else {}
+            row["n"] = row["n"] if answered else row.pop("n_aligned", 0)
             row |= _related(relation, {"metric": metric, "pooling": pooling, "alignment_task": source})
             row |= _same(same_item, {"model": model.name, "metric": metric, "pooling": pooling}, source == of.task)
             rows.append(row)
@@ -277,7 +278,7 @@ def _alignment(of: Compared, model: Model, metric: tuple[str, str], chances: pd.
     by = of.aligned[metric]
     own, _ = of.columns(list(by.values()))
     row = _mean(by[model.name][:, own], of.cluster, "alignment")
-    row.pop("n")
+    row["n_aligned"] = row.pop("n")
     best = chances[chances["best_layer"].astype(bool) & (chances["model"] == model.name) & (chances["task"] == of.task)]
     best = best[(best["metric"] == metric[0]) & (best["pooling"] == metric[1])].set_index(["language", "pivot"])
     best = best.loc[[of.units[u] for u in own]]

@@ -13,7 +13,7 @@ import torch
 from conftest import run_job
 from processes import Command
 from safetensors.torch import load_file, save_file
-from test_tuning_report import tables, text_of, tuned, write
+from test_tuning_report import ITEMS, LANGUAGES, tables, text_of, tuned, write
 
 from align_pipeline.config.paths import EMBEDDED
 from align_pipeline.data.items import ENGLISH
@@ -153,6 +153,8 @@ def test_models_with_one_kind_of_table_are_compared(kind: str, tmp_path: Path, m
     text = text_of(page)
     assert ("Which models are more accurate than m0?" in text) == (kind == "predictions")
     assert ("Which models align more items with English" in text) == (kind == "alignment")
+    assert set(pd.read_csv(page.parent / "models.csv")["n"]) == {ITEMS}
+    assert set(pd.read_csv(page.parent / "models.csv")["n_languages"]) == {len(LANGUAGES)}
     assert set(pd.read_csv(page.parent / "models_differences.csv")["quantity"]) == {
         {"predictions": "accuracy"}.get(kind, kind)
     }
