@@ -138,9 +138,12 @@ def test_labels_change_names_and_no_number(everything: read.Tables) -> None:
     after = select.labelled(before, labels)
     for name in results.FILES:
         old, new = getattr(before, name), getattr(after, name)
-        assert not set(labels) & set(new["model"])
-        pd.testing.assert_frame_equal(new.drop(columns="model"), old.drop(columns="model"))
-        assert new["model"].tolist() == [labels.get(str(model), model) for model in old["model"]]
+        named = ["model", "reference"] if name == "models_differences" else ["model"]
+        pd.testing.assert_frame_equal(new.drop(columns=named), old.drop(columns=named))
+        for column in named:
+            assert not set(labels) & set(new[column])
+            assert new[column].tolist() == [labels.get(str(model), model) for model in old[column]]
+    assert len(after.models_differences) > 0
     assert len(after.tuning) > 0
     assert {key[0] for key in after.study.blocks} == {"A: base", "B", "gemma3-270m+x-seed0"}
     assert after.notes[0] == "Labels: A: base is gemma3-270m, B is org/big:v2."
