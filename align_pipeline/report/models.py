@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,11 +70,17 @@ def compare(
     }
 
 
-def show(tables: Mapping[str, pd.DataFrame], study: Study, languages: pd.DataFrame, plots: Path) -> list[Markup]:
+def show(
+    tables: Mapping[str, pd.DataFrame],
+    study: Study,
+    languages: pd.DataFrame,
+    plots: Path,
+    drawings: dict[str, Callable[[], Any]],
+) -> list[Markup]:
     """A part of the section for each task that has several models; none if there is no such task."""
     every = tables["models"]
     return [
-        _show(Part("", str(task), tables, study, languages, 1, plots), every[every["task"] == task])
+        _show(Part("", str(task), tables, study, languages, 1, plots, drawings), every[every["task"] == task])
         for task in every["task"].drop_duplicates()
     ]
 

@@ -59,7 +59,7 @@ def render(
         provenance=list(_provenance(results, models, names)),
         failed=failed,
         notes=results.notes,
-        models=across.show(tables, results.study, results.languages, plots_folder),
+        models=across.show(tables, results.study, results.languages, plots_folder, drawings),
         parts=[
             SimpleNamespace(
                 title=f"{task_name(part.task)}, {part.model}",
