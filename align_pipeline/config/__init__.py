@@ -46,7 +46,7 @@ class Config:
     """Activation patching (group `patch`)."""
     representations: Any = field(default_factory=list)
     """What to measure of the premises' hidden states: ``all`` or a list of cosine, mexa, cka, retrieval, hubness,
-    anisotropy, neighbours, neurons; [] measures nothing."""
+    anisotropy, neighbours, neurons, ilo, neuronxa; [] measures nothing."""
     data: str | None = None
     """``hub``, ``embedded`` or a folder that contains ``<hub id>/``; null: embedded for embedded models, else hub."""
     layers: Any = "all"

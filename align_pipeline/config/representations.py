@@ -14,7 +14,9 @@ REPRESENTATIONS = {
     "hubness": ("hubness_en_xx", "hubness_xx_en"),
     "anisotropy": ("anisotropy", "anisotropy_english"),
     "neighbours": ("neighbours",),
-    "neurons": ("neurons",),
+    "neurons": ("neurons", "neurons_absolute"),
+    "ilo": ("ilo",),
+    "neuronxa": ("neuronxa", "neuron_overlap"),
 }
 """What can be asked for, with the names in the table; see `measurements.representations.measures`."""
 

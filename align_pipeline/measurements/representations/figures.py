@@ -39,6 +39,10 @@ LABELS = {
     "anisotropy_english": "anisotropy, English",
     "neighbours": "shared neighbours",
     "neurons": "neuron correlation",
+    "neurons_absolute": "neuron corr., absolute",
+    "ilo": "ILO bridges",
+    "neuronxa": "NeuronXA",
+    "neuron_overlap": "active neurons",
 }
 """Short names of the measures."""
 _ACROSS = 5
