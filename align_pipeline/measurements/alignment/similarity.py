@@ -229,10 +229,10 @@ def similarities(
                 blocks[pooling]["mismatched"][:, chosen, k] = cross
     finished = {pooling: stream.finish() for pooling, stream in premises.items()}
     if seen is not None:
-        others = {pooling: distributed.filled(value) for pooling, value in more.items()}
+        further = {pooling: distributed.filled(value) for pooling, value in more.items()}
         seen(
             {"last": premises["last"].english} | {pooling: english.states[pooling][:, rows, 0] for pooling in also},
-            {"last": premises["last"].language} | others,
+            {"last": premises["last"].language} | further,
         )
     return Similarities(
         {
