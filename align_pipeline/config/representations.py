@@ -8,7 +8,7 @@ from align_pipeline.errors import unknown
 
 REPRESENTATIONS = {
     "cosine": ("cosine", "cosine_centred"),
-    "mexa": ("mexa", "mexa_centred"),
+    "mexa": ("mexa", "mexa_centred", "margin", "margin_centred"),
     "cka": ("cka",),
     "retrieval": ("retrieval_en_xx", "retrieval_xx_en", "csls_en_xx", "csls_xx_en"),
     "hubness": ("hubness_en_xx", "hubness_xx_en"),

@@ -92,6 +92,8 @@ def literal(e: States, x: States) -> dict[str, float]:
         others = [max(table[i][j] for j in range(n) if j != i) for i in range(n)]
         below = [max(table[j][i] for j in range(n) if j != i) for i in range(n)]
         found[f"mexa{name}"] = sum(table[i][i] > max(others[i], below[i]) for i in range(n)) / n
+        rivals = [max(pair) for pair in zip(others, below, strict=True)]
+        found[f"margin{name}"] = float(np.mean([table[i][i] - rivals[i] for i in range(n)]))
     ge, gx = e @ e.T, x @ x.T
     found["cka"] = hsic(ge, gx) / math.sqrt(hsic(ge, ge) * hsic(gx, gx)) if n < 9 else math.nan
     for name, table, other in (("en_xx", s, t), ("xx_en", t, s)):
@@ -204,7 +206,7 @@ def test_chance_is_the_exact_mean_over_shuffled_pairs(monkeypatch: pytest.Monkey
     e, x = draw(5, 3, seed=4)
     found = m.measures(e, x)
     without_fixed = shuffled(e, x, lambda order: all(i != j for i, j in enumerate(order)))
-    for name in ("cosine", "cosine_centred", "mexa", "mexa_centred", "neurons"):
+    for name in ("cosine", "cosine_centred", "mexa", "mexa_centred", "margin", "margin_centred", "neurons"):
         assert found[name][1] == pytest.approx(without_fixed[name], abs=1e-6), name
         assert found[name][1] != pytest.approx(found[name][0], abs=1e-3), name
     every = shuffled(e, x, lambda order: True)
@@ -539,7 +541,7 @@ def test_the_premises_of_items_with_options(model_folder: Path, tmp_path: Path) 
     for languages in ("[ind,swh,tur]", "ind", "swh", "tur"):
         run_job(tmp_path / languages, *model, *asked, f"lang={languages}", "representations=[mexa,neurons]")
         parts.append(pd.read_parquet(tmp_path / languages / "representations.parquet"))
-    assert set(parts[0]["measure"]) == {"mexa", "mexa_centred", "neurons", "neurons_absolute"}
+    assert set(parts[0]["measure"]) == {*FAMILIES["mexa"], *FAMILIES["neurons"]}
     assert (parts[0]["n"] == 12).all()
     alone = pd.concat(parts[1:], ignore_index=True)
     pd.testing.assert_frame_equal(parts[0], alone)

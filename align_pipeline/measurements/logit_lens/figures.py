@@ -23,7 +23,8 @@ from align_pipeline.measurements.logit_lens.table import NO_LETTERS
 
 _ACROSS, _MOST = 4, 24
 _PANEL = (2.3, 3.3)  # inches of a language's two panels, with their margins
-_SHOWN = 0.05  # a script has a line if its share reaches this at some layer
+_COLOURS = OKABE_ITO[2:6]
+_OTHER, _GREYS = "other", {"other": "#222222", NO_LETTERS: "#AAAAAA"}
 
 
 def by_layer(table: pd.DataFrame) -> Figure:
@@ -39,8 +40,11 @@ def by_layer(table: pd.DataFrame) -> Figure:
     names = list(table["label"].unique())[:_MOST]
     table = table[table["label"].isin(names)]
     shares = table[table["quantity"] == "script"]
-    known = list(shares[shares["value"] >= _SHOWN].groupby("script")["value"].sum().sort_values(ascending=False).index)
-    colours = {one: OKABE_ITO[2 + i % (len(OKABE_ITO) - 2)] for i, one in enumerate(known)} | {NO_LETTERS: "#AAAAAA"}
+    sums = shares.groupby("script")["value"].sum().sort_values(ascending=False).drop(NO_LETTERS, errors="ignore")
+    colours = dict(zip(map(str, sums.index), _COLOURS, strict=False)) | _GREYS
+    shown = shares["script"].where(shares["script"].isin(list(colours)), _OTHER)
+    shares = shares.assign(script=shown).groupby(["label", "script", "layer"], sort=False)["value"].sum().reset_index()
+    known = [script for script in colours if (shares["script"] == script).any()]
     lines = [("english", BLUE), ("own", ORANGE)]
     across = min(_ACROSS, max(len(names), 2))
     down = -(-len(names) // across)
@@ -70,7 +74,7 @@ def by_layer(table: pd.DataFrame) -> Figure:
         below = panel(0.4)
         below.set_ylim(-0.02, 1.02)
         for script in known:
-            own = rows[(rows["quantity"] == "script") & (rows["script"] == script)]
+            own = shares[(shares["label"] == name) & (shares["script"] == script)]
             below.plot(own["layer"], own["value"], color=colours[script], linewidth=1.4)
         for one, said in ((axes, "probability"), (below, "share of top tokens")):
             one.set_xticks(ticks)
@@ -81,7 +85,10 @@ def by_layer(table: pd.DataFrame) -> Figure:
         Line2D([], [], color=BLUE, label="English answer"),
         Line2D([], [], color=ORANGE, label="own answer"),
         Line2D([], [], color="#555555", linestyle="--", label="other items'"),
-        *(Line2D([], [], color=colours[s], label="no letters" if s == NO_LETTERS else s) for s in known),
+        *(
+            Line2D([], [], color=colours[s], label={NO_LETTERS: "no letters", _OTHER: "other scripts"}.get(s, s))
+            for s in known
+        ),
     ]
     figure.legend(handles=handles, loc="lower center", ncols=across, fontsize=7.5, bbox_to_anchor=(0.5, 0.0))
     figure.text(0.5, (bottom + 0.02) / height, "layer (hidden state)", fontsize=8.5, ha="center")
@@ -94,6 +101,6 @@ def by_layer(table: pd.DataFrame) -> Figure:
         fontweight="bold",
         va="center",
     )
-    below_title = item_counts(shares["n"])
+    below_title = item_counts(table.loc[table["quantity"] == "script", "n"])
     figure.text(0.5 / width, (height - 0.38) / height, below_title, fontsize=8.5, color="#555555", va="center")
     return figure

@@ -28,6 +28,8 @@ LABELS = {
     "cosine_centred": "cosine, centred",
     "mexa": "MEXA",
     "mexa_centred": "MEXA, centred",
+    "margin": "margin",
+    "margin_centred": "margin, centred",
     "cka": "CKA",
     "retrieval_en_xx": "retrieval, en-xx",
     "retrieval_xx_en": "retrieval, xx-en",

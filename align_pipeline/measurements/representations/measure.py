@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 POOLINGS = ("last", MEAN)
 _NUMBERS = ("value", "chance")
 _STATES, _MORE, _NEURONS = "representations", "representations, more", "representations, active neurons"
-_LATER = {"neurons_absolute": _MORE, "ilo": _MORE, "neuronxa": _NEURONS, "neuron_overlap": _NEURONS}
+_LATER = dict.fromkeys(("margin", "margin_centred", "neurons_absolute", "ilo"), _MORE)
+_LATER |= dict.fromkeys(("neuronxa", "neuron_overlap"), _NEURONS)
 KINDS = {
     kind: [name for names in FAMILIES.values() for name in names if _LATER.get(name, _STATES) == kind]
     for kind in (_STATES, _MORE, _NEURONS)

@@ -55,6 +55,8 @@ def measures(english: Tensor, language: Tensor) -> dict[str, Value]:
         "anisotropy_english": (cosine(unit_e, unit_e)[1], _NONE),
         "neighbours": overlap(within_e, within_x),
         "neurons": neurons(e, x),
+        "margin": margin(raw, raw_t),
+        "margin_centred": margin(moved, moved_t),
         "neurons_absolute": neurons_absolute(e, x),
         "ilo": bridge(within_x, raw_t),
     }
@@ -164,6 +166,21 @@ def mexa(s: Ranked, t: Ranked) -> Value:
     mutual = (t.closest[s.closest] == places) & s.sure & t.sure[s.closest]
     own = mutual & (s.closest == places)
     return own.double().mean().item(), (mutual & ~own).sum().item() / (n * (n - 1)) if n > 1 else _NONE
+
+
+def margin(s: Ranked, t: Ranked) -> Value:
+    """Mean of each item's cosine minus the largest other one of its row and column, above 0 where `mexa` counts it, and
+    the same of all pairs of different items."""
+    n = len(s.scores)
+    if n == 1:
+        return _NONE, _NONE
+    places = torch.arange(n, device=s.scores.device)
+    in_row, in_column = (
+        torch.where(side.closest[:, None] == places, side.best[:, 1:2], side.best[:, :1]) for side in (s, t)
+    )
+    margins = s.scores - torch.maximum(in_row, in_column.T)
+    own, every = margins.diagonal().sum(dtype=torch.float64), margins.sum(dtype=torch.float64)
+    return (own / n).item(), ((every - own) / (n * (n - 1))).item()
 
 
 def found(s: Ranked) -> float:
