@@ -49,6 +49,11 @@ def test_alignment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert "| MEXA |" in capsys.readouterr().out
 
 
+def test_representations(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("representations.py", "--items", "6", "--rounds", "1", monkeypatch=monkeypatch)
+    assert "| with representations |" in capsys.readouterr().out
+
+
 def test_translation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--sentences", "5", "--batches", "1", "3", "--layers", "2", "--hidden", "64", "--max-new-tokens", "8"]
     run("translation.py", *small, monkeypatch=monkeypatch)

@@ -46,7 +46,9 @@ class Config:
     """Activation patching (group `patch`)."""
     representations: Any = field(default_factory=list)
     """What to measure of the premises' hidden states: ``all`` or a list of cosine, mexa, cka, retrieval, hubness,
-    anisotropy, neighbours, neurons; [] measures nothing."""
+    anisotropy, neighbours, neurons, ilo, neuronxa; [] measures nothing."""
+    logit_lens: bool = False
+    """Also read each layer's prediction of the answer with the logit lens; for tasks with answer options."""
     data: str | None = None
     """``hub``, ``embedded`` or a folder that contains ``<hub id>/``; null: embedded for embedded models, else hub."""
     layers: Any = "all"
@@ -75,7 +77,7 @@ class Config:
             raise InputError(f"seed={self.seed} is not a valid seed; use 0 or more.")
         self.layers = layer_list("layers", self.layers)
         self.representations = representation_list(self.representations)
-        if not self.metrics and not self.evaluate and not self.representations:
+        if not self.metrics and not self.evaluate and not self.representations and not self.logit_lens:
             raise InputError(
                 "There is nothing to do with metric=[] and evaluate=false; select a metric or set evaluate=true."
             )

@@ -8,13 +8,15 @@ from align_pipeline.errors import unknown
 
 REPRESENTATIONS = {
     "cosine": ("cosine", "cosine_centred"),
-    "mexa": ("mexa", "mexa_centred"),
+    "mexa": ("mexa", "mexa_centred", "margin", "margin_centred"),
     "cka": ("cka",),
     "retrieval": ("retrieval_en_xx", "retrieval_xx_en", "csls_en_xx", "csls_xx_en"),
     "hubness": ("hubness_en_xx", "hubness_xx_en"),
     "anisotropy": ("anisotropy", "anisotropy_english"),
     "neighbours": ("neighbours",),
-    "neurons": ("neurons",),
+    "neurons": ("neurons", "neurons_absolute"),
+    "ilo": ("ilo",),
+    "neuronxa": ("neuronxa", "neuron_overlap"),
 }
 """What can be asked for, with the names in the table; see `measurements.representations.measures`."""
 

@@ -78,7 +78,8 @@ def hidden_states(
         groups: texts whose results must come together, such as the options of an item; all groups have the same size m.
         names: what to call each group in an error.
         layers: which of Hugging Face's ``hidden_states``, 0 to L; L comes after the final norm.
-        poolings: ``last`` (the final token's state), ``weighted`` (sum_t t*h_t / sum_t t, t = 1..T; MEXA), ``mean``.
+        poolings: ``last`` (the final token's state), ``weighted`` (sum_t t*h_t / sum_t t, t = 1..T; MEXA), ``mean``,
+            ``active`` (`pooling.ACTIVE`, of layers 1 to L whatever `layers` says).
         batch_tokens: maximum tokens per forward pass, with padding; a longer row runs alone; None: `token_budget`.
         advance: called with the number of texts that each batch finished.
 
@@ -120,7 +121,7 @@ def hidden_states(
         for pooling, values in parts.items():
             value = torch.cat(values, dim=1)[:, order]
             check_finite(value, lm.name, layers, [names[group] for group in chosen for _ in range(size)])
-            states[pooling] = value.reshape(len(layers), len(chosen), size, -1)
+            states[pooling] = value.reshape(len(value), len(chosen), size, -1)
         yield chosen, states
         advance(len(order))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def scored_pass(
     with called_with(layout, trunk) as arguments:
         output = lm.decoder(**arguments)
     states = output.last_hidden_state[places[0], places[1]]
-    chosen = _log_probabilities(lm, output, states, place_of, targets)
+    chosen = _of_targets(lm, output, states, place_of, targets)
     sums = torch.zeros(len(spans), dtype=torch.float64)
     owner = torch.tensor([index for index, (_, _, tokens) in enumerate(spans) for _ in tokens])
     sums.index_add_(0, owner, chosen.double().cpu())
@@ -43,7 +43,7 @@ def scored_pass(
     return sums.tolist()
 
 
-def _log_probabilities(lm: LanguageModel, output: Any, states: Tensor, place_of: Tensor, targets: Tensor) -> Tensor:
+def _of_targets(lm: LanguageModel, output: Any, states: Tensor, place_of: Tensor, targets: Tensor) -> Tensor:
     """log p(target) in nats, float32, computed in chunks to limit memory.
 
     Args:
@@ -53,14 +53,29 @@ def _log_probabilities(lm: LanguageModel, output: Any, states: Tensor, place_of:
         place_of: [N], index of the position that predicts each target.
         targets: [N].
     """
-    size = max(1, _LOGIT_BYTES.get(states.device.type, _LOGIT_BYTES["cpu"]) // (4 * lm.vocabulary))
     found = torch.empty(len(targets), dtype=torch.float32, device=states.device)
+    for part, logs in log_probabilities(lm, output, states):
+        here = ((place_of >= part.start) & (place_of < part.stop)).nonzero()[:, 0]
+        found[here] = logs[place_of[here] - part.start, targets[here]]
+    return found
+
+
+def log_probabilities(lm: LanguageModel, output: Any, states: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """All tokens' log-probabilities in nats, [b, V] in float32, after b of the final hidden states [P, D] at a time.
+
+    Args:
+        lm: the model.
+        output: the decoder's output, for `logits`.
+        states: final hidden states.
+
+    Yields:
+        The part of the P, and its log-probabilities.
+    """
+    size = max(1, _LOGIT_BYTES.get(states.device.type, _LOGIT_BYTES["cpu"]) // (4 * lm.vocabulary))
     for start in range(0, len(states), size):
         # logsumexp takes ten times as long where many tokens have a probability near 0.
         logs = logits(lm, output, states[start : start + size]).float().log_softmax(dim=-1)
-        here = ((place_of >= start) & (place_of < start + size)).nonzero()[:, 0]
-        found[here] = logs[place_of[here] - start, targets[here]]
-    return found
+        yield slice(start, start + size), logs
 
 
 def logits(lm: LanguageModel, output: Any, states: Tensor) -> Tensor:

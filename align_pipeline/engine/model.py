@@ -102,6 +102,29 @@ class LanguageModel:
         head: nn.Module = self.model.get_output_embeddings()
         return head
 
+    @functools.cached_property
+    def activations(self) -> tuple[nn.Module, ...]:
+        """Each block's activation function, whose outputs are its MLP's neurons; () if a block has none or several."""
+        found = [[part for part in block.modules() if isinstance(part, _activation_kinds())] for block in self.layers]
+        return tuple(parts[0] for parts in found) if all(len(parts) == 1 for parts in found) else ()
+
+    @functools.cached_property
+    def neurons(self) -> int:
+        """F, the number of neurons of each block's MLP; 0 if they cannot be read, or not all blocks have as many."""
+        widths: list[int] = []
+
+        def count(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+            widths.append(output.shape[-1])
+
+        handles = [function.register_forward_hook(count) for function in self.activations]
+        try:
+            with torch.inference_mode():
+                self.decoder(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return widths[0] if len(widths) == self.num_layers and len(set(widths)) == 1 else 0
+
     @property
     def vocabulary(self) -> int:
         """V, the size of the vocabulary and of a logit vector."""
@@ -239,6 +262,13 @@ class LanguageModel:
         self.truncated += 1
         keep_first = 1 if tokens[0] == self.tokenizer.bos_token_id else 0
         return tokens[:keep_first] + tokens[keep_first + excess :]
+
+
+def _activation_kinds() -> tuple[type, ...]:
+    """The classes of activation functions that transformers builds from a model's configuration."""
+    from transformers.activations import ACT2CLS
+
+    return tuple({kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()})
 
 
 def wrap(

@@ -14,6 +14,9 @@ from align_pipeline.errors import InputError
 POOLINGS = ("last", "weighted")
 MEAN = "mean"
 """A further pooling: the mean over all tokens, in float32 whatever the model's dtype."""
+ACTIVE = "active"
+"""Not of hidden states: the share of tokens, weighted as in ``weighted``, at which each MLP neuron is above 0 (the
+neuron activation state of NeuronXA, arXiv 2507.14900); in float16, for layers 1 to L, [L, members, neurons]."""
 
 
 def pooled_pass(
@@ -21,6 +24,7 @@ def pooled_pass(
 ) -> dict[str, Tensor]:
     """One forward pass: pooling -> [layers, members, D]. The input of block k is hidden_states[k], pooled there."""
     kept: dict[int, dict[str, Tensor]] = {}
+    active: list[Tensor] = []
     pool = _Pool(layout, poolings)
 
     def keep(layer: int) -> Callable[..., None]:
@@ -29,13 +33,19 @@ def pooled_pass(
 
         return hook
 
+    def neurons(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        active.append(pool.active(output))
+
     inner = [k for k in layers if k < lm.num_layers]
     handles = [lm.layers[k].register_forward_pre_hook(keep(k), with_kwargs=True) for k in inner]
+    if ACTIVE in poolings:
+        handles += [function.register_forward_hook(neurons) for function in lm.activations]
     with hooked(handles), called_with(layout, trunk) as arguments:
         final = lm.decoder(**arguments).last_hidden_state
     if lm.num_layers in layers:
         kept[lm.num_layers] = pool(final)
-    return {pooling: torch.stack([kept[k][pooling] for k in layers]) for pooling in poolings}
+    found = {pooling: torch.stack([kept[k][pooling] for k in layers]) for pooling in poolings if pooling != ACTIVE}
+    return found | ({ACTIVE: torch.stack(active)} if ACTIVE in poolings else {})
 
 
 class _Pool:
@@ -48,7 +58,7 @@ class _Pool:
         self.end = torch.tensor(ends, device=device)
         self.poolings = poolings
         self.weights: dict[str, Tensor] = {}
-        if {"weighted", MEAN} & set(poolings):
+        if {"weighted", MEAN, ACTIVE} & set(poolings):
             width = layout.tokens.shape[1]
             counts = torch.bincount(self.row.cpu(), minlength=len(layout.rows))
             self.slot = torch.cat([torch.arange(int(n)) for n in counts]).to(device)
@@ -57,7 +67,7 @@ class _Pool:
                 seen, steps = layout.sees[self.row.cpu(), self.end.cpu()], layout.positions.cpu() + 1
             else:
                 seen = torch.arange(width) <= torch.tensor(ends)[:, None]
-            for pooling, weight in (("weighted", steps), (MEAN, torch.ones_like(steps))):
+            for pooling, weight in (("weighted", steps), (MEAN, torch.ones_like(steps)), (ACTIVE, steps)):
                 if pooling in poolings:
                     weights = torch.zeros(len(layout.rows), int(counts.max()), width)
                     weights[self.row.cpu(), self.slot.cpu()] = torch.where(seen, weight[self.row.cpu()], 0).float()
@@ -68,9 +78,17 @@ class _Pool:
         if "last" in self.poolings:
             pooled["last"] = states[self.row, self.end]
         for pooling, weights in self.weights.items():
+            if pooling == ACTIVE:
+                continue
             mean = (weights @ states.float())[self.row, self.slot]
             pooled[pooling] = mean if pooling == MEAN else mean.to(states.dtype)
         return pooled
+
+    def active(self, neurons: Tensor) -> Tensor:
+        """Neurons [B, T, F] -> `ACTIVE` of each member, [members, F]."""
+        # Some modules flatten the tokens.
+        neurons = neurons.reshape(*self.weights[ACTIVE].shape[::2], -1)
+        return (self.weights[ACTIVE] @ (neurons > 0).float())[self.row, self.slot].half()
 
 
 def check_finite(states: Tensor, model: str, layers: Sequence[int], names: Sequence[str]) -> None:

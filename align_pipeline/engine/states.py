@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from align_pipeline import distributed
 from align_pipeline.engine.forward import Advance, hidden_states
 from align_pipeline.engine.model import LanguageModel, Tokens
-from align_pipeline.engine.pooling import MEAN
+from align_pipeline.engine.pooling import ACTIVE, MEAN
 
 
 def pooled_states(
@@ -21,24 +21,34 @@ def pooled_states(
     poolings: Sequence[str],
     batch_tokens: int | None,
     advance: Advance = lambda texts: None,
+    only: Mapping[str, int] | None = None,
 ) -> dict[str, Tensor]:
     """The states of all texts and layers, in every process; for arguments and errors see `forward.hidden_states`.
 
+    Args:
+        only: poolings of which one text of each group is kept, by its index from the end, such as -1.
+
     Returns:
-        By pooling [L + 1, groups, m, D] in the model's dtype (``mean``: float32), on the model's device or, if they are
-        large, in host memory.
+        By pooling [L + 1, groups, m, D] in the model's dtype (``mean``: float32; ``active``: see `pooling.ACTIVE`), on
+        the model's device or, if they are large, in host memory. Poolings in `only`: m = 1.
     """
-    layers = range(lm.num_layers + 1)
-    shape = (len(layers), len(groups), len(groups[0]), lm.width)
-    dtypes = {pooling: torch.float32 if pooling == MEAN else lm.model.dtype for pooling in poolings}
-    home = _home(lm, math.prod(shape) * sum(dtype.itemsize for dtype in dtypes.values()))
-    kept = {pooling: torch.zeros(shape, dtype=dtype, device=home) for pooling, dtype in dtypes.items()}
-    for chosen, states in hidden_states(lm, groups, names, layers, poolings, batch_tokens, advance):
+    only = only or {}
+    shapes = {p: shape_of(lm, p, len(groups), 1 if p in only else len(groups[0])) for p in poolings}
+    home = _home(lm, sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values()))
+    kept = {pooling: torch.zeros(shape, dtype=dtype, device=home) for pooling, (shape, dtype) in shapes.items()}
+    for chosen, states in hidden_states(lm, groups, names, range(lm.num_layers + 1), poolings, batch_tokens, advance):
         for pooling, value in states.items():
-            kept[pooling][:, chosen] = value.to(kept[pooling].device)
+            kept[pooling][:, chosen] = (value[:, :, only[pooling], None] if pooling in only else value).to(home)
     for states_of_all in kept.values():
         distributed.filled(states_of_all)
     return kept
+
+
+def shape_of(lm: LanguageModel, pooling: str, groups: int, size: int) -> tuple[tuple[int, ...], torch.dtype]:
+    """Shape and dtype of the pooled states of all layers of `groups` x `size` texts."""
+    if pooling == ACTIVE:
+        return (lm.num_layers, groups, size, lm.neurons), torch.float16
+    return (lm.num_layers + 1, groups, size, lm.width), torch.float32 if pooling == MEAN else lm.model.dtype
 
 
 def _home(lm: LanguageModel, size: int) -> torch.device:

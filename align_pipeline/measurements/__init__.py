@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 BUILT_IN = (
     "align_pipeline.measurements.alignment.measure:Alignment",
     "align_pipeline.measurements.representations.measure:Representations",
+    "align_pipeline.measurements.logit_lens.measure:LogitLens",
     "align_pipeline.measurements.accuracy.measure:Accuracy",
     "align_pipeline.measurements.translation.measure:Translations",
     "align_pipeline.measurements.patching.measure:Patching",
@@ -21,7 +22,15 @@ BUILT_IN = (
 """In the order in which a job runs them; each may read the tables of those before it."""
 SECTIONS = tuple(
     f"align_pipeline.measurements.{name}.section:SECTION"
-    for name in ("translation", "alignment", "representations", "patching", "translation_patching", "accuracy")
+    for name in (
+        "translation",
+        "alignment",
+        "representations",
+        "logit_lens",
+        "patching",
+        "translation_patching",
+        "accuracy",
+    )
 )
 """In the order of the report page."""
 GROUP, SECTION_GROUP = "align_pipeline.measurements", "align_pipeline.sections"

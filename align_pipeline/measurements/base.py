@@ -65,6 +65,20 @@ class Unit:
     numbers: Callable[[dict[str, Tensor]], Mapping[str, float]] = lambda tensors: {}
 
 
+@dataclass(frozen=True)
+class Watcher:
+    """Uses the premises' states of a pass that an earlier measurement makes anyway.
+
+    Attributes:
+        poolings: the poolings that it needs, given the model.
+        take: called after the pass, in all processes, with the pair and E's and X's states by pooling, each
+            [layers, N, D] in the order of `Pair.ids`. They are not kept.
+    """
+
+    poolings: Callable[[LanguageModel], Sequence[str]]
+    take: Callable[[Pair, Mapping[str, Tensor], Mapping[str, Tensor]], None]
+
+
 @dataclass
 class Job:
     """The job, as its measurements see it.
@@ -80,6 +94,7 @@ class Job:
         num_layers: L, set by the first computation; 0 before.
         known: values that one measurement computes and another may use, by name.
         given: a model that is in memory already, used instead of the config's.
+        watchers: later measurements that use the premises' states of the alignment pass.
     """
 
     config: Config
@@ -92,6 +107,7 @@ class Job:
     num_layers: int = 0
     known: dict[str, Any] = field(default_factory=dict)
     given: LanguageModel | None = None
+    watchers: list[Watcher] = field(default_factory=list)
 
     @functools.cached_property
     def lm(self) -> LanguageModel:

@@ -46,6 +46,8 @@ def identity(config: Config) -> str:
         del asked["model"][key]
     if not config.representations:
         del asked["representations"]
+    if not config.logit_lens:
+        del asked["logit_lens"]
     if not config.patch.learned:
         for key in _ASKED_OF_MAPS:
             del asked["patch"][key]

@@ -24,8 +24,8 @@ class Curve:
     Attributes:
         metric: the alignment metric, the condition of patching, prefixed by the direction for translation, or the
             measure of representations with its pooling.
-        group: ``alignment`` (share of aligned items), ``representations``, ``patching`` (share of TF items corrected)
-            or ``patched_chrf`` (chrF++ of patched translations).
+        group: ``alignment`` (share of aligned items), ``representations``, ``logit_lens`` (probabilities and shares of
+            tokens), ``patching`` (share of TF items corrected) or ``patched_chrf`` (chrF++ of patched translations).
     """
 
     metric: str
@@ -35,7 +35,7 @@ class Curve:
     group: str = "alignment"
 
 
-GROUPS = ("alignment", "representations", "patching", "patched_chrf")
+GROUPS = ("alignment", "representations", "logit_lens", "patching", "patched_chrf")
 """Groups of curves, which have the layer as their axis."""
 
 
@@ -199,6 +199,7 @@ def log_charts(run: Any, curves: Sequence[Curve]) -> None:
     said = {
         "alignment": "aligned items",
         "representations": "value",
+        "logit_lens": "share",
         "patching": "TF items corrected",
         "patched_chrf": "chrF++",
     }

@@ -23,10 +23,10 @@ from torch import Tensor
 from align_pipeline.config.representations import REPRESENTATIONS as FAMILIES
 from align_pipeline.data.source import Source
 from align_pipeline.engine import forward
-from align_pipeline.engine.model import wrap
+from align_pipeline.engine.model import LanguageModel, wrap
 from align_pipeline.errors import InputError
 from align_pipeline.measurements.representations import measures as m
-from align_pipeline.measurements.representations.measure import MEASURES, POOLINGS, compared
+from align_pipeline.measurements.representations.measure import KINDS, POOLINGS, compared
 from align_pipeline.measurements.representations.statistics import middle_third
 from align_pipeline.measurements.representations.table import REPRESENTATIONS
 from align_pipeline.report import report
@@ -35,6 +35,9 @@ from align_pipeline.tracking import wandb as tracking
 from align_pipeline.tracking.live import Live
 
 States = NDArray[np.float64]
+STATES, MORE, NEURONS = KINDS
+MEASURES = [*KINDS[STATES], *KINDS[MORE]]
+"""Those of hidden states; the others are of active neurons."""
 
 
 def draw(n: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -89,6 +92,8 @@ def literal(e: States, x: States) -> dict[str, float]:
         others = [max(table[i][j] for j in range(n) if j != i) for i in range(n)]
         below = [max(table[j][i] for j in range(n) if j != i) for i in range(n)]
         found[f"mexa{name}"] = sum(table[i][i] > max(others[i], below[i]) for i in range(n)) / n
+        rivals = [max(pair) for pair in zip(others, below, strict=True)]
+        found[f"margin{name}"] = float(np.mean([table[i][i] - rivals[i] for i in range(n)]))
     ge, gx = e @ e.T, x @ x.T
     found["cka"] = hsic(ge, gx) / math.sqrt(hsic(ge, ge) * hsic(gx, gx)) if n < 9 else math.nan
     for name, table, other in (("en_xx", s, t), ("xx_en", t, s)):
@@ -103,6 +108,11 @@ def literal(e: States, x: States) -> dict[str, float]:
     shared = [len(nearest(within_e[i], k, i) & nearest(within_x[i], k, i)) / k for i in range(n)]
     found["neighbours"] = float(np.mean(shared))
     found["neurons"] = float(np.mean([np.corrcoef(e[:, d], x[:, d])[0, 1] for d in range(e.shape[1])]))
+    rs = [np.corrcoef(e[:, d], x[:, d])[0, 1] for d in range(e.shape[1])]
+    found["neurons_absolute"] = float(np.mean(np.abs(rs)))
+    # Of all other sentences of both languages, closest first: English ones are numbered from n.
+    both = [[*within_x[i], *t[i]] for i in range(n)]
+    found["ilo"] = sum(max(nearest(both[i], k, i)) >= n for i in range(n)) / n
     return found
 
 
@@ -126,7 +136,7 @@ def test_neighbours_that_tie_share_the_last_places() -> None:
         for i, row in enumerate(rows.tolist()):
             for j in sorted(order, key=lambda j, row=row: -row[j])[:2]:  # type: ignore[misc]
                 expected[i, j] += 1 / len(orders)
-    assert m.closest_k(rows, 2).numpy() == pytest.approx(expected)
+    assert m.closest_k(m.ranked(rows), 2).numpy() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -175,7 +185,7 @@ def test_a_rotation_of_both_sides_changes_only_single_neurons() -> None:
     e, x = draw(60, 12)
     q = rotation(12)
     before, after = m.measures(e, x), m.measures(e @ q, x @ q)
-    for name in set(MEASURES) - {"neurons"}:
+    for name in set(MEASURES) - {"neurons", "neurons_absolute"}:
         assert after[name] == pytest.approx(before[name], abs=1e-5, nan_ok=True), name
     assert abs(after["neurons"][0] - before["neurons"][0]) > 1e-3
     assert m.measures(e, x @ q)["neighbours"] == pytest.approx(before["neighbours"]), "each side has its own space"
@@ -196,7 +206,7 @@ def test_chance_is_the_exact_mean_over_shuffled_pairs(monkeypatch: pytest.Monkey
     e, x = draw(5, 3, seed=4)
     found = m.measures(e, x)
     without_fixed = shuffled(e, x, lambda order: all(i != j for i, j in enumerate(order)))
-    for name in ("cosine", "cosine_centred", "mexa", "mexa_centred", "neurons"):
+    for name in ("cosine", "cosine_centred", "mexa", "mexa_centred", "margin", "margin_centred", "neurons"):
         assert found[name][1] == pytest.approx(without_fixed[name], abs=1e-6), name
         assert found[name][1] != pytest.approx(found[name][0], abs=1e-3), name
     every = shuffled(e, x, lambda order: True)
@@ -215,7 +225,7 @@ def test_of_unrelated_sides_every_measure_is_near_chance() -> None:
         assert -0.3 < runs[-1][MEASURES.index("cka")][0] < 0.3
     values, chances = np.array(runs).transpose(2, 0, 1)
     for index, name in enumerate(MEASURES):
-        if not name.startswith(("anisotropy", "hubness")):
+        if not name.startswith(("anisotropy", "hubness", "ilo")):  # a sentence more makes a bridge a little likelier
             off = values[:, index] - chances[:, index]
             assert abs(off.mean()) < 4 * off.std(ddof=1) / math.sqrt(len(off)), name
     centred = [g - g.mean(axis=0) for g in (e.double().numpy(), x.double().numpy())]
@@ -225,7 +235,7 @@ def test_of_unrelated_sides_every_measure_is_near_chance() -> None:
 
 def test_hubness_of_random_neighbours_is_that_of_a_binomial_count() -> None:
     generator = torch.Generator().manual_seed(0)
-    found = np.array([m.hubness(torch.rand(300, 300, generator=generator)) for _ in range(40)])
+    found = np.array([m.hubness(m.ranked(torch.rand(300, 300, generator=generator))) for _ in range(40)])
     assert found[:, 0].mean() == pytest.approx(found[0, 1], abs=0.06)
     assert found[0, 1] == pytest.approx(0.30, abs=0.01)
 
@@ -239,7 +249,28 @@ def test_shuffles_leave_no_pair_together(n: int) -> None:
     assert len({tuple(order) for order in orders.tolist()}) == len(orders)
 
 
+def test_cka_is_that_of_its_authors_demo() -> None:
+    """The debiased linear CKA that the demo notebook of Kornblith et al. prints for its random data."""
+    random = np.random.RandomState(1337)
+    e = random.randn(100, 10)
+    x = random.randn(100, 10) + e
+    assert m.measures(torch.tensor(e), torch.tensor(x))["cka"][0] == pytest.approx(0.51346, abs=5e-6)
+
+
 # ---- planted effects
+
+
+def test_languages_apart_have_no_bridges() -> None:
+    """Each language in a place of its own: every translation is found, and no neighbour speaks the other language."""
+    e, x = draw(40, 30)
+    place = torch.zeros(30)
+    place[0] = 40
+    found = m.measures(e, e + 0.01 * x + place)
+    assert found["ilo"] == (0, 0)
+    assert found["cka"][0] > 0.9
+    mixed = m.measures(e, e + 0.01 * x)
+    assert mixed["ilo"][0] == 1
+    assert mixed["ilo"][1] > 0.9
 
 
 def test_an_offset_of_the_language_hides_alignment_from_raw_cosines_only() -> None:
@@ -270,7 +301,7 @@ def test_csls_finds_what_a_hub_takes_and_hubness_shows_it() -> None:
     assert found["csls_xx_en"][0] > found["retrieval_xx_en"][0] + 0.1
 
 
-@pytest.mark.parametrize("name", [name for name in MEASURES if "anisotropy" not in name and "hubness" not in name])
+@pytest.mark.parametrize("name", [name for name in MEASURES if not name.startswith(("anisotropy", "hubness", "ilo"))])
 def test_less_noise_is_more_similar(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     e, noise = (torch.randn(50, 20, generator=generator) for _ in range(2))
@@ -313,8 +344,12 @@ def test_layers_and_items_are_the_right_ones() -> None:
     for p, pooling in enumerate(POOLINGS):
         for layer in range(3):
             expected = m.measures(english[pooling][layer][rows], language[pooling][layer])
-            assert found["value"][p, layer].tolist() == pytest.approx([v for v, _ in expected.values()])
-            assert found["chance"][p, layer].tolist() == pytest.approx([c for _, c in expected.values()], nan_ok=True)
+            value, chance = (
+                [number for kind in (STATES, MORE) for number in found[kind][name][p, layer].tolist()]
+                for name in ("value", "chance")
+            )
+            assert value == pytest.approx([v for v, _ in expected.values()])
+            assert chance == pytest.approx([c for _, c in expected.values()], nan_ok=True)
 
 
 def test_the_middle_third() -> None:
@@ -353,7 +388,35 @@ def test_jobs_that_do_not_measure_it_are_as_before(monkeypatch: pytest.MonkeyPat
 # ---- a job
 
 
+def test_the_pass_of_alignment_gives_the_states(model_folder: Path, tmp_path: Path) -> None:
+    """With a metric there is no further pass, and the values are those of a job without one."""
+    asked = ("task=xcopa", "lang=[swh,tur]", "representations=all", "task.limit=24")
+    alone = job(tmp_path / "alone", model_folder, tmp_path / "one", *asked, "metric=[]")
+    both = job(tmp_path / "both", model_folder, tmp_path / "two", *asked, "metric=[dali]")
+    bare = job(tmp_path / "bare", model_folder, tmp_path / "three", *asked[:2], "task.limit=24", "metric=[dali]")
+    assert both["tokens"] == bare["tokens"] != alone["tokens"]
+    first, second = (pd.read_parquet(tmp_path / name / "representations.parquet") for name in ("alone", "both"))
+    pd.testing.assert_frame_equal(first.drop(columns=["value", "chance"]), second.drop(columns=["value", "chance"]))
+    apart = ~first["measure"].str.contains("hubness|neighbours|ilo|mexa|csls|retrieval|neuronxa")
+    for name in ("value", "chance"):
+        assert second[name][apart].to_numpy() == pytest.approx(first[name][apart].to_numpy(), abs=1e-4, nan_ok=True)
+        assert second[name][~apart].to_numpy() == pytest.approx(first[name][~apart].to_numpy(), abs=0.1, nan_ok=True)
+
+
+def test_a_model_whose_neurons_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path
+) -> None:
+    monkeypatch.setattr(LanguageModel, "activations", ())
+    content = job(tmp_path, model_folder, tmp_path / "cache", "lang=spa", "representations=[cka,neuronxa]")
+    rows = pd.read_parquet(tmp_path / "representations.parquet")
+    assert rows[rows["measure"] == "cka"]["value"].notna().any()
+    assert rows[rows["measure"] == "neuronxa"]["value"].isna().all()
+    assert "neuronxa" in content["languages"][0]["representations"]
+
+
 COUNT = 24
+ROWS = 2 * (2 * 5 * len(MEASURES) + 4 * len(KINDS[NEURONS]))
+"""Of two languages, with two poolings and five layers of states, and four blocks of neurons."""
 
 
 def job(folder: Path, model_folder: Path, cache: Path, *overrides: str) -> Any:
@@ -377,7 +440,7 @@ def test_the_table_equals_plain_passes(finished: tuple[Path, Any]) -> None:
     table = pq.read_table(finished[0] / "representations.parquet")
     assert table.schema.equals(REPRESENTATIONS)
     rows = table.to_pandas()
-    assert len(rows) == 2 * len(MEASURES) * 2 * 5
+    assert len(rows) == ROWS
     assert (rows["n"] == COUNT).all()
     keys = ["language", "pooling", "layer", "measure"]
     assert not rows.duplicated(keys).any()
@@ -398,6 +461,7 @@ def test_the_table_equals_plain_passes(finished: tuple[Path, Any]) -> None:
                 ]
             sides.append(
                 {
+                    "active": np.stack([active_neurons(lm.model, ids) for ids in texts], axis=1),
                     "last": torch.stack([s[:, 0, -1] for s in states], dim=1).double().numpy(),
                     "mean": torch.stack([s[:, 0].mean(dim=1) for s in states], dim=1).double().numpy(),
                 }
@@ -407,13 +471,33 @@ def test_the_table_equals_plain_passes(finished: tuple[Path, Any]) -> None:
             for name in set(MEASURES) - {"cka"}:
                 value = found[pair.language.language, pooling, layer, name]
                 assert value == pytest.approx(expected[name], abs=1e-4), (name, pooling, layer)
+        for layer in range(1, 5):
+            expected = literal(sides[0]["active"][layer - 1], sides[1]["active"][layer - 1])
+            told = found[pair.language.language, "weighted", layer]
+            assert told["neuronxa"] == pytest.approx(expected["mexa"])
+            assert told["neuron_overlap"] == pytest.approx(expected["cosine"], abs=1e-3)
+
+
+def active_neurons(model: Any, ids: list[int]) -> States:
+    """[layers, F]: a token's weight is its place; a neuron is active where its gate's input to SiLU is above 0."""
+    gates: list[Tensor] = []
+    handles = [
+        block.mlp.gate_proj.register_forward_hook(lambda module, given, output: gates.append(output[0]))
+        for block in model.model.layers
+    ]
+    with torch.inference_mode():
+        model(input_ids=torch.tensor([ids]))
+    for handle in handles:
+        handle.remove()
+    total = sum(range(1, len(ids) + 1))
+    return np.stack([sum((t + 1) / total * (gate[t] > 0).double().numpy() for t in range(len(ids))) for gate in gates])
 
 
 def test_the_summary_says_what_the_table_says(finished: tuple[Path, Any]) -> None:
     folder, content = finished
     rows = pd.read_parquet(folder / "representations.parquet")
     for row in content["languages"]:
-        assert set(row["representations"]) == set(MEASURES)
+        assert set(row["representations"]) == {*MEASURES, *KINDS[NEURONS]}
         own = rows[(rows["language"] == row["language"]) & (rows["pooling"] == "mean") & (rows["measure"] == "cka")]
         told = row["representations"]["cka"]["mean"]
         assert told["value"] == pytest.approx(own["value"].tolist())
@@ -422,6 +506,7 @@ def test_the_summary_says_what_the_table_says(finished: tuple[Path, Any]) -> Non
     assert {path.name for path in folder.glob("representations_*.png")} == {
         "representations_flores_last.png",
         "representations_flores_mean.png",
+        "representations_flores_weighted.png",
     }
     assert content["seconds"]["representations"] > 0
 
@@ -456,7 +541,7 @@ def test_the_premises_of_items_with_options(model_folder: Path, tmp_path: Path) 
     for languages in ("[ind,swh,tur]", "ind", "swh", "tur"):
         run_job(tmp_path / languages, *model, *asked, f"lang={languages}", "representations=[mexa,neurons]")
         parts.append(pd.read_parquet(tmp_path / languages / "representations.parquet"))
-    assert set(parts[0]["measure"]) == {"mexa", "mexa_centred", "neurons"}
+    assert set(parts[0]["measure"]) == {*FAMILIES["mexa"], *FAMILIES["neurons"]}
     assert (parts[0]["n"] == 12).all()
     alone = pd.concat(parts[1:], ignore_index=True)
     pd.testing.assert_frame_equal(parts[0], alone)
@@ -467,7 +552,7 @@ def test_the_report_shows_it(finished: tuple[Path, Any], model_folder: Path, cac
     page = report.write([finished[0]], tmp_path / "with").read_text(encoding="utf-8")
     assert "Representations: beyond alignment" in page
     written = pd.read_csv(tmp_path / "with" / "representations.csv")
-    assert len(written) == 2 * len(MEASURES) * 2 * 5
+    assert len(written) == ROWS
     middle = middle_third(written[written["pooling"] == "mean"])
     for row in middle[middle["measure"] == "neighbours"].itertuples():
         assert f'<td data-v="{row.value:.10g}">{row.value:.2f} ({row.chance:.2f})</td>' in page

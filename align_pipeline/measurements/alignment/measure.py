@@ -83,12 +83,22 @@ class Alignment:
     def _compute(self, pair: Pair) -> dict[str, Tensor]:
         lm, budget, pivot = self.job.lm, self.job.config.batch_tokens, pair.english.pivot
         layers(self.job.config, lm.num_layers)  # before the passes: a layer that does not exist fails at once
+        also = {pooling: None for watcher in self.job.watchers for pooling in watcher.poolings(lm) if pooling != "last"}
+        watched: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+
+        def seen(english: dict[str, Tensor], language: dict[str, Tensor]) -> None:
+            if self.job.watchers:
+                watched.append((english, language))
+
         if pivot not in self._english:
             self._english.clear()  # pairs are roughly grouped by pivot; states are large
             with self._stage(f"Embedded English ({pivot})", pair.english.items) as advance:
-                self._english[pivot] = english_states(lm, pair.english, budget, advance)
+                self._english[pivot] = english_states(lm, pair.english, budget, advance, tuple(also))
         with self._stage(f"Embedded {pair.language.language}", pair.language.items) as advance:
-            return similarities(lm, pair, self._english[pivot], budget, advance).tensors()
+            found = similarities(lm, pair, self._english[pivot], budget, advance, tuple(also), seen)
+        for watcher in self.job.watchers:
+            watcher.take(pair, *watched[0])
+        return found.tensors()
 
     def _stage(self, what: str, items: Sequence[Item]) -> AbstractContextManager[Any]:
         return self.job.stages.stage("extraction", what, len(items) * (len(items[0].options) + 1))

@@ -8,7 +8,7 @@ s_ij = cos(E_i, X_j) over the premises of all items.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +20,7 @@ from align_pipeline.data.tasks.parallel import ItemSet, Pair
 from align_pipeline.engine.forward import Advance, hidden_states
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.engine.pooling import POOLINGS
-from align_pipeline.engine.states import pooled_states
+from align_pipeline.engine.states import pooled_states, shape_of
 
 _EXCLUDED = -float("inf")
 
@@ -149,7 +149,7 @@ class EnglishStates:
         position: row of each item id.
         tokens: the texts' token ids, to detect equal texts.
         states: by pooling [layers, items, texts, D] in the model's dtype, on the model's device or in host memory; the
-            texts of an item are its options, then its premise.
+            texts of an item are its options, then its premise. Poolings other than `POOLINGS` have only the premise.
     """
 
     position: dict[str, int]
@@ -157,21 +157,38 @@ class EnglishStates:
     states: dict[str, Tensor]
 
 
-def english_states(lm: LanguageModel, english: ItemSet, batch_tokens: int | None, advance: Advance) -> EnglishStates:
-    """Run an English set through the model; for errors see `forward.hidden_states`."""
+def english_states(
+    lm: LanguageModel, english: ItemSet, batch_tokens: int | None, advance: Advance, also: Sequence[str] = ()
+) -> EnglishStates:
+    """Run an English set through the model; for errors see `forward.hidden_states`.
+
+    Args:
+        also: further poolings, of the premises alone.
+    """
     tokens = text_tokens(lm, english.items)
     ids = [item.id for item in english.items]
-    states = pooled_states(lm, tokens, ids, POOLINGS, batch_tokens, advance)
+    only = dict.fromkeys(also, -1)
+    states = pooled_states(lm, tokens, ids, (*POOLINGS, *also), batch_tokens, advance, only)
     return EnglishStates({item_id: row for row, item_id in enumerate(ids)}, tokens, states)
 
 
 def similarities(
-    lm: LanguageModel, pair: Pair, english: EnglishStates, batch_tokens: int | None, advance: Advance
+    lm: LanguageModel,
+    pair: Pair,
+    english: EnglishStates,
+    batch_tokens: int | None,
+    advance: Advance,
+    also: Sequence[str] = (),
+    seen: Callable[[dict[str, Tensor], dict[str, Tensor]], None] | None = None,
 ) -> Similarities:
     """Run a language through the model and compute its cosines with English; for errors see `forward.hidden_states`.
 
     One pass gives options and premises, both poolings and all layers. The premise is a prefix of the options, so it is
     almost free, and any metric can then be computed without another pass.
+
+    Args:
+        also: further poolings of the premises, which `english` has too.
+        seen: called in the end with E's and X's premises by pooling, ``last`` and those of `also`, [layers, N, D].
     """
     by_id = pair.language.by_id()
     items = [by_id[item_id] for item_id in pair.ids]
@@ -188,8 +205,15 @@ def similarities(
     shape = (lm.num_layers + 1, len(items), n, n)
     shapes = dict.fromkeys(("cross", "english", "language"), shape) | {"mismatched": (*shape[:2], len(others), n, n)}
     blocks = {pooling: {name: torch.zeros(of, device=device) for name, of in shapes.items()} for pooling in POOLINGS}
-    for chosen, states in hidden_states(lm, tokens, pair.ids, _every(lm), POOLINGS, batch_tokens, advance):
+    more = {}
+    for pooling in also:
+        (layers, *_, width), dtype = shape_of(lm, pooling, len(items), 1)
+        more[pooling] = torch.zeros(layers, len(items), width, dtype=dtype, device=english.states[pooling].device)
+    for chosen, states in hidden_states(lm, tokens, pair.ids, _every(lm), (*POOLINGS, *also), batch_tokens, advance):
         for pooling, value in states.items():
+            if pooling in more:
+                more[pooling][:, chosen] = value[:, :, -1].to(more[pooling])
+                continue
             premises[pooling].add(chosen, value[:, :, -1])
             if not n:
                 continue
@@ -203,13 +227,20 @@ def similarities(
             for k, other in enumerate(others[:, chosen].tolist()):
                 cross = cross_cosines(e(other), x, twins_e[other], twins_x[chosen])
                 blocks[pooling]["mismatched"][:, chosen, k] = cross
+    finished = {pooling: stream.finish() for pooling, stream in premises.items()}
+    if seen is not None:
+        further = {pooling: distributed.filled(value) for pooling, value in more.items()}
+        seen(
+            {"last": premises["last"].english} | {pooling: english.states[pooling][:, rows, 0] for pooling in also},
+            {"last": premises["last"].language} | further,
+        )
     return Similarities(
         {
             p: OptionCosines(**{name: distributed.filled(part) for name, part in f.items()})
             for p, f in blocks.items()
             if n
         },
-        {pooling: stream.finish() for pooling, stream in premises.items()},
+        finished,
     )
 
 

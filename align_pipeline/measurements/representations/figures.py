@@ -28,6 +28,8 @@ LABELS = {
     "cosine_centred": "cosine, centred",
     "mexa": "MEXA",
     "mexa_centred": "MEXA, centred",
+    "margin": "margin",
+    "margin_centred": "margin, centred",
     "cka": "CKA",
     "retrieval_en_xx": "retrieval, en-xx",
     "retrieval_xx_en": "retrieval, xx-en",
@@ -39,6 +41,10 @@ LABELS = {
     "anisotropy_english": "anisotropy, English",
     "neighbours": "shared neighbours",
     "neurons": "neuron correlation",
+    "neurons_absolute": "neuron corr., absolute",
+    "ilo": "ILO bridges",
+    "neuronxa": "NeuronXA",
+    "neuron_overlap": "active neurons",
 }
 """Short names of the measures."""
 _ACROSS = 5

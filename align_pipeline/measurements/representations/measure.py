@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -20,19 +21,31 @@ from align_pipeline.config import Config
 from align_pipeline.config.representations import REPRESENTATIONS as FAMILIES
 from align_pipeline.data.items import Item
 from align_pipeline.data.tasks import Pair, ParallelTask
-from align_pipeline.engine.pooling import MEAN
+from align_pipeline.engine.model import LanguageModel
+from align_pipeline.engine.pooling import ACTIVE, MEAN
 from align_pipeline.engine.states import pooled_states
 from align_pipeline.figures.style import save, slug
-from align_pipeline.measurements.base import Columns, Job, Told, Unit, layers
+from align_pipeline.measurements.base import Columns, Job, Told, Unit, Watcher, layers
 from align_pipeline.measurements.representations.figures import LABELS, by_layer
-from align_pipeline.measurements.representations.measures import measures
+from align_pipeline.measurements.representations.measures import active_measures, measures
 from align_pipeline.measurements.representations.statistics import KEYS, middle_third
 from align_pipeline.measurements.representations.table import REPRESENTATIONS
 from align_pipeline.tracking.wandb import Curve
 
+log = logging.getLogger(__name__)
 POOLINGS = ("last", MEAN)
-MEASURES = tuple(name for names in FAMILIES.values() for name in names)
-_PRINTED = ("cosine_centred", "cka", "retrieval_xx_en", "neighbours")
+_NUMBERS = ("value", "chance")
+_STATES, _MORE, _NEURONS = "representations", "representations, more", "representations, active neurons"
+_LATER = dict.fromkeys(("margin", "margin_centred", "neurons_absolute", "ilo"), _MORE)
+_LATER |= dict.fromkeys(("neuronxa", "neuron_overlap"), _NEURONS)
+KINDS = {
+    kind: [name for names in FAMILIES.values() for name in names if _LATER.get(name, _STATES) == kind]
+    for kind in (_STATES, _MORE, _NEURONS)
+}
+"""Kinds of units with their measures, in the order of their tensors. A measure that is added needs a new kind, so that
+the cached values of the others stay valid."""
+_WHAT = {_STATES: "states", _MORE: "neighbours and neurons", _NEURONS: "active neurons"}
+_PRINTED = ("cosine_centred", "cka", "retrieval_xx_en", "neighbours", "neuronxa")
 
 
 class Representations:
@@ -48,7 +61,10 @@ class Representations:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.measures = [name for family in job.config.representations for name in FAMILIES[family]]
+        self.kinds = [kind for kind, names in KINDS.items() if set(names) & set(self.measures)]
         self._english: dict[str, dict[str, Tensor]] = {}
+        self._found: dict[tuple[str, str], dict[str, dict[str, Tensor]]] = {}
+        job.watchers.append(Watcher(self._poolings, self._take))
 
     @staticmethod
     def asked(config: Config, task: ParallelTask) -> bool:
@@ -62,24 +78,45 @@ class Representations:
             layers(config, last)
 
     def units(self) -> Iterator[Unit]:
-        """One unit per language, with all measures and layers, whichever are reported."""
-        for pair in self.job.pairs:
-            what, compute = f"Compared states of {pair.language.language}", functools.partial(self._compute, pair)
-            rows, lines = functools.partial(self._rows, pair), functools.partial(self._curves, pair)
-            yield Unit("representations", _texts(pair), what, compute, rows, is_prompted=False, curves=lines)
+        """Up to three units per language, each with all its measures and layers, whichever are reported.
 
-    def _compute(self, pair: Pair) -> dict[str, Tensor]:
-        pivot, other = pair.english.pivot, pair.language.by_id()
-        layers(self.job.config, self.job.lm.num_layers)  # before the passes: a layer that does not exist fails at once
-        if pivot not in self._english:
-            self._english.clear()  # pairs are roughly grouped by pivot; states are large
-            self._english[pivot] = self._states(f"Premises of English ({pivot})", pair.english.items)
-        language = self._states(f"Premises of {pair.language.language}", [other[item_id] for item_id in pair.ids])
-        place = {item.id: row for row, item in enumerate(pair.english.items)}
+        If the job measures alignment too, its pass gives the states, and the units only return what was computed then.
+        """
+        for pair in self.job.pairs:
+            for kind in self.kinds:
+                what = f"Compared {_WHAT[kind]} of {pair.language.language}"
+                compute, rows = functools.partial(self._compute, kind, pair), functools.partial(self._rows, kind, pair)
+                lines = functools.partial(self._curves, kind, pair)
+                yield Unit(kind, _texts(pair), what, compute, rows, is_prompted=False, curves=lines)
+
+    def _poolings(self, lm: LanguageModel) -> list[str]:
+        """The poolings of the kinds that are asked for."""
+        plain = POOLINGS if {_STATES, _MORE} & set(self.kinds) else ()
+        return [*plain, *((ACTIVE,) if _NEURONS in self.kinds and lm.neurons else ())]
+
+    def _take(self, pair: Pair, english: Mapping[str, Tensor], language: Mapping[str, Tensor]) -> None:
+        """Compare the states of the alignment pass; see `Watcher`."""
         with self.job.stages.stage("representations", f"Compared {pair.language.language} with English"):
-            return compared(
-                self._english[pivot], language, [place[item_id] for item_id in pair.ids], self.job.lm.device
-            )
+            found = compared(english, language, range(len(pair.ids)), self.job.lm.device)
+        self._found[pair.language.language, pair.english.pivot] = found
+
+    def _compute(self, kind: str, pair: Pair) -> dict[str, Tensor]:
+        pivot, lm, key = pair.english.pivot, self.job.lm, (pair.language.language, pair.english.pivot)
+        layers(self.job.config, lm.num_layers)  # before the passes: a layer that does not exist fails at once
+        if kind == _NEURONS and not lm.neurons:
+            log.warning("%s has no single activation function in each block: neuronxa cannot be measured.", lm.name)
+            return {name: torch.full((1, lm.num_layers, 2), torch.nan, dtype=torch.float64) for name in _NUMBERS}
+        if kind not in self._found.get(key, {}):
+            if pivot not in self._english:
+                self._english.clear()  # pairs are roughly grouped by pivot; states are large
+                self._english[pivot] = self._states(f"Premises of English ({pivot})", pair.english.items)
+            other = pair.language.by_id()
+            language = self._states(f"Premises of {pair.language.language}", [other[item_id] for item_id in pair.ids])
+            place = {item.id: row for row, item in enumerate(pair.english.items)}
+            rows = [place[item_id] for item_id in pair.ids]
+            with self.job.stages.stage("representations", f"Compared {pair.language.language} with English"):
+                self._found[key] = compared(self._english[pivot], language, rows, lm.device)
+        return self._found[key].pop(kind)
 
     def _states(self, what: str, items: Sequence[Item]) -> dict[str, Tensor]:
         """The premises' states by pooling, [L + 1, N, D]."""
@@ -87,30 +124,34 @@ class Representations:
         encoded = lm.encode([item.premise for item in items])
         texts = [[lm.limit(t, f"The text of item {i.id}")] for i, t in zip(items, encoded, strict=True)]
         with self.job.stages.stage("representations", what, len(items)) as advance:
-            found = pooled_states(lm, texts, [item.id for item in items], POOLINGS, budget, advance)
+            found = pooled_states(lm, texts, [item.id for item in items], self._poolings(lm), budget, advance)
         return {pooling: states[:, :, 0] for pooling, states in found.items()}
 
-    def _rows(self, pair: Pair, tensors: dict[str, Tensor]) -> Iterator[Columns]:
+    def _rows(self, kind: str, pair: Pair, tensors: dict[str, Tensor]) -> Iterator[Columns]:
         value, chance = tensors["value"].numpy(), tensors["chance"].numpy()
-        self.job.num_layers = value.shape[1] - 1
-        shown = layers(self.job.config, self.job.num_layers)
-        for measure in self.measures:
-            for p, pooling in enumerate(POOLINGS):
-                yield {
-                    "model": self.job.config.model.name,
-                    "task": self.job.task.name,
-                    "language": pair.language.language,
-                    "pivot": pair.english.pivot,
-                    "measure": measure,
-                    "pooling": pooling,
-                    "layer": np.array(shown, dtype=np.int32),
-                    "value": value[p, shown, MEASURES.index(measure)],
-                    "chance": chance[p, shown, MEASURES.index(measure)],
-                    "n": np.full(len(shown), len(pair.ids), dtype=np.int32),
-                }
+        first = int(kind == _NEURONS)  # layer l is block l's MLP; there is none of layer 0
+        self.job.num_layers = value.shape[1] - 1 + first
+        shown = [layer for layer in layers(self.job.config, self.job.num_layers) if layer >= first]
+        at = [layer - first for layer in shown]
+        for m, measure in enumerate(KINDS[kind]):
+            for p, pooling in enumerate(("weighted",) if kind == _NEURONS else POOLINGS):
+                if measure in self.measures and shown:
+                    yield {
+                        "model": self.job.config.model.name,
+                        "task": self.job.task.name,
+                        "language": pair.language.language,
+                        "pivot": pair.english.pivot,
+                        "measure": measure,
+                        "pooling": pooling,
+                        "layer": np.array(shown, dtype=np.int32),
+                        "value": value[p, at, m],
+                        "chance": chance[p, at, m],
+                        "n": np.full(len(shown), len(pair.ids), dtype=np.int32),
+                    }
 
-    def _curves(self, pair: Pair, tensors: dict[str, Tensor]) -> list[Curve]:
-        return list(_curves(pd.concat([pd.DataFrame(part) for part in self._rows(pair, tensors)])))
+    def _curves(self, kind: str, pair: Pair, tensors: dict[str, Tensor]) -> list[Curve]:
+        parts = [pd.DataFrame(part) for part in self._rows(kind, pair, tensors)]
+        return list(_curves(pd.concat(parts))) if parts else []
 
     def tell(self) -> Told:
         """See `Measurement`."""
@@ -147,31 +188,38 @@ class Representations:
 
 def compared(
     english: Mapping[str, Tensor], language: Mapping[str, Tensor], rows: Sequence[int], device: torch.device
-) -> dict[str, Tensor]:
+) -> dict[str, dict[str, Tensor]]:
     """All measures, a layer at a time, each in one of the processes.
 
     Args:
-        english: E's states by pooling, [L + 1, items, D].
+        english: E's states by pooling, [L + 1, items, D]; ``active``: [L, items, F].
         language: X's, [L + 1, N, D].
         rows: for each of the N, its item in `english`.
         device: where to compute.
 
     Returns:
-        ``value`` and ``chance`` in float64, [POOLINGS, L + 1, MEASURES].
+        By kind of unit, ``value`` and ``chance`` in float64, [poolings, layers, measures of the kind].
     """
-    last = len(language[POOLINGS[0]])
-    work = [(pooling, layer) for pooling in POOLINGS for layer in range(last)]
+    work = [(pooling, layer) for pooling, states in language.items() for layer in range(len(states))]
     chosen = torch.tensor(rows)
 
-    def run(piece: tuple[str, int]) -> list[tuple[float, float]]:
+    def run(piece: tuple[str, int]) -> dict[str, tuple[float, float]]:
         pooling, layer = piece
         e, x = english[pooling][layer], language[pooling][layer]
-        found = measures(e[chosen.to(e.device)].to(device), x.to(device))
-        return [found[name] for name in MEASURES]
+        compare = active_measures if pooling == ACTIVE else measures
+        return compare(e[chosen.to(e.device)].to(device), x.to(device))
 
-    numbers = torch.tensor(distributed.each(work, [1.0] * len(work), run), dtype=torch.float64)
-    value, chance = numbers.reshape(len(POOLINGS), last, len(MEASURES), 2).unbind(dim=-1)
-    return {"value": value.contiguous(), "chance": chance.contiguous()}
+    results = dict(zip(work, distributed.each(work, [1.0] * len(work), run), strict=True))
+    found = {}
+    for kind, names in KINDS.items():
+        poolings = [pooling for pooling in language if (pooling == ACTIVE) == (kind == _NEURONS)]
+        if poolings:
+            every = [
+                [[results[p, layer][name] for name in names] for layer in range(len(language[p]))] for p in poolings
+            ]
+            numbers = torch.tensor(every, dtype=torch.float64)
+            found[kind] = {name: numbers[..., k].contiguous() for k, name in enumerate(_NUMBERS)}
+    return found
 
 
 def _curves(table: pd.DataFrame) -> Iterator[Curve]:
@@ -185,7 +233,8 @@ def _printed(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
     """Some of the measures, as a console table."""
     made = Table(
         title="Representations: mean over tokens, middle third of the layers",
-        caption="In brackets: the same of sentences that are not translations. All measures: representations.parquet.",
+        caption="In brackets: the same of sentences that are not translations. NeuronXA: weighted mean over tokens. "
+        "All measures: representations.parquet.",
         title_justify="left",
         caption_justify="left",
     )
@@ -195,7 +244,7 @@ def _printed(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
     for name in shown:
         made.add_column(LABELS[name].replace(" ", "\n", 1), justify="right")
     for (language, _), one in found.items():
-        made.add_row(language, *(_cell(one[name][MEAN]) for name in shown))
+        made.add_row(language, *(_cell(one[name].get(MEAN) or one[name]["weighted"]) for name in shown))
     return made
 
 

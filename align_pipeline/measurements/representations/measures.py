@@ -9,6 +9,7 @@ same last token have the same state.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,38 +25,50 @@ Value = tuple[float, float]
 
 
 def measures(english: Tensor, language: Tensor) -> dict[str, Value]:
-    """All measures of a layer, in the order of `config.representations.REPRESENTATIONS`.
+    """All measures of a layer's hidden states, in the order of the table.
 
     Args:
         english, language: E and X, of any float dtype, on the same device.
     """
     e, x = centred(english), centred(language)
     twins_e, twins_x = first_equal(english), first_equal(language)
-
-    def cosines(a: Tensor, b: Tensor, twins_a: Tensor, twins_b: Tensor) -> Tensor:
-        return (a @ b.T)[twins_a][:, twins_b]
-
-    unit_e, unit_x = unit(english), unit(language)
-    raw, moved = (cosines(*pair, twins_e, twins_x) for pair in ((unit_e, unit_x), (unit(e), unit(x))))
-    within_e, within_x = cosines(unit_e, unit_e, twins_e, twins_e), cosines(unit_x, unit_x, twins_x, twins_x)
-    corrected = csls(raw)
+    unit_e, unit_x, unit_ce, unit_cx = (unit(states) for states in (english, language, e, x))
+    raw, raw_t = both_ways(cosines(unit_e, unit_x, twins_e, twins_x))
+    moved, moved_t = both_ways(cosines(unit_ce, unit_cx, twins_e, twins_x), 2)
+    within_e = apart(cosines(unit_e, unit_e, twins_e, twins_e))
+    within_x = apart(cosines(unit_x, unit_x, twins_x, twins_x))
+    corrected, corrected_t = both_ways(csls(raw, raw_t), 2)
     by_chance = 1 / len(e)
     return {
         "cosine": cosine(unit_e, unit_x),
-        "cosine_centred": cosine(unit(e), unit(x)),
-        "mexa": mexa(raw),
-        "mexa_centred": mexa(moved),
+        "cosine_centred": cosine(unit_ce, unit_cx),
+        "mexa": mexa(raw, raw_t),
+        "mexa_centred": mexa(moved, moved_t),
         "cka": cka(e, x),
         "retrieval_en_xx": (found(raw), by_chance),
-        "retrieval_xx_en": (found(raw.T), by_chance),
+        "retrieval_xx_en": (found(raw_t), by_chance),
         "csls_en_xx": (found(corrected), by_chance),
-        "csls_xx_en": (found(corrected.T), by_chance),
+        "csls_xx_en": (found(corrected_t), by_chance),
         "hubness_en_xx": hubness(raw),
-        "hubness_xx_en": hubness(raw.T),
+        "hubness_xx_en": hubness(raw_t),
         "anisotropy": (cosine(unit_x, unit_x)[1], _NONE),
         "anisotropy_english": (cosine(unit_e, unit_e)[1], _NONE),
         "neighbours": overlap(within_e, within_x),
         "neurons": neurons(e, x),
+        "margin": margin(raw, raw_t),
+        "margin_centred": margin(moved, moved_t),
+        "neurons_absolute": neurons_absolute(e, x),
+        "ilo": bridge(within_x, raw_t),
+    }
+
+
+def active_measures(english: Tensor, language: Tensor) -> dict[str, Value]:
+    """The measures of a layer's neuron states [N, F], `engine.pooling.ACTIVE`."""
+    twins_e, twins_x = first_equal(english), first_equal(language)
+    unit_e, unit_x = unit(english), unit(language)
+    return {
+        "neuronxa": mexa(*both_ways(cosines(unit_e, unit_x, twins_e, twins_x), 2)),
+        "neuron_overlap": cosine(unit_e, unit_x),
     }
 
 
@@ -89,6 +102,48 @@ def first_equal(states: Tensor) -> Tensor:
     return torch.full_like(order, len(states)).scatter_reduce(0, group, order, "amin")[group]
 
 
+# ---- cosines and their order
+
+
+def cosines(a: Tensor, b: Tensor, twins_a: Tensor, twins_b: Tensor) -> Tensor:
+    """[N, N] of states from `unit`; `twins_a` and `twins_b`, from `first_equal`, make equal states tie."""
+    s = a @ b.T
+    order = torch.arange(len(s), device=s.device)
+    s = s if torch.equal(twins_a, order) else s[twins_a]
+    return s if torch.equal(twins_b, order) else s[:, twins_b]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Scores [N, M], the largest of each row in descending order [N, at least 2 if M > 1], and the first's column."""
+
+    scores: Tensor
+    best: Tensor
+    closest: Tensor
+
+    @property
+    def sure(self) -> Tensor:
+        """[N]: whether no other column has the row's largest score."""
+        return (self.best[:, 0] > self.best[:, 1]) if self.best.shape[1] > 1 else self.best[:, 0] == self.best[:, 0]
+
+
+def ranked(scores: Tensor, most: int | None = None) -> Ranked:
+    """Sort the `most` largest scores of each row; None: as many as any measure needs. At least two, if there are."""
+    most = max(_k(scores), 2) if most is None else most
+    best = scores.topk(min(most, scores.shape[1]), dim=1)
+    return Ranked(scores, best.values, best.indices[:, 0])
+
+
+def both_ways(scores: Tensor, most: int | None = None) -> tuple[Ranked, Ranked]:
+    """The rows of [N, N], and those of its transpose."""
+    return ranked(scores, most), ranked(scores.T.contiguous(), most)
+
+
+def apart(scores: Tensor) -> Ranked:
+    """Cosines [N, N] within a side, where no text is its own neighbour."""
+    return ranked(scores.clone().fill_diagonal_(-math.inf))
+
+
 # ---- measures
 
 
@@ -103,64 +158,87 @@ def cosine(e: Tensor, x: Tensor) -> Value:
     return own.mean().item(), ((every - own.sum()) / (n * (n - 1))).item() if n > 1 else _NONE
 
 
-def mexa(s: Tensor) -> Value:
+def mexa(s: Ranked, t: Ranked) -> Value:
     """Share of items whose cosine in s [N, N] is the largest of its row and column, and its mean over all shuffles
     without a fixed point: the pairs of different items that are each other's closest, divided by N (N - 1)."""
-    n = len(s)
-    (to_x, sure_x), (to_e, sure_e) = _closest(s), _closest(s.T)
-    places = torch.arange(n, device=s.device)
-    mutual = (to_e[to_x] == places) & sure_x & sure_e[to_x]
-    own = mutual & (to_x == places)
+    n = len(s.scores)
+    places = torch.arange(n, device=s.scores.device)
+    mutual = (t.closest[s.closest] == places) & s.sure & t.sure[s.closest]
+    own = mutual & (s.closest == places)
     return own.double().mean().item(), (mutual & ~own).sum().item() / (n * (n - 1)) if n > 1 else _NONE
 
 
-def found(scores: Tensor) -> float:
+def margin(s: Ranked, t: Ranked) -> Value:
+    """Mean of each item's cosine minus the largest other one of its row and column, above 0 where `mexa` counts it, and
+    the same of all pairs of different items."""
+    n = len(s.scores)
+    if n == 1:
+        return _NONE, _NONE
+    places = torch.arange(n, device=s.scores.device)
+    in_row, in_column = (
+        torch.where(side.closest[:, None] == places, side.best[:, 1:2], side.best[:, :1]) for side in (s, t)
+    )
+    margins = s.scores - torch.maximum(in_row, in_column.T)
+    own, every = margins.diagonal().sum(dtype=torch.float64), margins.sum(dtype=torch.float64)
+    return (own / n).item(), ((every - own) / (n * (n - 1))).item()
+
+
+def found(s: Ranked) -> float:
     """Share of rows of [N, N] whose largest score is the one on the diagonal."""
-    closest, sure = _closest(scores)
-    return ((closest == torch.arange(len(scores), device=scores.device)) & sure).double().mean().item()
+    places = torch.arange(len(s.scores), device=s.scores.device)
+    return ((s.closest == places) & s.sure).double().mean().item()
 
 
-def _closest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """[N] the column of each row's largest score, and whether no other column has it."""
-    best = scores.topk(min(2, scores.shape[1]), dim=1)
-    return best.indices[:, 0], (best.values[:, 0] > best.values[:, -1]) | (best.values.shape[1] == 1)
-
-
-def csls(s: Tensor) -> Tensor:
+def csls(s: Ranked, t: Ranked) -> Tensor:
     """Cosines [N, N] corrected for hubs: twice the cosine minus both sides' mean cosine with their k closest."""
-    k = _k(s)
-    row, column = (side.topk(k, dim=1).values.mean(dim=1) for side in (s, s.T))
-    return 2 * s - row[:, None] - column
+    row, column = (side.best[:, : _k(s.scores)].mean(dim=1) for side in (s, t))
+    return 2 * s.scores - row[:, None] - column
 
 
-def hubness(s: Tensor) -> Value:
+def hubness(s: Ranked) -> Value:
     """Skewness over columns of the number of rows that have the column among their k closest; for independent random
     neighbours, that of a binomial count."""
-    n, k = len(s), _k(s)
-    occurrences = closest_k(s, k).sum(dim=0)
+    n, k = len(s.scores), _k(s.scores)
+    occurrences = closest_k(s, k).sum(dim=0, dtype=torch.float64)
     off = occurrences - occurrences.mean()
     spread = off.square().mean()
-    skew = (off**3).mean() / spread**1.5 if spread > 1e-12 else torch.tensor(_NONE)
+    skew = (off**3).mean() / spread**1.5 if spread > 1e-10 else torch.tensor(_NONE)
     p = k / n
     return skew.item(), (1 - 2 * p) / math.sqrt(n * p * (1 - p)) if n > 1 else _NONE
 
 
-def overlap(within_e: Tensor, within_x: Tensor) -> Value:
-    """Share of a sentence's k closest in X that are its translation's k closest in E; arguments: cosines [N, N]."""
-    n, k = len(within_e), _k(within_e)
+def overlap(within_e: Ranked, within_x: Ranked) -> Value:
+    """Share of a sentence's k closest in X that are its translation's k closest in E; arguments from `apart`."""
+    n, k = len(within_e.scores), _k(within_e.scores)
     if n == 1:
         return _NONE, _NONE
-    itself = torch.eye(n, dtype=torch.bool, device=within_e.device)
-    near_e, near_x = (closest_k(s.masked_fill(itself, -math.inf), k) for s in (within_e, within_x))
-    return ((near_e * near_x).sum() / (n * k)).item(), k / (n - 1)
+    near_e, near_x = closest_k(within_e, k), closest_k(within_x, k)
+    return ((near_e * near_x).sum(dtype=torch.float64) / (n * k)).item(), k / (n - 1)
 
 
-def closest_k(s: Tensor, k: int) -> Tensor:
-    """[N, N] in float64: 1 for the k largest of each row, else 0. Columns that tie for the last places share them, so
+def bridge(within_x: Ranked, t: Ranked) -> Value:
+    """Share of sentences of X that have one of E among their k closest sentences of both languages, and the same
+    without each sentence's own translation.
+
+    Args:
+        within_x: from `apart`.
+        t: cosines of X with E.
+    """
+    n, k = len(t.scores), _k(t.scores)
+    if n == 1:
+        return _NONE, _NONE
+    # Among the k closest of both: closer than the k-th closest of X alone.
+    far = within_x.best[:, k - 1]
+    others = torch.where(t.closest == torch.arange(n, device=far.device), t.best[:, 1], t.best[:, 0])
+    return (t.best[:, 0] > far).double().mean().item(), (others > far).double().mean().item()
+
+
+def closest_k(s: Ranked, k: int) -> Tensor:
+    """[N, M] in float32: 1 for the k largest of each row, else 0. Columns that tie for the last places share them, so
     that the order of the sentences does not decide."""
-    last = s.topk(k, dim=1).values[:, -1:]
-    above, tied = (s > last).double(), (s == last).double()
-    return above + tied * (k - above.sum(dim=1, keepdim=True)) / tied.sum(dim=1, keepdim=True)
+    last = s.best[:, k - 1 : k]
+    above, tied = (s.scores > last).float(), (s.scores == last).float()
+    return above + tied * ((k - above.sum(dim=1, keepdim=True)) / tied.sum(dim=1, keepdim=True))
 
 
 def _k(s: Tensor) -> int:
@@ -176,7 +254,12 @@ def cka(e: Tensor, x: Tensor) -> Value:
     scale = ((a * a).sum() * (b * b).sum()).sqrt()
     if scale == 0:
         return _NONE, _NONE
-    shuffled = [(a * b[order][:, order]).sum() for order in shuffles(len(e)).to(b.device)]
+    n, (order, steps) = len(e), _rotations(len(e))
+    order = order.to(b.device)
+    # In this order, a shuffle is a rotation of rows and columns: a part of the matrix repeated beside itself.
+    a32, b32 = (side.float()[order][:, order] for side in (a, b))
+    twice = b32.repeat(2, 2)
+    shuffled = [(a32 * twice[k : k + n, k : k + n]).sum(dtype=torch.float64) for k in steps]
     return ((a * b).sum() / scale).item(), (torch.stack(shuffled).mean() / scale).item()
 
 
@@ -188,14 +271,19 @@ def _u_centred(states: Tensor) -> Tensor:
     return (gram - row[:, None] - row + gram.sum() / ((n - 1) * (n - 2))).fill_diagonal_(0)
 
 
-def shuffles(n: int) -> Tensor:
-    """[S, n]: fixed permutations without a fixed point; fewer if there are fewer sentences. Rotations of one order."""
+def _rotations(n: int) -> tuple[Tensor, list[int]]:
+    """A fixed order of n sentences, and by how many places in it each shuffle moves them; fewer if there are fewer."""
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(n, generator=generator)
-    steps = torch.randperm(n - 1, generator=generator)[:SHUFFLES] + 1
+    return order, (torch.randperm(n - 1, generator=generator)[:SHUFFLES] + 1).tolist()
+
+
+def shuffles(n: int) -> Tensor:
+    """[S, n]: the shuffles as permutations; none has a fixed point."""
+    order, steps = _rotations(n)
     found = torch.empty(len(steps), n, dtype=torch.long)
     for row, step in zip(found, steps, strict=True):
-        row[order] = order.roll(-int(step))
+        row[order] = order.roll(-step)
     return found
 
 
@@ -212,3 +300,19 @@ def neurons(e: Tensor, x: Tensor) -> Value:
         return _NONE, _NONE
     value = ((e * x).sum(dim=0)[varies] / lengths[varies]).mean().item()
     return value, -value / (len(e) - 1)
+
+
+def neurons_absolute(e: Tensor, x: Tensor) -> Value:
+    """Mean over dimensions of the absolute value of Pearson's correlation, and its mean over shuffled pairs.
+
+    Unlike the mean of the correlations, it is not near 0 for unrelated sides.
+    """
+    e, x = (states / torch.linalg.vector_norm(states, dim=0) for states in (e, x))
+    varies = torch.isfinite(e[0]) & torch.isfinite(x[0])
+    if not varies.any():
+        return _NONE, _NONE
+    n, (order, steps) = len(e), _rotations(len(e))
+    e, x = (states[order.to(e.device)][:, varies] for states in (e, x))
+    twice = x.repeat(2, 1)
+    value, *shuffled = [(e * twice[k : k + n]).sum(dim=0).abs().mean(dtype=torch.float64) for k in (0, *steps)]
+    return value.item(), torch.stack(shuffled).mean().item()

@@ -18,6 +18,9 @@ from align_pipeline.page.numbers import as_number
 from align_pipeline.page.part import Part, Section
 from align_pipeline.page.template import render
 
+_FIRST = ("mean", "last", "weighted")
+"""Poolings in the order of the page."""
+
 
 def _show(part: Part) -> Markup:
     """Representations by layer, and over the middle third."""
@@ -25,7 +28,7 @@ def _show(part: Part) -> Markup:
     if rows.empty:
         return Markup()
     rows = rows.astype(dict.fromkeys(KEYS, object))
-    parts = [(name, rows[rows["pooling"] == name]) for name in sorted(rows["pooling"].unique(), reverse=True)]
+    parts = [(name, rows[rows["pooling"] == name]) for name in _FIRST if (rows["pooling"] == name).any()]
     return render(
         "align_pipeline/measurements/representations/section.html",
         poolings=[
@@ -35,10 +38,10 @@ def _show(part: Part) -> Markup:
                 languages=own["language"].nunique(),
                 n=own["n"].max(),
                 middle=_wide(own),
+                measures=[_column(measure) for measure in LABELS if (own["measure"] == measure).any()],
             )
             for name, own in parts
         ],
-        measures=[_column(name) for name in LABELS if (rows["measure"] == name).any()],
     )
 
 

@@ -1,0 +1,1 @@
+"""The answers and scripts that layers predict, read with the logit lens."""
