@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from align_pipeline.config.paths import CONF
+from align_pipeline.config.unparallel import UNPARALLEL
 from align_pipeline.errors import InputError, unknown, unwritable
 
 
@@ -32,6 +33,8 @@ def one_sentence(error: Exception) -> str | None:
         return "hydra/launcher=slurm needs the extra 'slurm': pip install 'align_pipeline[slurm]'."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).partition("/")
+        if group == "task" and name in UNPARALLEL:
+            return f"task={name} is not available: {UNPARALLEL[name]}."
         return str(_no_option(group, name, error.options or ()))
     if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
         return one_sentence(error.__cause__)

@@ -4,6 +4,7 @@ from align_pipeline.data.tasks.belebele import Belebele
 from align_pipeline.data.tasks.choice import ChoiceTask
 from align_pipeline.data.tasks.declared import Declared
 from align_pipeline.data.tasks.flores import Flores, Translation
+from align_pipeline.data.tasks.harness import Harness
 from align_pipeline.data.tasks.parallel import ItemSet, Pair, ParallelTask, sides_of
 from align_pipeline.data.tasks.xcopa import Xcopa
 from align_pipeline.data.tasks.xstorycloze import XStoryCloze
@@ -13,6 +14,7 @@ __all__ = [
     "ChoiceTask",
     "Declared",
     "Flores",
+    "Harness",
     "ItemSet",
     "Pair",
     "ParallelTask",

@@ -19,12 +19,15 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.environment import TemplateExpression
 from jinja2.sandbox import SandboxedEnvironment
 
 from align_pipeline.config.lang import Language
+from align_pipeline.config.unparallel import refuse_unparallel
 from align_pipeline.data.items import ENGLISH, Item
 from align_pipeline.data.source import LANG, Row, Source, lines_of
 from align_pipeline.data.tasks.choice import ChoiceTask
+from align_pipeline.data.tasks.parallel import ItemSet, LeftOut, Pair
 from align_pipeline.errors import InputError
 
 _SPLIT = re.compile(r"(?<![A-Za-z])SPLIT(?![A-Za-z])")
@@ -42,12 +45,24 @@ def _given(value: Any) -> Any:
 def _environment() -> SandboxedEnvironment:
     environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_given)
     environment.filters["regex_replace"] = lambda text, pattern, by="": re.sub(pattern, by, text)
+    environment.filters["as_list"] = functools.partial(_list, "as_list")
     return environment
 
 
 @functools.cache
 def _template(source: str) -> Template:
     return _environment().from_string(source)
+
+
+@functools.cache
+def _macros(source: str) -> dict[str, Any]:
+    """The macros of a template, by name."""
+    return {k: v for k, v in vars(_template(source).module).items() if not k.startswith("_")}
+
+
+@functools.cache
+def _rule(expression: str) -> TemplateExpression:
+    return _environment().compile_expression(expression, undefined_to_none=False)
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,7 @@ class Declared(ChoiceTask):
     """
 
     doc_to_text: str = "{{question}}\nAnswer:"
-    """Template of the prompt."""
+    """Template of the prompt; "" where the options are whole texts."""
     doc_to_choice: Any = "choices"
     """Template of a list, a list of texts, or a list of templates (with ``choices_are_templates``)."""
     doc_to_target: str = "answer"
@@ -67,6 +82,9 @@ class Declared(ChoiceTask):
     """Fill in every entry of `doc_to_choice` as a template, such as ``["{{option_a}}", "{{option_b}}"]``."""
     answers: Any = None
     """The options' own texts where `doc_to_choice` is only their letters: like `doc_to_choice`, for alignment."""
+    options: int | None = None
+    """The number of options: rows with fewer or more options with text are left out and counted. null: none is left
+    out, and an option without text is an error."""
     first_target: int = 0
     """The number of the first option."""
     target_names: Sequence[str] = ()
@@ -75,12 +93,19 @@ class Declared(ChoiceTask):
     """Stands between prompt and option."""
     description: str = ""
     """Stands before the first example, once."""
-    premise: str = "{{question}}"
-    """Template of the text that MEXA_T compares."""
+    words: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Words of the templates in each language, by the data set's config: ``{{words.yes}}``."""
+    macros: str = ""
+    """Jinja2 macros that all templates can call."""
+    leave_out: Mapping[str, str] = field(default_factory=dict)
+    """Rules that leave rows out, by reason: Jinja2 expressions such as ``sentence1 == ''``. They are counted."""
+    premise: str | None = "{{question}}"
+    """Template of the text that MEXA_T compares; null: the items have none, and MEXA_T does not fit."""
     option: str = "{{premise}} {{answer_text}}"
     """Template of the texts that DALI compares, with ``premise`` and ``answer_text`` of each option."""
     id: str | None = "id"
-    """Column with the id that an item's versions share; null: the row's number, for data in the same order."""
+    """Column, or template, of the id that an item's versions share; null: the row's number, for data in the same
+    order, with the same number of rows in all languages."""
     cluster: str | None = None
     """Column with what several items share, such as a passage."""
     category: str | None = None
@@ -92,6 +117,9 @@ class Declared(ChoiceTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_unparallel(self.dataset)
+        if self.premise is None:
+            object.__setattr__(self, "offers", frozenset({"options"}))
         if bool(self.dataset) == bool(self._own_files):
             raise InputError(
                 f"{self.name} needs either task.dataset=<hub id> or task.files=<files with LANG for the language, "
@@ -132,7 +160,7 @@ class Declared(ChoiceTask):
     def rows(self, source: Source, config: str, split: str) -> list[Row]:
         """See `ParallelTask.rows`."""
         if not self._own_files:
-            return [{**row, "__row": number} for number, row in enumerate(super().rows(source, config, split))]
+            return self._counted(super().rows(source, config, split), f"{self.dataset} ({config}, {split})")
         path = self._path(config, split)
         if not path.is_file():
             raise InputError(f"The file {path} of {self.name} does not exist; task.files={self.files}.")
@@ -142,7 +170,19 @@ class Declared(ChoiceTask):
             raise InputError(f"{path} cannot be read: {error}.") from error
         if not found:
             raise InputError(f"{path} has no rows.")
-        return [{**row, "__row": number} for number, row in enumerate(found)]
+        return self._counted(found, str(path))
+
+    def _counted(self, rows: Sequence[Row], where: str) -> list[Row]:
+        """The rows with their numbers.
+
+        Raises:
+            InputError: the right answers are withheld, as in some test splits.
+        """
+        if all(row.get(self.doc_to_target, self) in (None, "", -1, "-1") for row in rows):
+            raise InputError(
+                f"{where} has no right answers ({self.doc_to_target} is empty in all rows); choose another task.split."
+            )
+        return [{**row, "__row": number} for number, row in enumerate(rows)]
 
     def place(self, source: Source, config: str, split: str, row: int) -> str:
         """See `ParallelTask.place`."""
@@ -156,6 +196,27 @@ class Declared(ChoiceTask):
 
     # ---- items
 
+    def pairs(self, languages: Sequence[Language], source: Source) -> list[Pair]:
+        """See `ParallelTask.pairs`.
+
+        Raises:
+            InputError: rows should be paired by number, but a language has another number of rows than English.
+        """
+        pairs = super().pairs(languages, source)
+        for pair in pairs if self.id is None else ():
+            own, english = _rows(pair.language), _rows(pair.english)
+            if (own != english and self.limit is None) or own < english:
+                raise InputError(
+                    f"{self.name} pairs rows by number, but {pair.language.language} has {own} rows and English "
+                    f"{english}; set task.id to a column with an id."
+                )
+        return pairs
+
+    def _sorted(self, source: Source, config: str, split: str) -> tuple[list[Item], dict[str, str]]:
+        if self.words and config not in self.words:
+            raise InputError(f"{self.name} has no words for {config}; set task.words.{config} as for the others.")
+        return super()._sorted(source, config, split)
+
     def _prompted(self, items: Sequence[Item], every: Sequence[Item], source: Source, config: str) -> Iterable[Item]:
         prompted = super()._prompted(items, every, source, config)
         if not self.description:
@@ -164,23 +225,29 @@ class Declared(ChoiceTask):
 
     def item(self, row: Row, config: str) -> Item:
         """See `ParallelTask.item`."""
-        choices = self._choices("doc_to_choice", self.doc_to_choice, row)
-        answers = choices if self.answers is None else self._choices("answers", self.answers, row)
+        row = {**_macros(self.macros), **row}
+        if self.words:
+            row["words"] = self.words[config]
+        name = self._id(row)
+        for reason, rule in self.leave_out.items():
+            if self._holds(reason, rule, row):
+                raise LeftOut(name, reason)
+        answers = self._options("doc_to_choice" if self.answers is None else "answers", row, name)
+        choices = answers if self.answers is None else self._choices("doc_to_choice", self.doc_to_choice, row)
         if len(answers) != len(choices):
             raise ValueError(f"answers has {len(answers)} texts, but doc_to_choice {len(choices)}.")
         if len(choices) < 2:
             raise ValueError(f"there is only {len(choices)} option.")
-        premise = self._filled("premise", self.premise, row)
+        # Where only whole options exist, together they are the item's text for all that reads a premise.
+        premise = " ".join(answers) if self.premise is None else self._filled("premise", self.premise, row)
         options = [
             self._filled("option", self.option, {**row, "premise": premise, "answer_text": text}) for text in answers
         ]
-        if self.id is not None and row.get(self.id) in (None, ""):
-            raise ValueError(f"{self.id} has no value, so that the row cannot be paired.")
         return Item(
-            id=str(row[self.id]) if self.id is not None else str(row["__row"]),
+            id=name,
             options=tuple(options),
             premise=premise,
-            prompt=self._filled("doc_to_text", self.doc_to_text, row),
+            prompt=self._filled("doc_to_text", self.doc_to_text, row) if self.doc_to_text else "",
             continuations=tuple(self.target_delimiter + choice for choice in choices),
             gold=self._gold(row, choices),
             category=str(row.get(self.category) or "") if self.category else "",
@@ -188,31 +255,65 @@ class Declared(ChoiceTask):
             cluster=str(row.get(self.cluster) or "") if self.cluster else "",
         )
 
-    def _filled(self, key: str, template: str, row: Mapping[str, Any]) -> str:
+    def _id(self, row: Row) -> str:
+        if self.id is None:
+            return str(row["__row"])
+        if "{" in self.id:
+            return self._filled("id", self.id, row)
+        if row.get(self.id) in (None, ""):
+            raise ValueError(f"{self.id} has no value, so that the row cannot be paired.")
+        return str(row[self.id])
+
+    def _holds(self, reason: str, rule: str, row: Row) -> bool:
+        try:
+            return bool(_rule(rule)(**row))
+        except (TemplateError, TypeError, AttributeError) as error:
+            raise ValueError(f"task.leave_out.{reason} cannot be evaluated: {error}.") from error
+
+    def _options(self, key: str, row: Row, name: str) -> list[str]:
+        """The options' own texts.
+
+        Raises:
+            LeftOut: they are not `options` texts.
+            ValueError: one is blank, without a number of `options` to go by.
+        """
+        given = self.doc_to_choice if key == "doc_to_choice" else self.answers
+        if self.options is None:
+            return self._choices(key, given, row)
+        found = self._choices(key, given, row, blank=True)
+        while found and not found[-1]:
+            found.pop()
+        if len(found) != self.options or not all(found):
+            raise LeftOut(name, f"not {self.options} options with text")
+        return found
+
+    def _filled(self, key: str, template: str, row: Mapping[str, Any], blank: bool = False) -> str:
         """A template's text, or a column's value.
 
         Raises:
-            ValueError: a column is missing, or the text is blank.
+            ValueError: a column is missing, or the text is blank although `blank` is False.
         """
         try:
             text = str(row[template]) if template in row else _template(template).render(**row)
-        except TemplateError as error:
+        except (TemplateError, ValueError) as error:
             raise ValueError(f"task.{key} cannot be filled in: {error}.") from error
-        if not text.strip():
+        if not blank and not text.strip():
             raise ValueError(f"{key} is blank.")
         return text
 
-    def _choices(self, key: str, given: Any, row: Row) -> list[str]:
+    def _choices(self, key: str, given: Any, row: Row, blank: bool = False) -> list[str]:
+        """A list's texts; those without text are "" with `blank`, and an error without."""
         if isinstance(given, str):
             found = _list(key, row[given] if given in row else self._filled(key, given, row))
         else:
             found = list(given)
             if self.choices_are_templates or key == "answers":
-                found = [self._filled(f"{key}[{k}]", text, row) for k, text in enumerate(found)]
-        blank = next((k for k, text in enumerate(found) if not str("" if text is None else text).strip()), None)
-        if blank is not None:
-            raise ValueError(f"option {blank + 1} of {len(found)} is blank.")
-        return [str(text) for text in found]
+                found = [self._filled(f"{key}[{k}]", text, row, blank) for k, text in enumerate(found)]
+        texts = [str("" if text is None else text) for text in found]
+        without = next((k for k, text in enumerate(texts) if not text.strip()), None)
+        if without is not None and not blank:
+            raise ValueError(f"option {without + 1} of {len(found)} is blank.")
+        return [text if text.strip() else "" for text in texts]
 
     def _gold(self, row: Row, choices: Sequence[str]) -> int:
         target = self._filled("doc_to_target", self.doc_to_target, row).strip()
@@ -225,6 +326,10 @@ class Declared(ChoiceTask):
             return list(choices).index(target)
         known = names or [str(self.first_target + k) for k in range(len(choices))]
         raise ValueError(f"the right answer is '{target}', which is none of {', '.join(known)} and no option's text.")
+
+
+def _rows(side: ItemSet) -> int:
+    return len(side.items) + len(side.left_out)
 
 
 def _list(key: str, value: Any) -> list[Any]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import unicodedata
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
 from align_pipeline.config.lang import Language, known_languages
@@ -29,11 +30,13 @@ class ItemSet:
         language: FLORES code, ``eng_Latn`` for an English side.
         pivot: name of the English set that the side is paired with.
         items: in the data set's order; ids are unique.
+        left_out: why a row of the data set is no item, by id.
     """
 
     language: str
     pivot: str
     items: tuple[Item, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def by_id(self) -> dict[str, Item]:
         """The items by id."""
@@ -55,6 +58,20 @@ class Pair:
     english: ItemSet
     ids: tuple[str, ...]
     left_out: Mapping[str, int]
+
+
+class LeftOut(ValueError):  # noqa: N818 - not an error: a rule of the task leaves the row out
+    """A row that a rule of the task leaves out of the benchmark.
+
+    Attributes:
+        id: the row's id.
+        reason: why; the same words for all rows that the rule leaves out, because they are counted by it.
+    """
+
+    def __init__(self, id: str, reason: str) -> None:
+        super().__init__(reason)
+        self.id = id
+        self.reason = reason
 
 
 def sides_of(pairs: Iterable[Pair]) -> dict[tuple[str, str], ItemSet]:
@@ -108,6 +125,7 @@ class ParallelTask(ABC):
             config: the data set's name for the language.
 
         Raises:
+            LeftOut: a rule of the task leaves the row out.
             ValueError: the row cannot be used; says why.
         """
 
@@ -212,9 +230,9 @@ class ParallelTask(ABC):
         return pairs
 
     def _side(self, source: Source, config: str, language: str, pivot: str) -> ItemSet:
-        items = self._read(source, config, self.split)
+        items, left_out = self._sorted(source, config, self.split)
         limited = items if self.limit is None or language != ENGLISH else items[: self.limit]
-        return ItemSet(language, pivot, tuple(self._prompted(limited, items, source, config)))
+        return ItemSet(language, pivot, tuple(self._prompted(limited, items, source, config)), left_out)
 
     def _prompted(self, items: Sequence[Item], every: Sequence[Item], source: Source, config: str) -> Iterable[Item]:
         """The items with complete prompts, few-shot examples included; `every` is the whole split."""
@@ -233,7 +251,11 @@ class ParallelTask(ABC):
         return source.place(self.dataset, config, split, row)
 
     def _read(self, source: Source, config: str, split: str) -> list[Item]:
-        """All items of one split.
+        """All items of one split; for errors see `_sorted`."""
+        return self._sorted(source, config, split)[0]
+
+    def _sorted(self, source: Source, config: str, split: str) -> tuple[list[Item], dict[str, str]]:
+        """All items of one split, and why other rows are left out, by id.
 
         Raises:
             InputError: a column is missing, a row cannot be used, or an id appears twice.
@@ -244,6 +266,7 @@ class ParallelTask(ABC):
         if missing:
             raise InputError(f"{where} has no column {missing[0]}; its columns are {', '.join(rows[0])}.")
         items: dict[str, Item] = {}
+        left_out: dict[str, str] = {}
         for number, row in enumerate(rows):
             empty = next((column for column in self.columns if row[column] is None), None)
             if empty is not None:
@@ -252,12 +275,21 @@ class ParallelTask(ABC):
                 row = {name: _in_form(self.unicode, value) for name, value in row.items()}
             try:
                 item = self.item(row, config)
+            except LeftOut as left:
+                left_out[left.id] = left.reason
+                continue
             except ValueError as error:
                 raise InputError(f"{self.place(source, config, split, number)}: {error}") from error
             if item.id in items:
                 raise InputError(f"{where} has the id {item.id} twice; ids must be unique for items to be paired.")
             items[item.id] = item
-        return list(items.values())
+        if not items:
+            raise InputError(f"{where} has no item: all {len(rows)} rows are left out, such as: {_first(left_out)}.")
+        return list(items.values()), left_out
+
+
+def _first(left_out: Mapping[str, str]) -> str:
+    return next(iter(left_out.values()))
 
 
 def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
@@ -273,7 +305,7 @@ def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
     """
     own, other = language.by_id(), english.by_id()
     if limit is not None:
-        language = ItemSet(language.language, language.pivot, tuple(x for x in language.items if x.id in other))
+        language = replace(language, items=tuple(x for x in language.items if x.id in other))
     shared = [item_id for item_id in other if item_id in own]
     if not shared:
         raise InputError(
@@ -281,9 +313,11 @@ def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
             f"'{next(iter(own))}' in {language.language} and '{next(iter(other))}' in English."
         )
     alike = [i for i in shared if (own[i].gold, len(own[i].options)) == (other[i].gold, len(other[i].options))]
+    ruled_out = _ruled_out(language, english, limit)
     counts = {
-        f"missing in {language.language}": len(other) - len(shared),
-        "missing in English": len(language.items) - len(shared),
+        **ruled_out,
+        f"missing in {language.language}": sum(i not in own and i not in language.left_out for i in other),
+        "missing in English": sum(i not in other and i not in english.left_out for i in language.by_id()),
         "another right answer than in English": len(shared) - len(alike),
     }
     left_out = {reason: number for reason, number in counts.items() if number}
@@ -299,9 +333,27 @@ def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
     return Pair(language, english, tuple(alike), left_out)
 
 
+def _ruled_out(language: ItemSet, english: ItemSet, limit: int | None) -> dict[str, int]:
+    """How many ids a rule of the task leaves out, by reason; an id that is left out on both sides counts once.
+
+    Under a limit only the language's rows of the limited English items count.
+    """
+    here = english.by_id() if limit is not None else None
+    in_english = english.left_out if here is None else {}
+    reasons = [f"{reason} in English" for reason in in_english.values()]
+    reasons += [
+        f"{reason} in {language.language}"
+        for i, reason in language.left_out.items()
+        if i not in in_english and (here is None or i in here)
+    ]
+    return dict(Counter(reasons))
+
+
 def _in_form(form: str, value: Any) -> Any:
     if isinstance(value, list):
         return [_in_form(form, one) for one in value]
+    if isinstance(value, dict):
+        return {name: _in_form(form, one) for name, one in value.items()}
     return unicodedata.normalize(cast(Literal["NFC"], form), value) if isinstance(value, str) else value
 
 

@@ -75,6 +75,8 @@ def encode_options(lm: LanguageModel, item: Item) -> list[tuple[Tokens, Tokens]]
     context = item.prompt.rstrip()
     gap = item.prompt[len(context) :]
     context_tokens, *wholes = lm.encode([context, *(context + gap + option for option in item.continuations)])
+    if not context_tokens:  # an empty prompt and a tokenizer without BOS: predict from the token that begins a text
+        context_tokens, wholes = [_beginning(lm)], [[_beginning(lm), *whole] for whole in wholes]
     requests = []
     for whole in wholes:
         continuation = whole[len(context_tokens) :]
@@ -82,6 +84,19 @@ def encode_options(lm: LanguageModel, item: Item) -> list[tuple[Tokens, Tokens]]
         read = lm.limit(whole[: len(whole) - bool(continuation)], f"The prompt of item {item.id}")
         requests.append((read[: len(read) - max(len(continuation) - 1, 0)], continuation))
     return requests
+
+
+def _beginning(lm: LanguageModel) -> int:
+    """The token that stands for an empty context, as in lm-evaluation-harness: BOS, or EOS where there is none.
+
+    Raises:
+        InputError: the tokenizer has neither.
+    """
+    tokenizer = lm.tokenizer
+    found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if found is None:
+        raise InputError(f"The tokenizer of {lm.name} has no BOS and no EOS, which an empty prompt needs.")
+    return int(found)
 
 
 def templated(lm: LanguageModel, item: Item) -> Item:
