@@ -258,7 +258,7 @@ def test_the_command_line_without_torch(runs: Path, tmp_path: Path) -> None:
         (["run=.", "out=."], "There is no argument 'run'; available: runs"),
         (["runs", "out=."], "runs needs a value"),
         (["runs=/nowhere/*", "out=."], "runs=/nowhere/* matches no folder"),
-        (["runs={empty}", "out=."], "There is no alignment.parquet or patching.parquet or"),
+        (["runs={empty}", "out=."], "There is no alignment.parquet or logit_lens.parquet or patching.parquet or"),
         (["runs={runs}", "out=/proc/report"], "Nothing can be written to /proc/report"),
         (["runs={runs}", "out={empty}", "seed=x"], "seed=x is not valid"),
         (["runs={broken}", "out=."], "predictions.parquet is damaged and cannot be read as a table"),
