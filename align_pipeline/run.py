@@ -6,6 +6,7 @@ Heavy imports stay out of the top of the file: `--help`, `--cfg job` and a misty
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +19,8 @@ from align_pipeline.config.paths import CONF
 
 machine.settle()
 register()
+_at_end: list[Callable[[], None]] = []
+"""What is said after the jobs of a sweep."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -29,6 +32,15 @@ def job(composed: DictConfig) -> float | None:
     with command.working() as folder:
         config = from_hydra(composed, list(hydra_config.overrides.task), multirun)
         command.group(config.wandb)
+
+        if config.dry_run:
+            from align_pipeline.dry_run import dry_run, tell_total
+
+            command.refuse_hidden_dry_run()
+            if multirun and not _at_end:
+                _at_end.append(tell_total)
+            dry_run(config, int(hydra_config.job.num) if multirun else None)
+            return None
 
         from align_pipeline.pipeline import run
 
@@ -48,7 +60,11 @@ def main() -> None:
 
         command.main(asked, "")
     else:
-        command.main(job, "Languages that were finished are in the cache: the same command goes on after them.")
+        try:
+            command.main(job, "Languages that were finished are in the cache: the same command goes on after them.")
+        finally:
+            for tell in _at_end:
+                tell()
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ class Config:
     """Random seed."""
     allow_overlap: bool = False
     """Evaluate a tuned model also on texts that contain sentences it has learnt from; without it, that is refused."""
+    dry_run: bool = False
+    """Only say what would be computed, how long it takes, and what is missing; nothing is computed or written."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
     """Weights & Biases (group `wandb`)."""
     named: list[str] = field(default_factory=list)

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import itertools
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from align_pipeline import distributed
 from align_pipeline.engine.forward import Advance, shares, token_budget
+from align_pipeline.engine.layout import pass_flops
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.errors import InputError
 
@@ -216,6 +218,9 @@ def cached_trunk(lm: LanguageModel, beginning: Tokens) -> Any:
     if beginning:
         lm.tokens_run += len(beginning)
         lm.tokens_computed += len(beginning)
+        if lm.plan is not None:
+            _planned(lm, 1, len(beginning), 0, alone=0)
+            return cache
         tokens = torch.tensor([beginning], device=lm.device)
         mask = _mask(lm, torch.ones_like(tokens), len(beginning))
         lm.decoder(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
@@ -276,6 +281,11 @@ class Batch:
     def _logits(self) -> Tensor:
         """[rows, V] after the current tokens, which are added to the cache."""
         self.lm.tokens_computed += self.tokens.numel()
+        if self.lm.plan is not None:
+            rows, wide = self.tokens.shape
+            behind = self.mask.shape[1] - wide
+            _planned(self.lm, rows, wide, behind, alone=rows if wide == 1 else int(self.mask.sum()))
+            return _going_on(self.lm).expand(rows, -1)
         arguments, taken = {"position_ids": self.positions, "logits_to_keep": 1}, call_arguments(self.lm)
         logits: Tensor = self.lm.model(
             input_ids=self.tokens,
@@ -307,3 +317,32 @@ class Batch:
             self.cache.batch_select_indices(kept)
             self.tokens, self.positions, self.mask = self.tokens[kept], self.positions[kept], self.mask[kept]
             self.rows = list(going)
+
+
+def _going_on(lm: LanguageModel) -> Tensor:
+    """[1, some]: logits of a token that does not end the line, so that a planned generation is as long as it may be."""
+    token = next(token for token in itertools.count() if token not in lm.line_ends)
+    return torch.eye(token + 1, device=lm.device)[-1:]
+
+
+def _planned(lm: LanguageModel, rows: int, wide: int, behind: int, alone: int) -> None:
+    """Count a pass of a model that only plans; see `layout.planned`."""
+    assert lm.plan is not None
+
+    def repeat() -> Callable[[], object]:
+        from align_pipeline.engine.kv_cache import roomy
+
+        cache = roomy(lm.model.config)
+        if behind:
+            lm.decoder(input_ids=torch.zeros(rows, behind, dtype=torch.long, device=lm.device), past_key_values=cache)
+        given = {
+            "input_ids": torch.zeros(rows, wide, dtype=torch.long, device=lm.device),
+            "attention_mask": torch.ones(rows, behind + wide, dtype=torch.long, device=lm.device),
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        keep = {"logits_to_keep": 1} if "logits_to_keep" in call_arguments(lm) else {}
+        return lambda: lm.model(**given, **keep)
+
+    flops = pass_flops(lm, rows, wide, behind, rows)
+    lm.plan.add("generation", flops, rows * wide, alone, repeat)

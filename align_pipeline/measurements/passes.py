@@ -86,15 +86,19 @@ class Passes:
         run, computed = self.job.lm.counted() if "lm" in vars(self.job) else (0, 0)
         return distributed.total(run), distributed.total(computed)
 
+    def key(self, unit: Unit) -> dict[str, Any]:
+        """The key of a unit's entry in the cache."""
+        key = {"kind": unit.kind, **self.model_key, "texts": unit.texts}
+        if self.job.config.model.chat_template and unit.is_prompted:
+            key["chat_template"] = True
+        return key
+
     def get(self, unit: Unit) -> dict[str, Tensor] | None:
         """The tensors of a unit, from the cache or computed; counts truncated texts.
 
         Returns None in every process but the main one, which writes the tables.
         """
-        job = self.job
-        key = {"kind": unit.kind, **self.model_key, "texts": unit.texts}
-        if job.config.model.chat_template and unit.is_prompted:
-            key["chat_template"] = True
+        job, key = self.job, self.key(unit)
 
         def counted() -> dict[str, Tensor]:
             before = job.lm.truncated

@@ -124,6 +124,8 @@ def _claim_sweep(config: DictConfig) -> None:
     with read_write(config.hydra):
         config.hydra.sweep.dir = str(folder)
         overrides.hydra.append(f"hydra.sweep.dir='{literal}'")  # each job's config is composed from these overrides
+    if config.dry_run:
+        return
     wandb.group = wandb.group or folder.name
     _running.append(Sweep(folder, wandb, None if jobs is None else len(jobs)))
 
