@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -56,16 +57,17 @@ def group(config: WandbConfig) -> None:
         config.group = Path(hydra_config.sweep.dir).name
 
 
-def main(job: Callable[[], Any], kept: str) -> None:
+def main(job: Callable[[], Any], kept: Callable[[], str]) -> None:
     """A command line. A user's mistake ends in one sentence and exit code 1.
 
     Args:
         job: decorated with `hydra.main`.
-        kept: what an interruption leaves, and how to go on; a sentence.
+        kept: says what an interruption leaves, and how to go on.
     """
     full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it, Hydra prints a traceback and exits before we can explain
     signal.signal(signal.SIGTERM, _terminated)
+    logging.captureWarnings(True)  # libraries' warnings go to the log
     main_process = distributed.is_main()
     try:
         if main_process and not is_dry_run():
@@ -88,7 +90,7 @@ def main(job: Callable[[], Any], kept: str) -> None:
             raise
         sys.exit(f"Error: {sentence}" if main_process else 1)  # only the main process prints it
     except KeyboardInterrupt:
-        sys.exit(f"Stopped. {kept}" if main_process else 1)
+        sys.exit(f"Stopped. {kept()}" if main_process else 1)
 
 
 def is_dry_run() -> bool:

@@ -28,9 +28,9 @@ from align_pipeline import distributed
 from align_pipeline.config import Config
 from align_pipeline.engine.forward import shares, token_budget
 from align_pipeline.engine.model import LanguageModel
-from align_pipeline.engine.plan import Plan, seconds_per_flop
+from align_pipeline.engine.plan import Plan, seconds_per_work
 from align_pipeline.errors import InputError
-from align_pipeline.measurements.base import BOUND, Job, Measurement, tables_of
+from align_pipeline.measurements.base import ASSUMED, Job, Measurement, tables_of
 from align_pipeline.measurements.passes import Passes
 from align_pipeline.pipeline import known_of_tuning, selected
 from align_pipeline.store.cache import Cache
@@ -40,7 +40,6 @@ from align_pipeline.tracking.live import Live
 
 RESULTS_SECONDS = 3.0
 """About the time that a job takes for its tables, figures and W&B."""
-_GENERATION = "generation"
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Stage:
         padded: the same, with padding.
         seconds: estimated time.
         size: bytes that go to the cache.
-        bound: why it is an upper bound; "" if it is not.
+        assumed: what is not known before the job runs, and what is assumed instead; "" if all is known.
     """
 
     name: str
@@ -69,7 +68,7 @@ class Stage:
     padded: int
     seconds: float
     size: int
-    bound: str
+    assumed: str
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class _Known:
     Attributes:
         model: the config of `lm`.
         load: seconds that loading it took.
-        rates: seconds per FLOP by task, measurement and kind of pass.
+        rates: seconds per work by task, measurement and kind of pass.
         forecasts: of the jobs so far.
     """
 
@@ -148,7 +147,9 @@ def dry_run(config: Config, number: int | None) -> None:
             console.print(line)
     else:
         _known.forecasts.append(found)
-        console.print(f"{prefix}{found.about}: {found.items:,} items, {_short([found])}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{prefix}{found.about}: {found.items:,} items, {_short([found])}", highlight=False, soft_wrap=True
+        )
 
 
 def tell_total() -> None:
@@ -178,7 +179,9 @@ def forecast(config: Config, scratch: Path) -> Forecast | None:
     job = Job(config, task, source, languages, pairs, Stages(Console(quiet=True)), scratch, dry=True)
     measurements = [kind(job) for kind in asked]
     other = time.perf_counter() - start + RESULTS_SECONDS
-    passes = Passes(job, Cache(Path(config.cache) if config.cache else None), Live(config.wandb, scratch, {}, "job", ""))
+    passes = Passes(
+        job, Cache(Path(config.cache) if config.cache else None), Live(config.wandb, scratch, {}, "job", "")
+    )
     stages = [_stage(one, passes, is_read=one is not measurements[-1]) for one in measurements]
     runs = "lm" in vars(job)
     codes = [language.flores for language in languages]
@@ -189,7 +192,7 @@ def forecast(config: Config, scratch: Path) -> Forecast | None:
 
 
 def _stage(one: Measurement, passes: Passes, is_read: bool) -> Stage:
-    """Go through the units of a measurement; those in the cache write their rows if a later measurement may read them."""
+    """Go through the units of a measurement; those in the cache write their rows if later measurements may read them."""
     job = passes.job
     before = job.lm.counted() if "lm" in vars(job) else (0, 0)
     units = cached = size = 0
@@ -221,10 +224,10 @@ def _stage(one: Measurement, passes: Passes, is_read: bool) -> Stage:
     tokens, padded = (after - first for after, first in zip(job.lm.counted(), before, strict=True))
     if passes.cache.folder is None:
         size = 0
-    bound = job.known.pop(BOUND, "")
-    if _GENERATION in plan.kinds:
-        bound = "every translation is taken to be as long as task.max_new_tokens"
-    return Stage(one.name, units, cached, plan.passes, plan.alone, tokens, padded, seconds, size, bound)
+    assumed = job.known.pop(ASSUMED, "")
+    if "generation" in plan.kinds:
+        assumed = "each translation is taken to be as long as its reference; it may take up to task.max_new_tokens"
+    return Stage(one.name, units, cached, plan.passes, plan.alone, tokens, padded, seconds, size, assumed)
 
 
 def _planning(job: Job) -> None:
@@ -251,8 +254,8 @@ def _pass_seconds(plan: Plan, job: Job, one: Measurement) -> float:
         key = (job.task.name, one.name, name)
         if key not in _known.rates:
             with torch.inference_mode():
-                _known.rates[key] = seconds_per_flop(kind, synchronize)
-        seconds += _known.rates[key] * kind.flops
+                _known.rates[key] = seconds_per_work(kind, synchronize)
+        seconds += _known.rates[key] * kind.work
     return seconds
 
 
@@ -285,23 +288,35 @@ def _full(found: Forecast, config: Config) -> Iterator[Table | str]:
     """A single job's forecast for the console."""
     made = Table(title=f"Dry run: {found.about}, {found.items:,} items", title_justify="left")
     made.add_column("measurement", no_wrap=True)
-    for column in ("in the\ncache", "passes", "tokens, each\ntext alone", "tokens\nthat run", "with\npadding", "time", "cache"):
+    for column in (
+        "in the\ncache",
+        "passes",
+        "tokens, each\ntext alone",
+        "tokens\nthat run",
+        "with\npadding",
+        "time",
+        "cache",
+    ):
         made.add_column(column, justify="right")
     for one in found.stages:
         numbers = (f"{one.cached} of {one.units}", *(f"{n:,}" for n in (one.passes, one.alone, one.tokens, one.padded)))
         made.add_row(one.name, *numbers, _time(one.seconds), decimal(one.size))
     yield made
     for one in found.stages:
-        if one.bound:
-            yield f"{one.name}: at most, {one.bound}."
+        if one.assumed:
+            yield f"{one.name}: {one.assumed}."
     yield f"Time: about {_time(found.seconds)}, of it {_time(found.other)} for loading, tables and figures."
     if found.memory:
-        total = torch.cuda.mem_get_info()[1] if found.is_gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        total = (
+            torch.cuda.mem_get_info()[1] if found.is_gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        )
         yield f"Memory{' of the GPU' if found.is_gpu else ''}: about {decimal(found.memory)} of {decimal(total)}."
     if config.cache is None:
         yield "Disk: the cache is off; tables and figures take a few MB."
     else:
-        folder = next(path for path in [Path(config.cache).resolve(), *Path(config.cache).resolve().parents] if path.exists())
+        folder = next(
+            path for path in [Path(config.cache).resolve(), *Path(config.cache).resolve().parents] if path.exists()
+        )
         free = decimal(shutil.disk_usage(folder).free)
         yield f"Disk: {decimal(found.size)} in {config.cache} ({free} free); tables and figures take less."
     yield "Nothing was computed or written. Without dry_run=true, the same command runs the job."
@@ -316,7 +331,7 @@ def _short(found: Sequence[Forecast]) -> str:
         f"{sum(stage.passes for stage in stages):,} passes",
         f"{sum(stage.tokens for stage in stages):,} tokens ({sum(stage.alone for stage in stages):,} without sharing, "
         f"{sum(stage.padded for stage in stages):,} with padding)",
-        f"{'at most' if any(stage.bound for stage in stages) else 'about'} {_time(sum(one.seconds for one in found))}",
+        f"about {_time(sum(one.seconds for one in found))}",
         f"memory {decimal(max(one.memory for one in found))}",
         f"cache {decimal(sum(one.size for one in found))}",
     ]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from align_pipeline import distributed
 from align_pipeline.engine.forward import Advance, shares, token_budget
-from align_pipeline.engine.layout import pass_flops
+from align_pipeline.engine.layout import work_of
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.errors import InputError
 
@@ -43,6 +43,7 @@ def greedy(
     max_new_tokens: int,
     batch_tokens: int | None,
     advance: Advance = lambda texts: None,
+    expected: Sequence[int] | None = None,
 ) -> list[Tokens]:
     """Greedy decoding until the line ends, with the same result as `model.generate` for each prompt alone.
 
@@ -53,6 +54,7 @@ def greedy(
         batch_tokens: maximum tokens in the KV cache, with prefixes and future tokens; a longer row runs alone; None:
             `cache_budget`.
         advance: called with the number of prompts that each batch finished.
+        expected: new tokens of each prompt that a model that only plans counts; see `engine.plan`.
 
     Returns:
         the new tokens of each prompt, including the one that ends the line (`LanguageModel.line_ends`).
@@ -63,7 +65,7 @@ def greedy(
     batch_tokens = distributed.least(cache_budget(lm, batch_tokens))
     beginning = common_beginning(prompts)
     rests = [prompt[len(beginning) :] for prompt in prompts]
-    limits = token_limits(lm, prompts, max_new_tokens)
+    limits = token_limits(lm, prompts, max_new_tokens, expected)
     padded = pad_tokens(lm, max(map(len, prompts)) + max_new_tokens)
     batches = list(generation_batches(rests, len(beginning) + max_new_tokens, batch_tokens, padded))
 
@@ -77,9 +79,17 @@ def greedy(
     return in_batches(lm, batches, [len(prompt) for prompt in prompts], run, advance)
 
 
-def token_limits(lm: LanguageModel, prompts: Sequence[Tokens], max_new_tokens: int) -> list[int]:
-    """Maximum new tokens of each prompt; the last one is only predicted and needs no position in the context."""
-    return [min(max_new_tokens, lm.max_length - len(prompt) + 1) for prompt in prompts]
+def token_limits(
+    lm: LanguageModel, prompts: Sequence[Tokens], max_new_tokens: int, expected: Sequence[int] | None = None
+) -> list[int]:
+    """Maximum new tokens of each prompt; the last one is only predicted and needs no position in the context.
+
+    A model that only plans adds the expected number of tokens, if that is known.
+    """
+    limits = [min(max_new_tokens, lm.max_length - len(prompt) + 1) for prompt in prompts]
+    if lm.plan is None or expected is None:
+        return limits
+    return [min(limit, max(count, 1)) for limit, count in zip(limits, expected, strict=True)]
 
 
 def cache_budget(lm: LanguageModel, asked: int | None) -> int:
@@ -344,5 +354,5 @@ def _planned(lm: LanguageModel, rows: int, wide: int, behind: int, alone: int) -
         keep = {"logits_to_keep": 1} if "logits_to_keep" in call_arguments(lm) else {}
         return lambda: lm.model(**given, **keep)
 
-    flops = pass_flops(lm, rows, wide, behind, rows)
-    lm.plan.add("generation", flops, rows * wide, alone, repeat)
+    work = work_of(lm, rows, wide, behind, rows)
+    lm.plan.add("generation" if wide == 1 else "prompts", work, rows * wide, alone, repeat)

@@ -33,6 +33,10 @@ def _beside(parts: Sequence[Tree]) -> Tree:
     return Tree(np.concatenate(tokens), np.concatenate(positions), tuple(segments), ends)
 
 
+_READ = 16  # reading the weights takes about as long as computing so many tokens
+_LAUNCH = 2.5e7  # FLOPs that a CPU core could do while a block's operations are started
+
+
 @dataclass(frozen=True)
 class Layout:
     """Rows as model inputs.
@@ -237,12 +241,12 @@ def planned(
         again = lay_out(real, [[row] for row in rows], len(behind))
         return lambda: run(again, held)
 
-    flops = pass_flops(lm, len(rows), wide, len(behind), predicted)
-    lm.plan.add(kind, flops, len(rows) * wide, 0 if kind == "prefix" else alone, repeat)
+    work = work_of(lm, len(rows), wide, len(behind), predicted)
+    lm.plan.add(kind, work, len(rows) * wide, 0 if kind == "prefix" else alone, repeat)
 
 
-def pass_flops(lm: LanguageModel, rows: int, wide: int, behind: int, predicted: int) -> float:
-    """FLOPs of a pass.
+def work_of(lm: LanguageModel, rows: int, wide: int, behind: int, predicted: int) -> float:
+    """About how long a pass takes, in FLOPs: those of its tokens, and more for reading the weights and for overhead.
 
     Args:
         lm: the model.
@@ -252,4 +256,5 @@ def pass_flops(lm: LanguageModel, rows: int, wide: int, behind: int, predicted: 
         predicted: positions whose logits are computed.
     """
     logits = 2.0 * lm.vocabulary * int(lm.model.config.get_text_config().hidden_size)
-    return rows * wide * (lm.costs.token + lm.costs.cell * (behind + wide)) + predicted * logits
+    blocks = rows * wide * (lm.costs.token + lm.costs.cell * (behind + wide))
+    return blocks + predicted * logits + _READ * (lm.costs.token + logits * (predicted > 0)) + _LAUNCH * lm.num_layers

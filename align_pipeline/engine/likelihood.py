@@ -25,7 +25,10 @@ def scored_pass(
     Logits are computed only at positions that a span needs.
     """
     if lm.plan is not None:
-        real, places = replace(lm, plan=None), {(row, column) for row, at, tokens in spans for column in at[: len(tokens)]}
+        real, places = (
+            replace(lm, plan=None),
+            {(row, column) for row, at, tokens in spans for column in at[: len(tokens)]},
+        )
         again = lambda made, held: scored_pass(real, made, spans, held)  # noqa: E731
         planned(lm, "scores", layout, trunk, again, len(places))
         return [0.0] * len(spans)

@@ -2,7 +2,8 @@
 
 `planning` makes a model that goes through the engine's code as ever (tokens, trees, packing, masks), but whose passes
 return zeros at once. A few of the passes are kept to be run and timed afterwards. They are drawn with a probability
-proportional to their FLOPs, so that the mean of seconds per FLOP, times all FLOPs, is an unbiased estimate of the time.
+proportional to their work, so that the mean of seconds per work, times all work, is an unbiased estimate of the time,
+whatever the unit of work; it is FLOPs, and more for small passes, so that the ratio varies little.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ class Kind:
 
     Attributes:
         passes: number of them.
-        flops: of all of them.
-        chosen: the sample, (FLOPs, how to run it).
+        work: of all of them.
+        chosen: the sample, (work, how to run it).
         largest: tokens of the largest pass, with padding, and how to run it.
     """
 
     passes: int = 0
-    flops: float = 0.0
+    work: float = 0.0
     chosen: list[tuple[float, Repeat]] = field(default_factory=list)
     largest: tuple[int, Repeat] | None = None
 
-    def add(self, flops: float, tokens: int, repeat: Repeat, rng: random.Random) -> None:
-        """Count a pass; it replaces each member of the sample with probability flops / (all flops so far)."""
+    def add(self, work: float, tokens: int, repeat: Repeat, rng: random.Random) -> None:
+        """Count a pass; it replaces each member of the sample with probability work / (all work so far)."""
         self.passes += 1
-        self.flops += flops
+        self.work += work
         if not self.chosen:
-            self.chosen = [(flops, repeat)] * SAMPLES
-        self.chosen = [(flops, repeat) if rng.random() * self.flops < flops else one for one in self.chosen]
+            self.chosen = [(work, repeat)] * SAMPLES
+        self.chosen = [(work, repeat) if rng.random() * self.work < work else one for one in self.chosen]
         if self.largest is None or tokens > self.largest[0]:
             self.largest = (tokens, repeat)
 
@@ -68,18 +69,18 @@ class Plan:
     held: Any = None
     _rng: random.Random = field(default_factory=lambda: random.Random(0))
 
-    def add(self, kind: str, flops: float, tokens: int, alone: int, repeat: Repeat) -> None:
+    def add(self, kind: str, work: float, tokens: int, alone: int, repeat: Repeat) -> None:
         """Count a pass.
 
         Args:
             kind: of the pass.
-            flops: floating-point operations.
+            work: see `layout.work_of`.
             tokens: with padding.
             alone: tokens of its texts, each alone.
             repeat: prepares it, to be run.
         """
         self.alone += alone
-        self.kinds.setdefault(kind, Kind()).add(flops, tokens, repeat, self._rng)
+        self.kinds.setdefault(kind, Kind()).add(work, tokens, repeat, self._rng)
 
     def hold(self, size: int) -> None:
         """Note so many bytes of states that stay in memory for a while."""
@@ -97,13 +98,13 @@ class Plan:
         return sum(kind.passes for kind in self.kinds.values())
 
 
-def seconds_per_flop(kind: Kind, synchronize: Callable[[], Any]) -> float:
-    """Time the sample of a kind: the mean over its passes of seconds / FLOPs. The largest pass runs first, untimed."""
+def seconds_per_work(kind: Kind, synchronize: Callable[[], Any]) -> float:
+    """Time the sample of a kind: the mean over its passes of seconds / work. The largest pass runs first, untimed."""
     if kind.largest is not None:
         kind.largest[1]()()
     found: list[float] = []
     spent = 0.0
-    for flops, repeat in kind.chosen:
+    for work, repeat in kind.chosen:
         if len(found) >= FEWEST and spent > PATIENCE:
             break
         run = repeat()
@@ -112,5 +113,5 @@ def seconds_per_flop(kind: Kind, synchronize: Callable[[], Any]) -> float:
         run()
         synchronize()
         spent += time.perf_counter() - start
-        found.append((time.perf_counter() - start) / flops)
+        found.append((time.perf_counter() - start) / work)
     return sum(found) / len(found)

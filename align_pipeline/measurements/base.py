@@ -79,8 +79,8 @@ class Watcher:
     take: Callable[[Pair, Mapping[str, Tensor], Mapping[str, Tensor]], None]
 
 
-BOUND = "bound"
-"""Key of `Job.known`: why what a measurement of a dry run would compute is an upper bound, if it is one."""
+ASSUMED = "assumed"
+"""Key of `Job.known`, in a dry run: what a measurement assumes of results that earlier ones do not have yet."""
 
 
 @dataclass

@@ -101,8 +101,8 @@ class Live:
         if failed is not None:
             self.summarise({"failed": failed})
         self.act(lambda run: run.finish(exit_code=0 if failed is None else 1))
-        if self._run is not None and self.config.mode is WandbMode.offline:
-            log.info("The W&B run is kept offline; upload it with `wandb sync %s/wandb/offline-run-*`.", self.folder)
+        if self._run is not None:
+            tracking.tell_offline(self.config, self.folder)
         self._run = None
         self._place.close()
         if self.failure is not None and failed is None:

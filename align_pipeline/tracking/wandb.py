@@ -102,6 +102,12 @@ def complain(config: WandbConfig, error: BaseException, consequence: str) -> Non
     log.warning("W&B failed (%s): %s.", reason, consequence)
 
 
+def tell_offline(config: WandbConfig, folder: Path) -> None:
+    """Say where an offline run is kept and how to upload it."""
+    if config.mode is WandbMode.offline:
+        log.info("The W&B run is kept offline; upload it with `wandb sync %s/wandb/offline-run-*`.", folder)
+
+
 @contextlib.contextmanager
 def _told(config: WandbConfig) -> Iterator[None]:
     """Turn any error of W&B into a log line, so that no result is lost."""
@@ -228,6 +234,7 @@ def track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequen
         return
     with _told(config), own_folders(folder):
         _track_report(config, folder, report, failed)
+        tell_offline(config, folder)
 
 
 def _track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequence[str]) -> None:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from align_pipeline import distributed
 from align_pipeline.config import Config
-from align_pipeline.config.patch import KEPT, Component, is_kept, map_of
+from align_pipeline.config.patch import KEPT, Component, PatchItems, is_kept, map_of
 from align_pipeline.data.tasks import ChoiceTask, Pair, ParallelTask
-from align_pipeline.measurements.base import BOUND, Columns, Job, Told, Unit
+from align_pipeline.measurements.base import ASSUMED, Columns, Job, Told, Unit
 from align_pipeline.measurements.patching import conditions, figures, statistics
 from align_pipeline.measurements.patching.learned import training
 from align_pipeline.measurements.patching.patch import Activations, Patched, chosen_layers, patch
@@ -66,8 +66,11 @@ class Patching:
             predictions = self.job.table("predictions")
             tries_english = any(map(is_kept, self.asked_for.conditions))
             for pair in pairs:
-                if self.job.dry and not conditions.is_answered(pair, predictions):
-                    self.job.known[BOUND] = "every item is taken to be patched, because it is not known yet which fail"
+                is_known = which is PatchItems.all and not tries_english
+                if self.job.dry and not is_known and not conditions.is_answered(pair, predictions):
+                    self.job.known[ASSUMED] = (
+                        "all items are taken to be patched, the most that it can be: which ones fail is not known yet"
+                    )
                     chosen.append((list(pair.ids), list(pair.ids) if tries_english else []))
                     continue
                 ids = conditions.chosen_items(which, pair, predictions)
