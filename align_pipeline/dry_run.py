@@ -192,7 +192,7 @@ def forecast(config: Config, scratch: Path) -> Forecast | None:
 
 
 def _stage(one: Measurement, passes: Passes, is_read: bool) -> Stage:
-    """Go through the units of a measurement; those in the cache write their rows if later measurements may read them."""
+    """Go through a measurement's units; those in the cache write their rows if later measurements may read them."""
     job = passes.job
     before = job.lm.counted() if "lm" in vars(job) else (0, 0)
     units = cached = size = 0

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from align_pipeline import command, info, machine
+from align_pipeline import command, machine
 from align_pipeline.config import Config, from_hydra, register, resolved
 from align_pipeline.config.paths import CONF
 
@@ -69,14 +69,17 @@ def _kept() -> str:
 def main() -> None:
     """The command line; ``--info task=xcopa`` says what there is instead of running it."""
     given = sys.argv[1:]
-    if info.is_asked(given):
-        command.main(lambda: info.info(given[1:]), str)
-    else:
-        try:
-            command.main(job, _kept)
-        finally:
-            for tell in _at_end:
-                tell()
+    if given[:1] == ["--info"]:
+        from align_pipeline import info
+
+        if info.is_asked(given):
+            command.main(lambda: info.info(given[1:]), str)
+            return
+    try:
+        command.main(job, _kept)
+    finally:
+        for tell in _at_end:
+            tell()
 
 
 if __name__ == "__main__":

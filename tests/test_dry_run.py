@@ -42,12 +42,11 @@ def planned(folder: Path, *overrides: str) -> Forecast:
 @pytest.mark.parametrize(
     "asked",
     [
-        ["representations=all"],
+        ["representations=all", "batch_tokens=64"],
         ["patch=ablation", "patch.items=all", "evaluate=true", "metric=[]"],
         ["patch=english", "patch.items=all", "patch.component=head", "metric=[]"],
-        ["batch_tokens=64"],
     ],
-    ids=["every stage", "patching", "heads", "small passes"],
+    ids=["every stage", "patching", "heads"],
 )
 def test_the_counted_tokens_are_those_that_run(base: list[str], tmp_path: Path, asked: list[str]) -> None:
     found = planned(tmp_path / "scratch", "lang=[swh,spa]", "cache=null", *asked, *base)

@@ -342,12 +342,16 @@ def _planned(lm: LanguageModel, rows: int, wide: int, behind: int, alone: int) -
     def repeat() -> Callable[[], object]:
         from align_pipeline.engine.kv_cache import roomy
 
-        cache = roomy(lm.model.config)
-        if behind:
-            lm.decoder(input_ids=torch.zeros(rows, behind, dtype=torch.long, device=lm.device), past_key_values=cache)
+        cache, ones = roomy(lm.model.config, keep_all=_own_masks(lm)), torch.ones(rows, behind + wide, dtype=torch.long)
+        columns = ones.to(lm.device)
+        tokens = torch.zeros_like(columns)
+        if behind:  # one row's prefix, copied to all
+            mask = _mask(lm, columns[:1, :behind], behind)
+            lm.decoder(input_ids=tokens[:1, :behind], attention_mask=mask, past_key_values=cache, use_cache=True)
+            cache.batch_repeat_interleave(rows)
         given = {
-            "input_ids": torch.zeros(rows, wide, dtype=torch.long, device=lm.device),
-            "attention_mask": torch.ones(rows, behind + wide, dtype=torch.long, device=lm.device),
+            "input_ids": tokens[:, behind:],
+            "attention_mask": _mask(lm, columns, wide),
             "past_key_values": cache,
             "use_cache": True,
         }

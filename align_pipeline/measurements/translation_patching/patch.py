@@ -266,13 +266,8 @@ def translate_patched(
     prompts = [list(prompt) for prompt, _ in sentences.own]
     heads = [list(prompt[:site]) for prompt, (site,) in sentences.own]
     tails = [list(prompt[site:]) for prompt, (site,) in sentences.own]
-<<<<<<< HEAD
-    limits = token_limits(lm, prompts, max_new_tokens)
-    batch_tokens = distributed.least(cache_budget(lm, batch_tokens))
-=======
     limits = token_limits(lm, prompts, max_new_tokens, expected_tokens(lm, sentences.translation))
-    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
->>>>>>> cb3720c (Help fits a screen and explains groups and keys; libraries' warnings go to the log alone; an interruption says what is kept)
+    batch_tokens = distributed.least(cache_budget(lm, batch_tokens))
     beginning = common_beginning(heads)
     padded = pad_tokens(lm, max(map(len, prompts)) + max_new_tokens)
     # A row is sentence * layers + layer: a sentence's rows run together and share the tokens before the site.
