@@ -42,7 +42,7 @@ def planned(folder: Path, *overrides: str) -> Forecast:
 @pytest.mark.parametrize(
     "asked",
     [
-        ["representations=all", "batch_tokens=64"],
+        ["representations=all", "logit_lens=true", "batch_tokens=64"],
         ["patch=ablation", "patch.items=all", "evaluate=true", "metric=[]"],
         ["patch=english", "patch.items=all", "patch.component=head", "metric=[]"],
     ],
@@ -54,7 +54,12 @@ def test_the_counted_tokens_are_those_that_run(base: list[str], tmp_path: Path, 
     for counted, name in (("tokens", "tokens"), ("padded", "tokens_with_padding")):
         stages: dict[str, int] = {}
         for stage in found.stages:
-            key = {"alignment": "extraction", "representations": "extraction", "accuracy": "scoring"}
+            key = {
+                "alignment": "extraction",
+                "representations": "extraction",
+                "accuracy": "scoring",
+                "logit_lens": "lens",
+            }
             stages[key.get(stage.name, stage.name)] = stages.get(key.get(stage.name, stage.name), 0)
             stages[key.get(stage.name, stage.name)] += getattr(stage, counted)
         assert {key: value for key, value in content[name].items() if value} == stages

@@ -28,8 +28,8 @@ def pooled_pass(
         real = replace(lm, plan=None)
         planned(lm, "states", layout, trunk, lambda again, held: pooled_pass(real, again, layers, poolings, held))
         blank = torch.zeros(len(layers), len(layout.members), lm.width, dtype=lm.model.dtype)
-        inner = torch.zeros(lm.num_layers, len(layout.members), lm.neurons, dtype=torch.float16)
-        return {pooling: inner if pooling == ACTIVE else blank for pooling in poolings}
+        active_blank = torch.zeros(lm.num_layers, len(layout.members), lm.neurons, dtype=torch.float16)
+        return {pooling: active_blank if pooling == ACTIVE else blank for pooling in poolings}
     kept: dict[int, dict[str, Tensor]] = {}
     active: list[Tensor] = []
     pool = _Pool(layout, poolings)
