@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from hydra.types import RunMode
 from align_pipeline import distributed
 from align_pipeline.config.messages import one_sentence, refuse_no_names
 from align_pipeline.config.wandb import WandbConfig
+from align_pipeline.errors import InputError
 from align_pipeline.store import folders
 from align_pipeline.sweep import jobs as sweep
 from align_pipeline.tracking import logs
@@ -55,24 +57,28 @@ def group(config: WandbConfig) -> None:
         config.group = Path(hydra_config.sweep.dir).name
 
 
-def main(job: Callable[[], Any], kept: str) -> None:
+def main(job: Callable[[], Any], kept: Callable[[], str]) -> None:
     """A command line. A user's mistake ends in one sentence and exit code 1.
 
     Args:
         job: decorated with `hydra.main`.
-        kept: what an interruption leaves, and how to go on; a sentence.
+        kept: says what an interruption leaves, and how to go on.
     """
     full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it, Hydra prints a traceback and exits before we can explain
     signal.signal(signal.SIGTERM, _terminated)
+    logging.captureWarnings(True)  # libraries' warnings go to the log
     main_process = distributed.is_main()
     try:
-        if main_process:
+        if main_process and not is_dry_run():
             failed = _jobs(job)
         else:
-            with tempfile.TemporaryDirectory() as scratch:  # Hydra's files of the other processes
-                folders = [f"hydra.{kind}.dir={scratch}" for kind in ("run", "sweep")]
-                sys.argv += [*folders, "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+            with tempfile.TemporaryDirectory() as scratch:  # Hydra's files of dry runs and of the other processes
+                sys.argv += [f"hydra.{kind}.dir={scratch}" for kind in ("run", "sweep")] + ["hydra.output_subdir=null"]
+                if not main_process:
+                    sys.argv += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+                if is_dry_run():  # the jobs are planned here, not sent to a cluster
+                    sys.argv = [one for one in sys.argv if not one.startswith(("hydra/launcher=", "hydra.launcher."))]
                 failed = _jobs(job)
         if failed:
             sys.exit("\n".join([f"{len(failed)} jobs failed:", *failed]))
@@ -84,7 +90,23 @@ def main(job: Callable[[], Any], kept: str) -> None:
             raise
         sys.exit(f"Error: {sentence}" if main_process else 1)  # only the main process prints it
     except KeyboardInterrupt:
-        sys.exit(f"Stopped. {kept}" if main_process else 1)
+        sys.exit(f"Stopped. {kept()}" if main_process else 1)
+
+
+def is_dry_run() -> bool:
+    """Whether the command line asks for a dry run, for which Hydra must not make folders."""
+    given = [one.partition("=")[2].lower() for one in sys.argv[1:] if one.startswith("dry_run=")]
+    return bool(given) and given[-1] in ("true", "yes", "on", "1")
+
+
+def refuse_hidden_dry_run() -> None:
+    """Refuse a dry run for which Hydra has already made folders.
+
+    Raises:
+        InputError: the command line does not say ``dry_run=true``.
+    """
+    if not is_dry_run():
+        raise InputError("dry_run=true works only on the command line, not in a config file and not in a sweep.")
 
 
 def _jobs(job: Callable[[], Any]) -> Sequence[str]:

@@ -11,16 +11,33 @@ from rich.table import Table
 from align_pipeline.config import composed, from_hydra
 from align_pipeline.config.lang import Language, known_languages
 from align_pipeline.config.paths import CONF
+from align_pipeline.config.resolvers import options_of
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.source import Source
 
 
-def info(overrides: Sequence[str]) -> None:
-    """Print the task of a command line and the languages that it has.
+def is_asked(arguments: Sequence[str]) -> bool:
+    """Whether `info` answers a command line; if not, ``--info`` is Hydra's."""
+    return arguments[:1] == ["--info"] and all("=" in one or (CONF / one).is_dir() for one in arguments[1:])
+
+
+def info(arguments: Sequence[str]) -> None:
+    """Print all options of the config groups that are named, or the task of a command line and its languages.
+
+    Args:
+        arguments: names of groups, or overrides.
 
     Raises:
         InputError: an override cannot be used, or the data folder lacks the task's data set.
     """
+    groups = [argument for argument in arguments if "=" not in argument]
+    for group in groups:
+        Console().print(f"{group}: {', '.join(options_of(group))}", highlight=False)
+    if not groups:
+        _of_task(arguments)
+
+
+def _of_task(overrides: Sequence[str]) -> None:
     config = from_hydra(composed(overrides), overrides, multirun=True)
     task, source = instantiate(config.task), Source(config.source)
     present = task.present(source)

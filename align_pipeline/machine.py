@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import ctypes
+import logging
 import os
 import sys
 
@@ -27,6 +28,18 @@ def settle() -> None:
             return
         allocator(_TRIM_THRESHOLD, _KEPT)
         allocator(_MMAP_THRESHOLD, _MAPPED)
+
+
+def hand_over_logs(*libraries: str) -> None:
+    """Send the log lines of libraries that print them themselves to this process's log, if it has one; call it after
+    their import."""
+    for library in libraries:
+        logger = logging.getLogger(library)
+        if logging.getLogger().handlers:
+            logger.handlers.clear()
+            logger.propagate = True
+        else:
+            logger.setLevel(logging.ERROR)
 
 
 def let_print() -> None:

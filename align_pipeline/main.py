@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from importlib import import_module, metadata
 
@@ -33,6 +35,8 @@ def main() -> None:
         print("\n".join(f"  {verb:10} {about}" for verb, (_, about) in VERBS.items()))
         print("\nExample: align_pipeline run task=belebele lang=swh")
         return
+    if given[:1] in (["-sc"], ["--shell-completion"]):
+        given = [*_verb_of_completion(), *given]
     verb = given[0] if given[0] in VERBS else "run"
     if verb == "run" and given[0] != "run" and "=" not in given[0] and not given[0].startswith("-"):
         sys.exit(f"Error: {unknown('verb', given[0], VERBS)}")
@@ -47,6 +51,17 @@ def main() -> None:
         function(own)
     except InputError as error:
         sys.exit(f"Error: {error}")
+
+
+def _verb_of_completion() -> list[str]:
+    """The verb of the command line that the shell completes; it is taken out of the line, which Hydra then reads."""
+    line = os.environ.get("COMP_LINE", "")
+    found = re.match(r"(\S+\s+)(run|tune)\s+", line)
+    if found is None:
+        return []
+    os.environ["COMP_LINE"] = found[1] + line[found.end() :]
+    os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
+    return [found[2]]
 
 
 if __name__ == "__main__":

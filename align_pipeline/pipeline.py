@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 
 from align_pipeline import distributed, summary
 from align_pipeline.config import Config
+from align_pipeline.config.lang import Language
 from align_pipeline.config.tuned import tuning_of
 from align_pipeline.data.parallel import prints_of, refuse_overlap
 from align_pipeline.data.source import Source
@@ -24,7 +25,7 @@ from align_pipeline.data.tasks.weak import weak_sides
 from align_pipeline.engine.checks import check, num_layers
 from align_pipeline.engine.model import LanguageModel
 from align_pipeline.measurements import registered
-from align_pipeline.measurements.base import Job, Told, tables_of
+from align_pipeline.measurements.base import Job, Measurement, Told, tables_of
 from align_pipeline.measurements.passes import Passes
 from align_pipeline.store import folders
 from align_pipeline.store.cache import Cache
@@ -107,7 +108,27 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any], lm: LanguageM
     return Summary(content, folder)
 
 
-def _tuned(config: Config, pairs: Sequence[Pair]) -> dict[str, Any] | None:
+def selected(
+    config: Config, lm: LanguageModel | None = None
+) -> tuple[ParallelTask, Source, list[Language], list[type[Measurement]]]:
+    """The task of a job, the source of its data, its languages that the task has, and its measurements, all checked.
+
+    Raises:
+        InputError: the config asks for something that the task, the data or the model does not have.
+    """
+    task: ParallelTask = instantiate(config.task)
+    asked = [kind for kind in registered() if kind.asked(config, task)]
+    if lm is None:
+        check(config.model)
+    last = num_layers(config.model) if lm is None else lm.num_layers
+    for kind in asked:
+        kind.check(config, task, last)
+    source = Source(config.source)
+    named = {config.languages[code].flores for code in config.named if code in config.languages}
+    return task, source, list(task.supported(config.languages.values(), source, named)), asked
+
+
+def known_of_tuning(config: Config, pairs: Sequence[Pair]) -> dict[str, Any] | None:
     """What is known of a tuned model's training, and how many of its sentences are in the evaluated texts.
 
     Raises:
@@ -126,17 +147,7 @@ def _measure(
     config: Config, folder: Path, settings: Mapping[str, Any], live_run: Live, lm: LanguageModel | None
 ) -> _Found | None:
     """Run a job and write its files, the summary included. Returns None in the same cases as `run`."""
-    task: ParallelTask = instantiate(config.task)
-    every = registered()
-    asked = [kind for kind in every if kind.asked(config, task)]
-    if lm is None:
-        check(config.model)
-    last = num_layers(config.model) if lm is None else lm.num_layers
-    for kind in asked:
-        kind.check(config, task, last)
-    source = Source(config.source)
-    named = {config.languages[code].flores for code in config.named if code in config.languages}
-    languages = task.supported(config.languages.values(), source, named)
+    task, source, languages, asked = selected(config, lm)
     if not languages:
         sentence = f"Nothing to do: {task.name} has none of the selected languages in data={source.name}."
         log.warning(sentence)
@@ -151,7 +162,7 @@ def _measure(
     stages = console.Stages()
     with stages.stage("data", f"Read {task.name} in {len(languages)} languages and English"):
         pairs = task.pairs(languages, source)
-    tuned = _tuned(config, pairs)
+    tuned = known_of_tuning(config, pairs)
     weak = weak_sides(pairs)
     job = Job(config, task, source, languages, pairs, stages, folder, given=lm)
     passes = Passes(job, Cache(Path(config.cache) if config.cache else None), live_run)
@@ -163,8 +174,10 @@ def _measure(
 
     with stages.stage("report", "Drew the plots"):
         told = [one.tell() for one in measurements]
-    rows = summary.languages(pairs, [kind.blank for kind in every], told)
-    content = summary.content(job, rows, weak, passes, [kind.stage for kind in every], settings) | {"tuned": tuned}
+    rows = summary.languages(pairs, [kind.blank for kind in registered()], told)
+    content = summary.content(job, rows, weak, passes, [kind.stage for kind in registered()], settings) | {
+        "tuned": tuned
+    }
     write_text(folder / SUMMARY, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     tables = [name for one in measurements for name in tables_of(one)]
     return _Found(content, told, summary.numbers(rows, measurements), tables, stages)

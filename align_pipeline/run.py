@@ -6,6 +6,7 @@ Heavy imports stay out of the top of the file: `--help`, `--cfg job` and a misty
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -13,11 +14,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from align_pipeline import command, machine
-from align_pipeline.config import from_hydra, register, resolved
+from align_pipeline.config import Config, from_hydra, register, resolved
 from align_pipeline.config.paths import CONF
 
 machine.settle()
 register()
+_begun: list[Config] = []
+"""The configs of this process's jobs."""
+_at_end: list[Callable[[], None]] = []
+"""What is said after the jobs of a sweep."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -29,6 +34,16 @@ def job(composed: DictConfig) -> float | None:
     with command.working() as folder:
         config = from_hydra(composed, list(hydra_config.overrides.task), multirun)
         command.group(config.wandb)
+        _begun.append(config)
+
+        if config.dry_run:
+            from align_pipeline.dry_run import dry_run, tell_total
+
+            command.refuse_hidden_dry_run()
+            if multirun and not _at_end:
+                _at_end.append(tell_total)
+            dry_run(config, int(hydra_config.job.num) if multirun else None)
+            return None
 
         from align_pipeline.pipeline import run
 
@@ -36,19 +51,35 @@ def job(composed: DictConfig) -> float | None:
     return None if summary is None else summary.mean_accuracy
 
 
+def _kept() -> str:
+    """What an interruption leaves, and how to go on."""
+    if not _begun or _begun[-1].dry_run:
+        return "Nothing was computed."
+    cache = _begun[-1].cache
+    if cache is None:
+        kept = "Nothing of the unfinished job is kept, because cache=null; the same command starts it again."
+    else:
+        kept = f"What was computed is kept in {cache}: the same command goes on after the last finished language."
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode is RunMode.MULTIRUN:
+        kept += f" Add hydra.sweep.dir={hydra_config.sweep.dir} to go on in the sweep's folder."
+    return kept
+
+
 def main() -> None:
     """The command line; ``--info task=xcopa`` says what there is instead of running it."""
     given = sys.argv[1:]
-    if given[:1] == ["--info"] and all("=" in argument for argument in given[1:]):
+    if given[:1] == ["--info"]:
+        from align_pipeline import info
 
-        def asked() -> None:
-            from align_pipeline.info import info
-
-            info(given[1:])
-
-        command.main(asked, "")
-    else:
-        command.main(job, "Languages that were finished are in the cache: the same command goes on after them.")
+        if info.is_asked(given):
+            command.main(lambda: info.info(given[1:]), str)
+            return
+    try:
+        command.main(job, _kept)
+    finally:
+        for tell in _at_end:
+            tell()
 
 
 if __name__ == "__main__":

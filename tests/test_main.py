@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import subprocess
 import sys
 import tomllib
 from importlib import import_module, metadata
 
 import pytest
+import yaml
 from conftest import REPOSITORY
 
 from align_pipeline import main
+from align_pipeline.config import Config, TuningConfig
 from align_pipeline.info import info
 
 
@@ -41,10 +45,41 @@ def test_verbs_pass_their_arguments_on() -> None:
     assert "task: xcopa" in call("run", "task=xcopa", "--cfg", "job").stdout.replace("name", "task")
     assert call("task=xcopa", "--cfg", "job").stdout == call("run", "task=xcopa", "--cfg", "job").stdout
     assert "runs=<folder or glob>" in call("report", "--help").stdout
-    assert "tune.steps" in call("tune", "--help").stdout or "steps: 200" in call("tune", "--help").stdout
+    assert "tune.steps" in call("tune", "--help").stdout
     wrong = call("cache", "folde=x")
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("Error: ")
+
+
+@pytest.mark.parametrize(("verb", "name"), [("run", "config"), ("tune", "tuning")])
+def test_help_fits_two_screens_and_explains_every_group_and_key(verb: str, name: str) -> None:
+    text = call(verb, "--help").stdout.rstrip()
+    assert len(text.splitlines()) <= 50
+    assert max(map(len, text.splitlines())) <= 100
+    composed = yaml.safe_load((REPOSITORY / f"conf/{name}.yaml").read_text(encoding="utf-8"))
+    groups = {key for one in composed["defaults"] if isinstance(one, dict) for key in one if "override" not in key}
+    listed = re.findall(r"^  ([\w/, .]+?)  +\S", text, re.MULTILINE)
+    assert {key for line in listed for key in line.split(", ") if (REPOSITORY / "conf" / key).is_dir()} == groups | {
+        "hydra/launcher"
+    }
+    schema = {"config": Config, "tuning": TuningConfig}[name]
+    keys = {key.split(".")[0] for line in listed for key in line.split(", ")}
+    assert {field.name for field in dataclasses.fields(schema)} - {"named"} <= keys
+    assert "named" not in text
+
+
+def test_info_lists_all_options_of_a_group(capsys: pytest.CaptureFixture[str]) -> None:
+    info(["model", "metric"])
+    text = capsys.readouterr().out
+    names = re.findall(r"[\w.-]+", text)
+    assert all(path.stem in names for group in ("model", "metric") for path in (REPOSITORY / f"conf/{group}").iterdir())
+
+
+@pytest.mark.parametrize("typed", ["align_pipeline task=xst", "align_pipeline run task=xst"])
+def test_a_shell_can_complete_the_command(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMP_LINE", typed)
+    monkeypatch.setenv("COMP_POINT", str(len(typed)))
+    assert call("-sc", "query=bash").stdout.split() == ["task=xstorycloze"]
 
 
 def test_an_unknown_verb_is_one_sentence() -> None:

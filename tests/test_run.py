@@ -213,6 +213,7 @@ def contents(path: Path) -> dict[str, Any]:
         elif kind == "run":
             found["config"] |= {i.key: json.loads(i.value_json) for i in record.run.config.update}
             found |= {"tags": list(record.run.tags), "group": record.run.run_group, "project": record.run.project}
+            found["id"] = record.run.run_id
         elif kind == "metric":
             found["metrics"].append((record.metric.name or record.metric.glob_name, record.metric.step_metric))
         elif kind == "artifact":
@@ -286,6 +287,59 @@ def test_wandb_has_each_language_as_soon_as_it_is_measured(
     told = {key: row[key] for row in rows for key in row if key.startswith(("accuracy_so_far", "tokens"))}
     assert told["accuracy_so_far/swh_Latn"] == pytest.approx(content["languages"][0]["accuracy"])
     assert told["tokens/scoring"] == content["tokens"]["scoring"]
+    for stage in ("extraction", "scoring"):
+        (seconds,) = (row[f"seconds/{stage}"] for row in rows if f"seconds/{stage}" in row)
+        assert told[f"tokens_per_second/{stage}"] == pytest.approx(content["tokens"][stage] / seconds)
+        assert seconds >= content["seconds"][stage] - 0.001  # rounded to ms
+
+
+def test_a_job_that_starts_again_goes_on_with_its_run(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from align_pipeline.measurements.accuracy.measure import Accuracy
+
+    def stops(self: Accuracy, *arguments: Any) -> Any:
+        raise SystemExit("Terminated by signal 15.")
+
+    asked = ["lang=swh", "metric=dali", "wandb.mode=offline", *base]
+    with monkeypatch.context() as patched:
+        patched.setattr(Accuracy, "_compute", stops)
+        with pytest.raises(SystemExit):
+            run_job(tmp_path, *asked)
+    first = logged(tmp_path)
+    (tmp_path / "wandb").rename(tmp_path / "before")
+    run_job(tmp_path, *asked)
+    second = logged(tmp_path)
+    assert first["id"] == second["id"]
+    assert first["summary"]["failed"] == "Terminated by signal 15."
+    assert "failed" not in second["summary"]
+    run_job(tmp_path / "elsewhere", *asked)
+    assert logged(tmp_path / "elsewhere")["id"] != first["id"]
+
+
+def test_a_folder_that_wandb_cannot_write_costs_a_line_and_no_table(
+    base: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "wandb").write_text("in the way")
+    run_job(tmp_path, "lang=swh", "metric=dali", "wandb.mode=offline", *base)
+    assert sum("W&B failed" in line for line in caplog.messages) == 1
+    assert {"alignment.parquet", "predictions.parquet", "summary.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_what_libraries_warn_of_is_in_the_log_and_not_on_the_console(base: list[str], tmp_path: Path) -> None:
+    (tmp_path / "noisy.py").write_text(
+        "import logging\nimport warnings\nfrom align_pipeline.data.tasks import Belebele\n"
+        "class Noisy(Belebele):\n    def item(self, row, config):\n        warnings.warn('noise of a library')\n"
+        "        logging.getLogger('a.library').warning('lines of a library')\n"
+        "        return super().item(row, config)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    found = command(tmp_path / "job", "lang=swh", "task._target_=noisy.Noisy", *base, PYTHONPATH=path)
+    assert found.returncode == 0, found.stderr
+    written = (tmp_path / "job" / "align_pipeline.log").read_text()
+    for words in ("noise of a library", "lines of a library"):
+        assert words in written
+        assert words not in found.stdout + found.stderr
 
 
 # ---- the command
@@ -342,7 +396,13 @@ def test_a_sweep_reports_on_what_finished_and_lists_what_failed(base: list[str],
     run = logged(tmp_path)
     assert run["group"] == tmp_path.name
     assert run["summary"]["failed_jobs"] == 2
-    assert "language_level.csv" in run["artifacts"]
+    verdicts = pd.read_csv(tmp_path / "report/verdicts.csv").dropna(subset="effect")
+    for row in verdicts.to_dict("records"):
+        key = f"random/belebele/{row['question']}/{row['metric']}"
+        assert run["summary"][f"{key}/effect"] == pytest.approx(row["effect"])
+    assert {"language_level.csv", "verdicts.csv", "report.html"} <= set(run["artifacts"])
+    assert any(path.endswith(".html") for path in run["files"])
+    assert "wandb sync" in found.stdout
     assert any("scatter" in path or "curves" in path for path in run["files"])
 
 

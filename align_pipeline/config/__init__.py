@@ -22,7 +22,7 @@ from align_pipeline.config.model import ModelConfig
 from align_pipeline.config.patch import PatchConfig, layer_list
 from align_pipeline.config.paths import CONF
 from align_pipeline.config.representations import representation_list
-from align_pipeline.config.resolvers import codes, file_name, last_part, revised, wandb_mode
+from align_pipeline.config.resolvers import codes, file_name, last_part, options, revised, wandb_mode
 from align_pipeline.config.tune import TuningConfig
 from align_pipeline.config.tuned import source_of, tuned
 from align_pipeline.config.wandb import WandbConfig
@@ -63,6 +63,8 @@ class Config:
     """Random seed."""
     allow_overlap: bool = False
     """Evaluate a tuned model also on texts that contain sentences it has learnt from; without it, that is refused."""
+    dry_run: bool = False
+    """Only say what would be computed, how long it takes, and what is missing; nothing is computed or written."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
     """Weights & Biases (group `wandb`)."""
     named: list[str] = field(default_factory=list)
@@ -94,7 +96,7 @@ def register() -> None:
     """Register the schema and the resolvers that ``conf`` uses."""
     ConfigStore.instance().store(name="schema", node=Config, provider="align_pipeline")
     ConfigStore.instance().store(name="tuning_schema", node=TuningConfig, provider="align_pipeline")
-    for resolver in (codes, file_name, last_part, revised, tuned, wandb_mode):
+    for resolver in (codes, file_name, last_part, options, revised, tuned, wandb_mode):
         OmegaConf.register_new_resolver(f"align_pipeline_{resolver.__name__}", resolver, replace=True)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from typing import Any
 
+from align_pipeline.config.paths import CONF
 from align_pipeline.config.wandb import WandbMode
 from align_pipeline.errors import unknown
 
@@ -32,6 +34,20 @@ def revised(name: str, revision: str | None) -> str:
     if revision is None:
         return str(name)
     return f"{name}@{revision[:8] if re.fullmatch('[0-9a-f]{40}', str(revision)) else revision}"
+
+
+def options(group: str, room: int = 50) -> str:
+    """``${align_pipeline_options:model}``: the first options of a group, and how many there are."""
+    names = options_of(group)
+    shown = list(itertools.takewhile(lambda count: len(", ".join(names[:count])) <= room, range(1, len(names) + 1)))
+    more = len(names) - len(shown)
+    return ", ".join(names[: len(shown)]) + (f", and {more} more" if more else "")
+
+
+def options_of(group: str) -> list[str]:
+    """The options of a config group of this package; the sets of languages come before the languages."""
+    names = [str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml")]
+    return sorted(names, key=lambda name: ("/" not in name, name))
 
 
 def wandb_mode() -> str:

@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from align_pipeline import files as lying
+from align_pipeline import machine
 from align_pipeline.config.paths import EMBEDDED
 from align_pipeline.errors import InputError
 
@@ -146,6 +147,7 @@ class Source:
         import datasets
 
         datasets.disable_progress_bars()
+        machine.hand_over_logs("datasets", "huggingface_hub")
         where = f"{dataset} ({config}, {split})" + (" on the hub" if self.folder is None else f" in {self.name}")
         with self._one_sentence(dataset, where), self._at_hand(dataset) as (path, kept):
             found = self._lines(dataset, config, split)

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import itertools
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from align_pipeline import distributed
 from align_pipeline.engine.forward import Advance, shares, token_budget
+from align_pipeline.engine.layout import work_of
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.errors import InputError
 
@@ -41,6 +43,7 @@ def greedy(
     max_new_tokens: int,
     batch_tokens: int | None,
     advance: Advance = lambda texts: None,
+    expected: Sequence[int] | None = None,
 ) -> list[Tokens]:
     """Greedy decoding until the line ends, with the same result as `model.generate` for each prompt alone.
 
@@ -51,6 +54,7 @@ def greedy(
         batch_tokens: maximum tokens in the KV cache, with prefixes and future tokens; a longer row runs alone; None:
             `cache_budget`.
         advance: called with the number of prompts that each batch finished.
+        expected: new tokens of each prompt that a model that only plans counts; see `engine.plan`.
 
     Returns:
         the new tokens of each prompt, including the one that ends the line (`LanguageModel.line_ends`).
@@ -61,7 +65,7 @@ def greedy(
     batch_tokens = distributed.least(cache_budget(lm, batch_tokens))
     beginning = common_beginning(prompts)
     rests = [prompt[len(beginning) :] for prompt in prompts]
-    limits = token_limits(lm, prompts, max_new_tokens)
+    limits = token_limits(lm, prompts, max_new_tokens, expected)
     padded = pad_tokens(lm, max(map(len, prompts)) + max_new_tokens)
     batches = list(generation_batches(rests, len(beginning) + max_new_tokens, batch_tokens, padded))
 
@@ -75,9 +79,17 @@ def greedy(
     return in_batches(lm, batches, [len(prompt) for prompt in prompts], run, advance)
 
 
-def token_limits(lm: LanguageModel, prompts: Sequence[Tokens], max_new_tokens: int) -> list[int]:
-    """Maximum new tokens of each prompt; the last one is only predicted and needs no position in the context."""
-    return [min(max_new_tokens, lm.max_length - len(prompt) + 1) for prompt in prompts]
+def token_limits(
+    lm: LanguageModel, prompts: Sequence[Tokens], max_new_tokens: int, expected: Sequence[int] | None = None
+) -> list[int]:
+    """Maximum new tokens of each prompt; the last one is only predicted and needs no position in the context.
+
+    A model that only plans adds the expected number of tokens, if that is known.
+    """
+    limits = [min(max_new_tokens, lm.max_length - len(prompt) + 1) for prompt in prompts]
+    if lm.plan is None or expected is None:
+        return limits
+    return [min(limit, max(count, 1)) for limit, count in zip(limits, expected, strict=True)]
 
 
 def cache_budget(lm: LanguageModel, asked: int | None) -> int:
@@ -216,6 +228,9 @@ def cached_trunk(lm: LanguageModel, beginning: Tokens) -> Any:
     if beginning:
         lm.tokens_run += len(beginning)
         lm.tokens_computed += len(beginning)
+        if lm.plan is not None:
+            _planned(lm, 1, len(beginning), 0, alone=0)
+            return cache
         tokens = torch.tensor([beginning], device=lm.device)
         mask = _mask(lm, torch.ones_like(tokens), len(beginning))
         lm.decoder(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
@@ -276,6 +291,11 @@ class Batch:
     def _logits(self) -> Tensor:
         """[rows, V] after the current tokens, which are added to the cache."""
         self.lm.tokens_computed += self.tokens.numel()
+        if self.lm.plan is not None:
+            rows, wide = self.tokens.shape
+            behind = self.mask.shape[1] - wide
+            _planned(self.lm, rows, wide, behind, alone=rows if wide == 1 else int(self.mask.sum()))
+            return _going_on(self.lm).expand(rows, -1)
         arguments, taken = {"position_ids": self.positions, "logits_to_keep": 1}, call_arguments(self.lm)
         logits: Tensor = self.lm.model(
             input_ids=self.tokens,
@@ -307,3 +327,36 @@ class Batch:
             self.cache.batch_select_indices(kept)
             self.tokens, self.positions, self.mask = self.tokens[kept], self.positions[kept], self.mask[kept]
             self.rows = list(going)
+
+
+def _going_on(lm: LanguageModel) -> Tensor:
+    """[1, some]: logits of a token that does not end the line, so that a planned generation is as long as it may be."""
+    token = next(token for token in itertools.count() if token not in lm.line_ends)
+    return torch.eye(token + 1, device=lm.device)[-1:]
+
+
+def _planned(lm: LanguageModel, rows: int, wide: int, behind: int, alone: int) -> None:
+    """Count a pass of a model that only plans; see `layout.planned`."""
+    assert lm.plan is not None
+
+    def repeat() -> Callable[[], object]:
+        from align_pipeline.engine.kv_cache import roomy
+
+        cache, ones = roomy(lm.model.config, keep_all=_own_masks(lm)), torch.ones(rows, behind + wide, dtype=torch.long)
+        columns = ones.to(lm.device)
+        tokens = torch.zeros_like(columns)
+        if behind:  # one row's prefix, copied to all
+            mask = _mask(lm, columns[:1, :behind], behind)
+            lm.decoder(input_ids=tokens[:1, :behind], attention_mask=mask, past_key_values=cache, use_cache=True)
+            cache.batch_repeat_interleave(rows)
+        given = {
+            "input_ids": tokens[:, behind:],
+            "attention_mask": _mask(lm, columns, wide),
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        keep = {"logits_to_keep": 1} if "logits_to_keep" in call_arguments(lm) else {}
+        return lambda: lm.model(**given, **keep)
+
+    work = work_of(lm, rows, wide, behind, rows)
+    lm.plan.add("generation" if wide == 1 else "prompts", work, rows * wide, alone, repeat)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from align_pipeline import distributed
 from align_pipeline.config.patch import Component
 from align_pipeline.engine.forward import STEP_TOKENS, Advance, over_passes, shares, token_budget
-from align_pipeline.engine.layout import Layout, Trunk, called_with, lay_out
+from align_pipeline.engine.layout import Layout, Trunk, called_with, lay_out, planned
 from align_pipeline.engine.likelihood import scored_pass
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.engine.tree import TRUNK_TOKENS, chains, lay, trie
@@ -133,7 +134,10 @@ def activations(
     places = taps(lm, component)
     sequences = [list(context[: at[-1] + 1]) for context, at in zip(contexts, sites, strict=True)]
 
-    def read(layout: Layout, trunk: Trunk) -> list[Tensor]:
+    def read(layout: Layout, trunk: Trunk, plans: bool = lm.plan is not None) -> list[Tensor]:
+        if plans:
+            planned(lm, "activations", layout, trunk, functools.partial(read, plans=False))
+            return list(torch.zeros(len(layout.members), len(places), len(sites[0]), lm.width, dtype=lm.model.dtype))
         rows = torch.tensor([layout.row_of[m] for m in layout.members])[:, None]
         behind = len(trunk.tokens)
         columns = torch.tensor([[layout.path(m)[at - behind] for at in sites[m]] for m in layout.members])

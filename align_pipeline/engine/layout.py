@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,10 @@ def _beside(parts: Sequence[Tree]) -> Tree:
         ends |= {member: end + offset for member, end in part.ends.items()}
         offset += len(part.tokens)
     return Tree(np.concatenate(tokens), np.concatenate(positions), tuple(segments), ends)
+
+
+_READ = 16  # reading the weights takes about as long as computing so many tokens
+_LAUNCH = 2.5e7  # FLOPs that a CPU core could do while a block's operations are started
 
 
 @dataclass(frozen=True)
@@ -133,15 +137,19 @@ class Trunk:
             same = own
         if not same:
             self.cache = None
-        elif same < len(self.tokens):
+        elif self.cache is not None and same < len(self.tokens):
             self.cache.crop(same - len(self.tokens))
         self.tokens = tokens[:same]
         for end in (cut for cut in cuts if cut > same):
             while (at := len(self.tokens)) < end:
                 part = tokens[at : min(at + self.step, end)]
                 layout = lay_out(self.lm, [chains([part], at)], behind=at)
-                with torch.inference_mode():
-                    self.lm.decoder(**self.inputs(layout))
+                if self.lm.plan is not None:
+                    before = Trunk(self.lm)
+                    before.tokens, before.cuts = self.tokens, (*(cut for cut in cuts if cut < at), at)
+                    planned(self.lm, "prefix", layout, before, _extended)
+                else:
+                    _extend(layout, self)
                 self.tokens += part
         self.cuts = cuts
 
@@ -189,3 +197,64 @@ def called_with(layout: Layout, trunk: Trunk | None) -> Iterator[dict[str, Any]]
         yield trunk.inputs(layout)
     finally:
         trunk.forget(layout)
+
+
+def _extend(layout: Layout, trunk: Trunk) -> None:
+    """Run a pass whose tokens stay in the trunk's cache."""
+    with torch.inference_mode():
+        trunk.lm.decoder(**trunk.inputs(layout))
+
+
+def _extended(layout: Layout, trunk: Trunk) -> None:
+    _extend(layout, trunk)
+    trunk.forget(layout)
+
+
+def planned(
+    lm: LanguageModel,
+    kind: str,
+    layout: Layout,
+    trunk: Trunk | None,
+    run: Callable[[Layout, Trunk], object],
+    predicted: int = 0,
+) -> None:
+    """Count a pass of a model that only plans.
+
+    Args:
+        lm: the model.
+        kind: of the pass.
+        layout: its rows.
+        trunk: the tokens in the cache.
+        run: runs it with the model that `lm` stands for, given a layout and a trunk of that model.
+        predicted: number of positions whose logits are computed.
+    """
+    assert lm.plan is not None
+    behind, cuts = (trunk.tokens, trunk.cuts) if trunk is not None else ((), ())
+    rows, wide = layout.rows, layout.tokens.shape[1]
+    alone = sum(int(rows[layout.row_of[m]].positions[rows[layout.row_of[m]].ends[m]]) + 1 for m in layout.members)
+
+    def repeat() -> Callable[[], object]:
+        assert lm.plan is not None
+        real = replace(lm, plan=None)
+        held = lm.plan.held = lm.plan.held or Trunk(real)  # one for all, so that a prefix is computed once
+        held.hold(behind, cuts)
+        again = lay_out(real, [[row] for row in rows], len(behind))
+        return lambda: run(again, held)
+
+    work = work_of(lm, len(rows), wide, len(behind), predicted)
+    lm.plan.add(kind, work, len(rows) * wide, 0 if kind == "prefix" else alone, repeat)
+
+
+def work_of(lm: LanguageModel, rows: int, wide: int, behind: int, predicted: int) -> float:
+    """About how long a pass takes, in FLOPs: those of its tokens, and more for reading the weights and for overhead.
+
+    Args:
+        lm: the model.
+        rows: B, number of rows.
+        wide: T, tokens of a row.
+        behind: tokens in the cache.
+        predicted: positions whose logits are computed.
+    """
+    logits = 2.0 * lm.vocabulary * int(lm.model.config.get_text_config().hidden_size)
+    blocks = rows * wide * (lm.costs.token + lm.costs.cell * (behind + wide))
+    return blocks + predicted * logits + _READ * (lm.costs.token + logits * (predicted > 0)) + _LAUNCH * lm.num_layers

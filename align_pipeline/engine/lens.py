@@ -5,13 +5,14 @@ After nostalgebraist (2020) and Wendler et al. (arXiv 2402.10588).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from align_pipeline.engine.forward import Advance, over_passes
-from align_pipeline.engine.layout import Layout, Trunk, called_with, hooked
+from align_pipeline.engine.layout import Layout, Trunk, called_with, hooked, planned
 from align_pipeline.engine.likelihood import log_probabilities
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.errors import InputError
@@ -42,7 +43,11 @@ def lens(
     """
     norm = final_norm(lm)
 
-    def read(layout: Layout, trunk: Trunk) -> list[tuple[Tensor, Tensor]]:
+    def read(layout: Layout, trunk: Trunk, plans: bool = lm.plan is not None) -> list[tuple[Tensor, Tensor]]:
+        if plans:
+            count, again = lm.num_layers + 1, functools.partial(read, plans=False)
+            planned(lm, "lens", layout, trunk, again, count * len(layout.members))
+            return [(torch.zeros(count, len(asked[m])), torch.zeros(count, dtype=torch.long)) for m in layout.members]
         behind = len(trunk.tokens)
         rows = torch.tensor([layout.row_of[m] for m in layout.members])
         columns = torch.tensor([layout.path(m)[len(contexts[m]) - 1 - behind] for m in layout.members])

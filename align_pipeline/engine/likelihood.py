@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from align_pipeline.engine.layout import Layout, Trunk, called_with
+from align_pipeline.engine.layout import Layout, Trunk, called_with, planned
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.errors import InputError
 
@@ -23,6 +24,14 @@ def scored_pass(
 
     Logits are computed only at positions that a span needs.
     """
+    if lm.plan is not None:
+        real, places = (
+            replace(lm, plan=None),
+            {(row, column) for row, at, tokens in spans for column in at[: len(tokens)]},
+        )
+        again = lambda made, held: scored_pass(real, made, spans, held)  # noqa: E731
+        planned(lm, "scores", layout, trunk, again, len(places))
+        return [0.0] * len(spans)
     rows = torch.tensor([row for row, _, tokens in spans for _ in tokens], device=lm.device, dtype=torch.long)
     columns = [column for _, at, tokens in spans for column in at[: len(tokens)]]
     targets = torch.tensor([token for _, _, tokens in spans for token in tokens], device=lm.device)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from align_pipeline import distributed
+from align_pipeline import distributed, machine
 from align_pipeline.config.model import Attention, Dtype, ModelConfig, Parallel
 from align_pipeline.engine.checks import check, check_parallel, device_of, parts, quantisation
 from align_pipeline.engine.messages import as_line, one_sentence, some_of
@@ -41,7 +41,7 @@ def load(config: ModelConfig) -> LanguageModel:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    machine.hand_over_logs("transformers", "huggingface_hub")
     revision = None if isinstance(path, Path) else config.revision
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": config.trust_remote_code}
     if config.gguf_file is not None:

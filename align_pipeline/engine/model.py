@@ -14,6 +14,7 @@ from torch import nn
 
 from align_pipeline.config.model import TooLong
 from align_pipeline.engine.packing import Costs
+from align_pipeline.engine.plan import Plan
 from align_pipeline.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class LanguageModel:
         fits: maximum tokens per pass that fit the device, as far as is known; see `forward.token_budget`.
         chat: whether prompts use the tokenizer's chat template.
         obeys_trees: whether the model handles packed trees correctly; None until `forward` has tested it.
+        plan: counts the passes, which then return zeros instead of running; see `engine.plan`. None: they run.
     """
 
     name: str
@@ -69,6 +71,7 @@ class LanguageModel:
     chat: bool = False
     obeys_trees: bool | None = None
     fits: int | None = None
+    plan: Plan | None = None
 
     @property
     def num_layers(self) -> int:
@@ -82,8 +85,9 @@ class LanguageModel:
 
     @property
     def width(self) -> int:
-        """D, the size of a hidden state."""
-        return int(self.model.config.get_text_config().hidden_size)
+        """D, the size of a hidden state; zeros that stand for one have a number per attention head."""
+        config = self.model.config.get_text_config()
+        return int(config.hidden_size if self.plan is None else config.num_attention_heads)
 
     @property
     def device(self) -> torch.device:

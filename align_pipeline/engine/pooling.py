@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from align_pipeline.engine.layout import Layout, Trunk, called_with, hooked
+from align_pipeline.engine.layout import Layout, Trunk, called_with, hooked, planned
 from align_pipeline.engine.model import LanguageModel
 from align_pipeline.errors import InputError
 
@@ -23,6 +24,12 @@ def pooled_pass(
     lm: LanguageModel, layout: Layout, layers: Sequence[int], poolings: Sequence[str], trunk: Trunk | None = None
 ) -> dict[str, Tensor]:
     """One forward pass: pooling -> [layers, members, D]. The input of block k is hidden_states[k], pooled there."""
+    if lm.plan is not None:
+        real = replace(lm, plan=None)
+        planned(lm, "states", layout, trunk, lambda again, held: pooled_pass(real, again, layers, poolings, held))
+        blank = torch.zeros(len(layers), len(layout.members), lm.width, dtype=lm.model.dtype)
+        active_blank = torch.zeros(lm.num_layers, len(layout.members), lm.neurons, dtype=torch.float16)
+        return {pooling: active_blank if pooling == ACTIVE else blank for pooling in poolings}
     kept: dict[int, dict[str, Tensor]] = {}
     active: list[Tensor] = []
     pool = _Pool(layout, poolings)

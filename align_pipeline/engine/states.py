@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -35,6 +36,10 @@ def pooled_states(
     only = only or {}
     shapes = {p: shape_of(lm, p, len(groups), 1 if p in only else len(groups[0])) for p in poolings}
     home = _home(lm, sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values()))
+    if lm.plan is not None:
+        real = replace(lm, plan=None)
+        held = [shape_of(real, p, len(groups), 1 if p in only else len(groups[0])) for p in poolings]
+        lm.plan.hold(sum(math.prod(shape) * dtype.itemsize for shape, dtype in held))
     kept = {pooling: torch.zeros(shape, dtype=dtype, device=home) for pooling, (shape, dtype) in shapes.items()}
     for chosen, states in hidden_states(lm, groups, names, range(lm.num_layers + 1), poolings, batch_tokens, advance):
         for pooling, value in states.items():

@@ -79,6 +79,10 @@ class Watcher:
     take: Callable[[Pair, Mapping[str, Tensor], Mapping[str, Tensor]], None]
 
 
+ASSUMED = "assumed"
+"""Key of `Job.known`, in a dry run: what a measurement assumes of results that earlier ones do not have yet."""
+
+
 @dataclass
 class Job:
     """The job, as its measurements see it.
@@ -95,6 +99,7 @@ class Job:
         known: values that one measurement computes and another may use, by name.
         given: a model that is in memory already, used instead of the config's.
         watchers: later measurements that use the premises' states of the alignment pass.
+        dry: whether the job is only planned: earlier measurements' tables may lack rows.
     """
 
     config: Config
@@ -108,6 +113,7 @@ class Job:
     known: dict[str, Any] = field(default_factory=dict)
     given: LanguageModel | None = None
     watchers: list[Watcher] = field(default_factory=list)
+    dry: bool = False
 
     @functools.cached_property
     def lm(self) -> LanguageModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,7 @@ class Passes:
         live: W&B's run of the job.
         truncated: number of texts truncated so far, in cached passes too.
         tokens: tokens that went through the model so far in all processes, by stage: (without padding, with padding).
+        seconds: time of the computations so far, by stage; loading the model is not part of it.
     """
 
     job: Job
@@ -41,6 +43,8 @@ class Passes:
     live: Live
     truncated: int = 0
     tokens: dict[str, tuple[int, int]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    _computing: float = 0.0
 
     @functools.cached_property
     def model_key(self) -> Mapping[str, Any]:
@@ -56,6 +60,7 @@ class Passes:
     def write(self, one: Measurement, job: str) -> None:
         """Compute a measurement's units and write its tables, labelled with the job. The main process writes."""
         run_before, computed_before = self._counted()
+        computing_before = self._computing
         with contextlib.ExitStack() as stack:
             written: dict[str, Table] = {}
             if distributed.is_main():
@@ -74,9 +79,10 @@ class Passes:
                     if numbers := unit.numbers(tensors):
                         self.live.log(numbers)
         run, computed = self._counted()
+        self.seconds[one.stage] = self.seconds.get(one.stage, 0.0) + self._computing - computing_before
         before = self.tokens.get(one.stage, (0, 0))
         self.tokens[one.stage] = (before[0] + run - run_before, before[1] + computed - computed_before)
-        seconds = self.job.stages.seconds.get(one.stage, 0.0)
+        seconds = self.seconds[one.stage]
         told = {f"tokens/{one.stage}": float(self.tokens[one.stage][0]), f"seconds/{one.stage}": seconds}
         if seconds:
             told[f"tokens_per_second/{one.stage}"] = self.tokens[one.stage][0] / seconds
@@ -86,19 +92,26 @@ class Passes:
         run, computed = self.job.lm.counted() if "lm" in vars(self.job) else (0, 0)
         return distributed.total(run), distributed.total(computed)
 
+    def key(self, unit: Unit) -> dict[str, Any]:
+        """The key of a unit's entry in the cache."""
+        key = {"kind": unit.kind, **self.model_key, "texts": unit.texts}
+        if self.job.config.model.chat_template and unit.is_prompted:
+            key["chat_template"] = True
+        return key
+
     def get(self, unit: Unit) -> dict[str, Tensor] | None:
         """The tensors of a unit, from the cache or computed; counts truncated texts.
 
         Returns None in every process but the main one, which writes the tables.
         """
-        job = self.job
-        key = {"kind": unit.kind, **self.model_key, "texts": unit.texts}
-        if job.config.model.chat_template and unit.is_prompted:
-            key["chat_template"] = True
+        job, key = self.job, self.key(unit)
 
         def counted() -> dict[str, Tensor]:
-            before = job.lm.truncated
-            return unit.compute() | {_TRUNCATED: torch.tensor([job.lm.truncated - before])}
+            before = job.lm.truncated  # loads the model, if that is not done yet
+            start = time.perf_counter()
+            tensors = unit.compute()
+            self._computing += time.perf_counter() - start
+            return tensors | {_TRUNCATED: torch.tensor([job.lm.truncated - before])}
 
         note = {"model": job.config.model.name, "task": job.task.name, "what": unit.what}
         got = distributed.kept(lambda computed: self.cache.get(key, computed, note), counted)

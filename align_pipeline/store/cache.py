@@ -68,7 +68,7 @@ class Cache:
         """
         if self.folder is None:
             return compute(), False
-        described = json.dumps({**key, "code": CODE}, sort_keys=True, ensure_ascii=False)
+        described = _described(key)
         path = self.folder / _place(described)
         found = _read(path)
         if found is not None:
@@ -88,6 +88,10 @@ class Cache:
                 _write(path, tensors, described, note or {})
         return tensors, False
 
+    def find(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """The entry of a key, if it is there and intact."""
+        return None if self.folder is None else _read(self.folder / _place(_described(key)))
+
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
         """Hold the entry's lock, which the system releases if the process dies."""
@@ -105,6 +109,11 @@ class Cache:
             yield
         finally:
             lock.release()
+
+
+def _described(key: Mapping[str, Any]) -> str:
+    """The whole key, in which the version of the code is a part."""
+    return json.dumps({**key, "code": CODE}, sort_keys=True, ensure_ascii=False)
 
 
 def _place(described: str) -> str:

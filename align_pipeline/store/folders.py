@@ -28,7 +28,7 @@ SUMMARY, ERROR, NOTHING = "summary.json", "error.txt", "nothing_to_do.txt"
 """Files that mark how a job ended: with a result; failed; the task has none of the selected languages."""
 _LOCK = ".lock"
 _MAKING = ".making-"
-_NOT_ASKED = ("wandb", "cache", "batch_tokens", "named", "allow_overlap")
+_NOT_ASKED = ("wandb", "cache", "batch_tokens", "named", "allow_overlap", "dry_run")
 _NOT_ASKED_OF_MODEL = ("device", "parallel")
 """Keys of the model's config that change where a job runs and what it logs, but not its result."""
 _ASKED_OF_MAPS = ("strength", "pairs")

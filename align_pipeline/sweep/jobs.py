@@ -124,6 +124,8 @@ def _claim_sweep(config: DictConfig) -> None:
     with read_write(config.hydra):
         config.hydra.sweep.dir = str(folder)
         overrides.hydra.append(f"hydra.sweep.dir='{literal}'")  # each job's config is composed from these overrides
+    if config.dry_run:
+        return
     wandb.group = wandb.group or folder.name
     _running.append(Sweep(folder, wandb, None if jobs is None else len(jobs)))
 
@@ -166,7 +168,7 @@ def _jobs(config: DictConfig) -> list[list[str]] | None:
     for one in overrides:
         if one.is_sweep_override() and not list(one.sweep_iterator()):  # Hydra would succeed without any job
             raise InputError(
-                f"{one.input_line} matches nothing, so no job would run; --help lists each group's options."
+                f"{one.input_line} matches nothing, so no job would run; --info {one.key_or_group} lists what there is."
             )
     (jobs,) = BasicSweeper.split_arguments(overrides, None)
     return jobs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,9 +44,9 @@ class Live:
         """
         if self.config.mode is WandbMode.disabled or not distributed.is_main():
             return
-        identity = hashlib.sha256(f"{self.folder.resolve()}/{name}/{self.work}".encode()).hexdigest()[:16]
-        self._place.enter_context(tracking.own_folders(self.folder))
+        identity = tracking.identity_of(self.folder, name, self.work)
         try:
+            self._place.enter_context(tracking.own_folders(self.folder))
             self._run = tracking.start(self.config, self.folder, name, tags, self.settings, self.kind, identity)
             for group in tracking.GROUPS:
                 self._run.define_metric(f"{group}/*", step_metric="layer")
@@ -101,8 +100,8 @@ class Live:
         if failed is not None:
             self.summarise({"failed": failed})
         self.act(lambda run: run.finish(exit_code=0 if failed is None else 1))
-        if self._run is not None and self.config.mode is WandbMode.offline:
-            log.info("The W&B run is kept offline; upload it with `wandb sync %s/wandb/offline-run-*`.", self.folder)
+        if self._run is not None:
+            tracking.tell_offline(self.config, self.folder)
         self._run = None
         self._place.close()
         if self.failure is not None and failed is None:

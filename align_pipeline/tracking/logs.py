@@ -11,6 +11,14 @@ from align_pipeline.config.messages import one_sentence
 NAME = "align_pipeline"
 
 
+class Own(logging.Filter):
+    """Lets through what this package and Hydra log, and not what libraries log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging`."""
+        return record.name.partition(".")[0] in ("align_pipeline", "hydra", "hydra_plugins", "__main__")
+
+
 def file_of(folder: Path, rank: int) -> Path:
     """The log file of a process: ``align_pipeline.log`` for the main one, ``align_pipeline.rank<n>.log`` for others."""
     return folder / (f"{NAME}.rank{rank}.log" if rank else f"{NAME}.log")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,6 +103,12 @@ def complain(config: WandbConfig, error: BaseException, consequence: str) -> Non
     log.warning("W&B failed (%s): %s.", reason, consequence)
 
 
+def tell_offline(config: WandbConfig, folder: Path) -> None:
+    """Say where an offline run is kept and how to upload it."""
+    if config.mode is WandbMode.offline:
+        log.info("The W&B run is kept offline; upload it with `wandb sync %s/wandb/offline-run-*`.", folder)
+
+
 @contextlib.contextmanager
 def _told(config: WandbConfig) -> Iterator[None]:
     """Turn any error of W&B into a log line, so that no result is lost."""
@@ -179,6 +186,11 @@ def start(
         return init(WandbMode.offline)
 
 
+def identity_of(folder: Path, name: str, work: str) -> str:
+    """The id of a run: the same whenever the same work starts again in the same folder."""
+    return hashlib.sha256(f"{folder.resolve()}/{name}/{work}".encode()).hexdigest()[:16]
+
+
 def log_rows(run: Any, curves: Sequence[Curve], alone: bool = False) -> None:
     """Log a row per layer with the value of every curve there; if `alone`, the language is left out of the names."""
     for layer in sorted({layer for curve in curves for layer in curve.layers}):
@@ -216,7 +228,7 @@ def log_charts(run: Any, curves: Sequence[Curve]) -> None:
 
 
 def track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequence[str]) -> None:
-    """Log a sweep's report as a run of its group: correlations as a table, plots, and all files as an artifact.
+    """Log a sweep's report as a run of its group: the page, correlations and verdicts, plots, all files as an artifact.
 
     Args:
         config: mode, project, entity and group.
@@ -228,17 +240,26 @@ def track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequen
         return
     with _told(config), own_folders(folder):
         _track_report(config, folder, report, failed)
+        tell_offline(config, folder)
 
 
 def _track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequence[str]) -> None:
     import pandas as pd
     import wandb
 
-    run = start(config, folder, f"report_{folder.name}", ["report"], {"failed": list(failed)}, "report")
+    name = f"report_{folder.name}"
+    run = start(
+        config, folder, name, ["report"], {"failed": list(failed)}, "report", identity_of(folder, name, "report")
+    )
     with run:
-        level = pd.read_csv(report / "language_level.csv")
+        level, verdicts = (pd.read_csv(report / f"{table}.csv") for table in ("language_level", "verdicts"))
         chosen = level[level["reduce"].isin(["max", "mean"]) & (level["group"] == "all")]
-        run.log({"language_level": wandb.Table(dataframe=chosen.astype(object).where(chosen.notna(), None))})
+        for table, rows in (("language_level", chosen), ("verdicts", verdicts)):
+            run.log({table: wandb.Table(dataframe=rows.astype(object).where(rows.notna(), None))})
+        run.log({"report": wandb.Html(str(report / "report.html"), inject=False)})
+        for row in verdicts[verdicts["effect"].notna()].to_dict("records"):
+            question = "/".join(str(row[key]) for key in ("model", "task", "question", "metric"))
+            run.summary.update({f"{question}/{key}": row[key] for key in ("effect", "p_adjusted", "verdict")})
         run.log({f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted(report.rglob("*.png"))})
         run.summary.update({"failed_jobs": len(failed)})
         artifact = wandb.Artifact(f"report-{run.id}", type="report")

@@ -27,7 +27,7 @@ def job(composed: DictConfig) -> None:
 
 def main() -> None:
     """The command line."""
-    command.main(job, "The last checkpoint is kept: the same command goes on from it.")
+    command.main(job, lambda: "The last checkpoint is kept: the same command goes on from it.")
 
 
 if __name__ == "__main__":

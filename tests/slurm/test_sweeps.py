@@ -245,7 +245,7 @@ def test_ctrl_c_cancels_the_jobs(start: Callable[..., Sweep]) -> None:
     sweep.process.send_signal(signal.SIGINT)
     code, printed = sweep.end(60)
     assert code == 1
-    assert "Stopped. Languages that were finished are in the cache" in printed
+    assert "Stopped. What was computed is kept in" in printed
     until(lambda: sweep.queue() == {}, 60)
     assert (sweep.folder / JOBS[1] / "error.txt").read_text() == "the sweep was stopped\n"
 

@@ -140,6 +140,12 @@ def _language(code: str) -> Language:
     return Language(**yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
+def is_answered(pair: Pair, predictions: pd.DataFrame) -> bool:
+    """Whether the predictions have both sides of a pair."""
+    known = set() if predictions.empty else set(zip(predictions["language"], predictions["pivot"], strict=True))
+    return {(side.language, side.pivot) for side in (pair.language, pair.english)} <= known
+
+
 def chosen_items(which: PatchItems, pair: Pair, predictions: pd.DataFrame) -> list[str]:
     """Ids of the paired items to patch, in English order.
 

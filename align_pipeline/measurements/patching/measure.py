@@ -16,9 +16,9 @@ from torch import Tensor
 
 from align_pipeline import distributed
 from align_pipeline.config import Config
-from align_pipeline.config.patch import KEPT, Component, is_kept, map_of
+from align_pipeline.config.patch import KEPT, Component, PatchItems, is_kept, map_of
 from align_pipeline.data.tasks import ChoiceTask, Pair, ParallelTask
-from align_pipeline.measurements.base import Columns, Job, Told, Unit
+from align_pipeline.measurements.base import ASSUMED, Columns, Job, Told, Unit
 from align_pipeline.measurements.patching import conditions, figures, statistics
 from align_pipeline.measurements.patching.learned import training
 from align_pipeline.measurements.patching.patch import Activations, Patched, chosen_layers, patch
@@ -59,14 +59,22 @@ class Patching:
             chosen_layers(config.patch, range(first, last + 1), config.model.name)
 
     def units(self) -> Iterator[Unit]:
-        """One unit per language; ``predictions.parquet`` says which items fail."""
+        """One unit per language; ``predictions.parquet`` says which items fail. All may, where a plan lacks it."""
         which, pairs, seed = self.asked_for.config.items, self.job.pairs, self.job.config.seed
         chosen: list[tuple[list[str], list[str]]] = []
         if distributed.is_main():
             predictions = self.job.table("predictions")
+            tries_english = any(map(is_kept, self.asked_for.conditions))
             for pair in pairs:
+                is_known = which is PatchItems.all and not tries_english
+                if self.job.dry and not is_known and not conditions.is_answered(pair, predictions):
+                    self.job.known[ASSUMED] = (
+                        "all items are taken to be patched, the most that it can be: which ones fail is not known yet"
+                    )
+                    chosen.append((list(pair.ids), list(pair.ids) if tries_english else []))
+                    continue
                 ids = conditions.chosen_items(which, pair, predictions)
-                count = len(ids) if any(map(is_kept, self.asked_for.conditions)) else 0
+                count = len(ids) if tries_english else 0
                 chosen.append((ids, conditions.kept_items(pair, predictions, count, seed)))
         for pair, (ids, kept) in zip(pairs, distributed.from_main(chosen), strict=True):
             language = pair.language.language

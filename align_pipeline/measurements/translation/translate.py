@@ -72,7 +72,16 @@ def translate(
     """
     encoded = lm.encode(translation.prompts)
     prompts = [lm.limit(t, f"The prompt of sentence {i}") for i, t in zip(translation.ids, encoded, strict=True)]
-    return lines(lm, greedy(lm, prompts, max_new_tokens, batch_tokens, advance))
+    return lines(lm, greedy(lm, prompts, max_new_tokens, batch_tokens, advance, expected_tokens(lm, translation)))
+
+
+def expected_tokens(lm: LanguageModel, translation: Translation) -> list[int] | None:
+    """Tokens of the references and of the line's end, for a model that only plans; None for one that runs."""
+    if lm.plan is None:
+        return None
+    return [
+        len(tokens) + 1 for tokens in lm.tokenizer(list(translation.references), add_special_tokens=False)["input_ids"]
+    ]
 
 
 def lines(lm: LanguageModel, outputs: Sequence[Tokens]) -> Hypotheses:

@@ -56,7 +56,7 @@ from align_pipeline.measurements.patching.conditions import (
     others_of,
 )
 from align_pipeline.measurements.patching.patch import Activations, layers_of
-from align_pipeline.measurements.translation.translate import Hypotheses, lines
+from align_pipeline.measurements.translation.translate import Hypotheses, expected_tokens, lines
 
 log = logging.getLogger(__name__)
 
@@ -266,7 +266,7 @@ def translate_patched(
     prompts = [list(prompt) for prompt, _ in sentences.own]
     heads = [list(prompt[:site]) for prompt, (site,) in sentences.own]
     tails = [list(prompt[site:]) for prompt, (site,) in sentences.own]
-    limits = token_limits(lm, prompts, max_new_tokens)
+    limits = token_limits(lm, prompts, max_new_tokens, expected_tokens(lm, sentences.translation))
     batch_tokens = distributed.least(cache_budget(lm, batch_tokens))
     beginning = common_beginning(heads)
     padded = pad_tokens(lm, max(map(len, prompts)) + max_new_tokens)
