@@ -39,3 +39,14 @@ def known_languages() -> dict[str, dict[str, Any]]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     found = {path.stem: yaml.load(path.read_bytes(), loader) for path in sorted((CONF / "lang").glob("*.yaml"))}
     return {code: language for code, language in found.items() if language}
+
+
+@functools.cache
+def names() -> dict[str, str]:
+    """The English name of each language, by FLORES code."""
+    return {str(one["flores"]): str(one["name"]) for one in reversed(known_languages().values()) if "flores" in one}
+
+
+def name_of(code: Any) -> str:
+    """The English name of a language; a code that is not known stands for itself."""
+    return names().get(str(code), str(code))

@@ -21,6 +21,7 @@ from align_pipeline.figures.style import (
     item_counts,
     language_codes,
     language_names,
+    languages,
     layer_ticks,
     metric_label,
     new_figure,
@@ -130,12 +131,12 @@ def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
         for name in names
         if name in named
     ]
-    ends = np.array([float(table.loc[name].dropna().to_numpy(float)[-1]) for name in names if name in named])
-    labels.end_labels(axes, ends, texts, layers[-1], 0.05, 1.04 * top * gap / (height - 1.2))
+    heights = np.array([float(best[name]) for name in names if name in named])  # at the last layer all are alike
+    labels.end_labels(axes, heights, texts, layers[-1], 0.05, 1.04 * top * gap / (height - 1.2), as_legend=True)
     share = "dot and number: best layer" if look.current() is None else "dot: best layer"
     if inner.sum() == len(layers) - 1 and len(layers) == layers[-1] + 1:
         share += f"; layer {layers[-1]} (after the final norm) is not counted"
-    set_title(axes, part_name(part) if "task" in part else "", f"{count} languages, {item_counts(part['n'])}; {share}")
+    set_title(axes, part_name(part) if "task" in part else "", f"{languages(count)}, {item_counts(part['n'])}; {share}")
     return figure
 
 
@@ -167,7 +168,7 @@ def heatmap(part: pd.DataFrame) -> Figure:
     axes.set_xlabel("layer (hidden state)")
     labels.colour_bar(figure, axes, image, "share of items aligned", height)
     labels.row_labels(axes, names, size, language_codes(part), count - 1)
-    set_title(axes, part_name(part), f"{count} languages, {item_counts(part['n'])}; ring: best layer")
+    set_title(axes, part_name(part), f"{languages(count)}, {item_counts(part['n'])}; ring: best layer")
     return figure
 
 
@@ -183,6 +184,7 @@ def correlation_by_layer(level: pd.DataFrame) -> Figure:
         bounds = part[["pearson_low", "pearson_high"]].to_numpy(float)
         axes.fill_between(layer, bounds[:, 0], bounds[:, 1], color=colour, alpha=0.15, linewidth=0)
     axes.axhline(0, color="#888888", linewidth=0.8)
+    axes.set_xticks(layer_ticks(np.unique(level["layer"].to_numpy(int))))
     lowest = float(np.nanmin(level[["pearson", "pearson_low"]].to_numpy(float)))
     axes.set_ylim(max(-1.02, min(lowest, 0) - 0.25), 1.02)  # room for the legend
     axes.set_xticks(layer_ticks(np.sort(level["layer"].unique())))
@@ -196,6 +198,6 @@ def correlation_by_layer(level: pd.DataFrame) -> Figure:
     set_title(
         axes,
         f"{TASKS.get(task, task)}: alignment against accuracy, layer by layer",
-        f"n = {count} languages; band: 95% interval",
+        f"n = {count} language{'' if count == '1' else 's'}; band: 95% interval",
     )
     return figure

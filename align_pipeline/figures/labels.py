@@ -156,7 +156,13 @@ def _line(axes: Axes) -> float:
 
 
 def end_labels(
-    axes: Axes, ends: NDArray[Any], texts: Sequence[Mapping[str, Any]], layer: int, gutter: float, gap: float
+    axes: Axes,
+    ends: NDArray[Any],
+    texts: Sequence[Mapping[str, Any]],
+    layer: int,
+    gutter: float,
+    gap: float,
+    as_legend: bool = False,
 ) -> None:
     """Label lines at their ends, one below the other, with a thin line from each end to its label.
 
@@ -167,6 +173,7 @@ def end_labels(
         layer: the last one.
         gutter: width of the thin line, as a share of the axes' width.
         gap: distance of the labels on the page, in units of the axis.
+        as_legend: whether `ends` are other heights, which order the labels; each then has a piece of its line beside it.
     """
     low, high = axes.get_ylim()
     left, edge = axes.get_xlim()
@@ -179,6 +186,9 @@ def end_labels(
     spots = spread_apart(ends, gap if look.current() is None else _line(axes), low, high)
     for label, text, spot, end in zip(drawn, texts, spots, ends, strict=True):
         label.set_y(spot)
+        if as_legend:
+            axes.plot([edge + 0.2 * wide, edge + 0.9 * wide], [spot, spot], color=text["line"], clip_on=False)
+            continue
         axes.plot(
             [layer, edge, edge + wide], [end, end, spot], color=text["line"], linewidth=0.5, clip_on=False, zorder=1.5
         )

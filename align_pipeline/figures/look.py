@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from align_pipeline.config.lang import name_of
+
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 MOST = 12
 """Most languages that get a label and a colour of their own."""
@@ -99,9 +101,9 @@ def marker(size: float, rows: int) -> float:
 
 
 def shown(codes: pd.Series[Any]) -> pd.Series[Any]:
-    """What languages are called."""
+    """What languages are called: on the page by name, in a paper as the look says."""
     look = current()
-    return codes if look is None else codes.map(lambda code: look.names.get(code, code))
+    return codes.map(name_of if look is None else lambda code: look.names.get(code, code))
 
 
 def labelled(codes: Mapping[str, str]) -> set[str]:

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 from align_pipeline.figures import labels, look
 from align_pipeline.figures.style import (
     BLUE,
+    CLASSES,
     GREEN,
+    MARKERS,
     OKABE_ITO,
     ORANGE,
     TASKS,
     draw_inside,
     language_codes,
     language_names,
+    languages,
     layer_ticks,
     metric_label,
     new_figure,
@@ -40,14 +43,14 @@ from align_pipeline.figures.style import (
 
 
 def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]) -> Figure:
-    """Accuracy against alignment (max over layers), one point per language, labelled with its code.
+    """Accuracy against alignment (max over layers), one point per language, labelled with its name.
 
     Args:
         part: rows of `study.points` with ``reduce`` max, with accuracy's ``stderr`` and ``chance`` if they are known.
         numbers: the matching row of `languages.language_level`.
         classes: resource class, 0 to 5, by FLORES code.
     """
-    figure, axes = new_figure(9.0, 6.4)
+    figure, axes = new_figure(9.0, 6.4, right=1.1)
     codes, named = language_codes(part), look.labelled(language_codes(part))
     names = [str(label) for label in language_names(part)]
     x, y = part["alignment"].to_numpy(float), part["accuracy"].to_numpy(float)
@@ -77,22 +80,19 @@ def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]
         r += f" [{numbers['pearson_low']:.2f}, {numbers['pearson_high']:.2f}]"
     bars = "; bars: standard error" if part["stderr"].notna().any() else ""
     bars += "; dashed: guessing" if look.current() is not None and part["chance"].notna().any() else ""
-    set_title(axes, part_name(part), f"n = {len(part)} languages{r}{bars}")
+    set_title(axes, part_name(part), f"n = {languages(len(part))}{r}{bars}")
     return figure
 
 
 def _by_class(axes: Axes, x: NDArray[Any], y: NDArray[Any], own: Sequence[int | None]) -> None:
-    """Points in the shade of their resource class, with a legend."""
-    from matplotlib import colormaps
-
+    """Points in the colour of their resource class, with a legend."""
     for value in sorted({c for c in own if c is not None}):
         chosen = np.array([c == value for c in own])
-        colour = colormaps["cividis"](1 - float(value) / 5 * 0.95)
         axes.plot(
             x[chosen],
             y[chosen],
-            "o",
-            color=colour,
+            MARKERS[value],
+            color=CLASSES[value],
             markersize=6,
             markeredgecolor="#444444",
             markeredgewidth=0.4,
@@ -101,7 +101,7 @@ def _by_class(axes: Axes, x: NDArray[Any], y: NDArray[Any], own: Sequence[int | 
     unknown = np.array([c is None for c in own])
     if unknown.any():
         axes.plot(x[unknown], y[unknown], "o", color="#BBBBBB", markersize=6, label="unknown")
-    axes.legend(title="resource class", loc="lower right", fontsize=8, title_fontsize=8)
+    axes.legend(title="resource\nclass", loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, title_fontsize=8)
 
 
 def transfer(part: pd.DataFrame, odds: pd.DataFrame) -> Figure:
@@ -150,7 +150,7 @@ def transfer(part: pd.DataFrame, odds: pd.DataFrame) -> Figure:
     set_title(
         above,
         part_name(part),
-        f"{count} languages, n = {sizes['n_a'].sum():,} TS and {sizes['n_b'].sum():,} TF items in all",
+        f"{languages(count)}, n = {sizes['n_a'].sum():,} TS and {sizes['n_b'].sum():,} TF items in all",
     )
     return figure
 
@@ -188,7 +188,7 @@ def forest(part: pd.DataFrame) -> Figure:
     set_title(
         axes,
         part_name(part),
-        f"{count} languages; {int(sure.sum())} significant (permutation test, max-T over languages)",
+        f"{languages(count)}; {int(sure.sum())} significant (permutation test, max-T over languages)",
     )
     return figure
 
@@ -220,7 +220,7 @@ def agreement(part: pd.DataFrame) -> Figure:
     set_title(
         axes,
         f"{TASKS.get(task, task)}: agreement with English",
-        f"{count} language{'s' if count != 1 else ''}; {sure} above independent answers (kappa, adjusted p < 0.05)",
+        f"{languages(count)}; {sure} above independent answers (kappa, adjusted p < 0.05)",
     )
     return figure
 
@@ -260,7 +260,9 @@ def odds(part: pd.DataFrame) -> Figure:
     labels.legend(axes, 8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     labels.settle(figure)
     row = part.iloc[0]
-    sizes = f"{part['n'].max():,} answers to {part['n_items'].max():,} items in {part['n_languages'].max()} languages"
+    sizes = (
+        f"{part['n'].max():,} answers to {part['n_items'].max():,} items in {languages(int(part['n_languages'].max()))}"
+    )
     below = f"n = {sizes} at most; clustered errors"
     set_title(axes, f"{TASKS.get(row['task'], row['task'])}: right answers, aligned against other items", below)
     return figure
@@ -299,6 +301,6 @@ def reliability(bins: pd.DataFrame) -> Figure:
     set_title(
         axes,
         f"{TASKS.get(task, task)}: reliability",
-        f"n = {bins['n'].sum():,} answers; {count} languages (thin) and English",
+        f"n = {bins['n'].sum():,} answers; {languages(count)} (thin) and English",
     )
     return figure

@@ -40,6 +40,14 @@ TASKS = {"belebele": "Belebele", "xcopa": "XCOPA", "xstorycloze": "XStoryCloze",
 SCORES = {"chrf": "chrF++", "bleu": "BLEU", "spbleu": "spBLEU", "comet": "COMET", "cometkiwi": "COMETKiwi"}
 
 
+CLASSES = {0: "#D55E00", 1: "#E69F00", 2: "#A39800", 3: "#009E73", 4: "#56B4E9", 5: "#0072B2"}
+"""Colour of each resource class: warm with few resources, cool with many; distinct also for the colour-blind."""
+
+
+MARKERS = "osD^vP"
+"""Shape of each resource class."""
+
+
 _STYLE: Any = {
     "font.family": ["DejaVu Sans", "sans-serif"],
     "font.sans-serif": ["DejaVu Sans"],
@@ -179,10 +187,15 @@ def language_codes(part: pd.DataFrame) -> dict[str, str]:
 
 
 def language_names(part: pd.DataFrame) -> pd.Series[Any]:
-    """Names of languages in a figure: the code (in a paper also names), with the pivot only if needed."""
+    """Names of languages in a figure (in a paper also codes), with the pivot only if needed."""
     twice = part.drop_duplicates(["language", "pivot"])["language"].duplicated().any()
     language = look.shown(part["language"].astype(str))
-    return language + " (" + part["pivot"].astype(str) + ")" if twice else language
+    return language + " (" + look.shown(part["pivot"].astype(str)) + ")" if twice else language
+
+
+def languages(count: int) -> str:
+    """A number of languages, in words."""
+    return f"{count:,} language{'' if count == 1 else 's'}"
 
 
 def layer_ticks(layers: NDArray[Any]) -> list[int]:
@@ -231,9 +244,11 @@ def plain_log(axes: Axes, values: NDArray[Any]) -> None:
     low, high = (values.min(), values.max()) if len(values) else (0.9, 1.1)
     low, high = max(min(low, 0.95), 0.02), min(max(high, 1.05), 50)
     steps = [0.02, 0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50]
-    shown = [s for s in steps if low / 1.02 <= s <= high * 1.02]
     axes.set_ylim(low / 1.03, high * 1.03)
-    step = -(-len(shown) // 7)
-    axes.yaxis.set_major_locator(FixedLocator(shown[::step]))
+    shown: list[float] = []
+    for tick in sorted((s for s in steps if low / 1.02 <= s <= high * 1.02), key=lambda s: abs(np.log(s))):
+        if all(abs(np.log(tick / other)) >= np.log(high / low) / 7.5 for other in shown):
+            shown.append(tick)  # from 1 outwards, so that no two are printed over each other
+    axes.yaxis.set_major_locator(FixedLocator(sorted(shown)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axes.yaxis.set_minor_locator(NullLocator())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,13 @@ class Part:
         ]
         return sorted(found, key=lambda m: (_place(m[0]), m))
 
-    def draw(self, draw: Callable[[], Any], *words: str) -> str:
+    def draw(self, draw: Callable[[], Any], *words: str, for_paper: bool = True) -> str:
         """Draw a figure and save it as PNG and SVG.
 
         Args:
             draw: see `style.save`.
             words: parts of the file names, after the task and, if the report has several models, the model.
+            for_paper: whether a paper has the figure too.
 
         Returns:
             the SVG as an image address.
@@ -72,16 +73,45 @@ class Part:
         name = "_".join([words[0], *([self.model] if self.models > 1 else []), self.task, *words[1:]])
         stem = self.plots / style.slug(name)
         style.save(draw, stem)
-        self.drawings[stem.name] = draw
+        if for_paper:
+            self.drawings[stem.name] = draw
         svg = stem.with_name(f"{stem.name}.svg").read_text(encoding="utf-8")
         return Markup("data:image/svg+xml,") + Markup(quote(_compact(svg), safe=_AS_THEY_ARE))
 
 
 def _compact(svg: str) -> str:
-    """The same drawing without what no browser draws: metadata, comments, line breaks, a third decimal of a point."""
+    """The same drawing without what no browser draws: metadata, comments, line breaks, a third decimal of a point;
+    and without its white ground, so that it can stand on a dark one."""
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><").strip()
+    svg = (
+        re.sub(r"\s*\n\s*", " ", svg)
+        .replace("> <", "><")
+        .replace('style="fill: #ffffff"', 'style="fill: none"')
+        .strip()
+    )
     return re.sub(r"\d+\.\d{3,}(?=[ \"])", lambda number: f"{float(number[0]):.2f}", svg)
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A question at the top of the page, with its answer in a sentence and one picture.
+
+    Attributes:
+        question: the question.
+        place: its place among those of all sections: 1 for depth, 2 for languages, 3 for items.
+        answer: the sentence, the effect first in bold; or why there is none.
+        figure: the picture, rendered with the macro ``figure``; "" for none.
+    """
+
+    question: str
+    place: int
+    answer: Markup
+    figure: Markup | str = ""
+
+
+def no_leads(part: Part) -> list[Lead]:
+    """Of a section that answers none of the page's questions."""
+    return []
 
 
 @dataclass(frozen=True)
@@ -95,6 +125,7 @@ class Section:
         optional: columns that may be missing or have empty cells.
         csv: description of the rows, if the report also writes them to ``<table>.csv``.
         others: further tables of the measurement and their columns, by name; they may be missing.
+        leads: what the section says of a part at the top of the page.
     """
 
     table: str
@@ -103,6 +134,7 @@ class Section:
     optional: frozenset[str] = frozenset()
     csv: str = ""
     others: Mapping[str, pa.Schema] = field(default_factory=dict)
+    leads: Callable[[Part], Sequence[Lead]] = no_leads
 
     def tables(self) -> dict[str, Section]:
         """Each table that the report reads for the section, as a section with that table only."""

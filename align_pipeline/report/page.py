@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-import os
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from align_pipeline import __version__
 from align_pipeline.data.items import ENGLISH
+from align_pipeline.figures import interactive, style
 from align_pipeline.measurements import sections
 from align_pipeline.page.numbers import layer_range, task_name
 from align_pipeline.page.part import Part
@@ -53,30 +55,86 @@ def render(
         for model, task in studies
     ]
     names = sorted({task_name(task) for task in tasks})
+    chapters = [_chapter(part, place) for place, part in enumerate(parts, 1)]
+    codes = sorted({str(code) for table in _languages(results) for code in table.unique()})
+    body = "".join(str(section) for chapter in chapters for section in chapter.sections)
+    is_live = 'class="live"' in body
     return fill(
         "align_pipeline/report/page.html",
-        title=f"Alignment and accuracy: {', '.join(models)} on {', '.join(names)}",
+        title=f"Alignment and accuracy: {_listed(models, 'models')} on {_listed(names, 'tasks')}",
+        lead=" · ".join(_sizes(results)),
         provenance=list(_provenance(results, models, names)),
         failed=failed,
         notes=results.notes,
         models=across.show(tables, results.study, results.languages, plots_folder, drawings),
-        parts=[
-            SimpleNamespace(
-                title=f"{task_name(part.task)}, {part.model}",
-                sections=[*(section.show(part) for section in sections()), tuning.show(part)],
-                published=part.of("against_published"),
-            )
-            for part in parts
-        ],
+        parts=chapters,
+        leads=[chapter for chapter in chapters if chapter.leads],
         files=files,
         methods=re.sub(r" \\citep\{([^}]*)\}", r" (\1)", methods),
+        languages=_as_script(interactive.about(pd.Series(codes))) if is_live else "{}",
+        css=Markup(_beside("page.css")),
+        js=Markup(_beside("page.js")),
+        library=Markup(interactive.library()) if is_live else "",
     )
 
 
+def _chapter(part: Part, place: int) -> SimpleNamespace:
+    """A model and task: its answers for the top of the page, its sections, and their headings for the contents."""
+    contents: list[tuple[str, str]] = []
+
+    def numbered(heading: re.Match[str]) -> str:
+        contents.append((f"section-{place}-{len(contents) + 1}", html.unescape(re.sub(r"<[^>]+>", "", heading[1]))))
+        return f'<h3 id="{contents[-1][0]}">{heading[1]}</h3>'
+
+    shown = [*(section.show(part) for section in sections()), tuning.show(part)]
+    return SimpleNamespace(
+        title=f"{task_name(part.task)}, {part.model}",
+        leads=sorted((lead for section in sections() for lead in section.leads(part)), key=lambda lead: lead.place),
+        sections=[Markup(re.sub(r"<h3>(.*?)</h3>", numbered, str(section), flags=re.DOTALL)) for section in shown],
+        contents=contents,
+        published=part.of("against_published"),
+    )
+
+
+def _beside(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def _as_script(value: Any) -> Markup:
+    """JSON that can stand within a script element."""
+    return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
+
+
+def _listed(names: Sequence[str], kind: str) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{len(names)} {kind}"
+
+
+def _languages(results: Results) -> list[pd.Series[Any]]:
+    """The column of languages of each table that has one."""
+    having = (
+        results.study.predictions,
+        results.study.items,
+        results.tables.translations,
+        *results.tables.added.values(),
+    )
+    return [table["language"] for table in having if "language" in table]
+
+
+def _sizes(results: Results) -> Iterator[str]:
+    """What the page is about, in numbers."""
+    count = len({str(code) for column in _languages(results) for code in column.unique()} - {ENGLISH})
+    yield f"{style.languages(count)} compared with English"
+    layers = sorted({int(k) for block in results.study.blocks.values() for k in block.layers})
+    if layers:
+        yield f"layer{'s' if len(layers) > 1 else ''} {layer_range(layers)}"
+    answers = len(results.study.predictions)
+    if answers:
+        yield f"{answers:,} answers"
+
+
 def headlines(page: str, count: int = 3) -> list[str]:
-    """The first findings of a page as plain text, for the console."""
-    box = re.search(r'class="findings">(.*?)</ul>', page, re.DOTALL)
-    found = re.findall(r"<li>(.*?)</li>", box[1], re.DOTALL) if box else []
+    """The first answers of a page as plain text, for the console."""
+    found = re.findall(r'<p class="answer">(.*?)</p>', page, re.DOTALL)
     return [" ".join(html.unescape(re.sub(r"<[^>]+>", "", one)).split()) for one in found[:count]]
 
 
@@ -96,9 +154,6 @@ def _provenance(results: Results, models: Sequence[str], tasks: Sequence[str]) -
     }
     yield "Models", "; ".join(_described(name, configs.get(name, {})) for name in models)
     yield "Tasks", ", ".join(tasks)
-    having = (results.study.predictions, results.study.items, tables.translations)
-    codes = {code for table in having for code in table["language"].unique()} - {ENGLISH}
-    yield "Languages", f"{len(codes)}, and English as the pivot"
     translated = f", {len(tables.translations):,} of translations" if len(tables.translations) else ""
     yield "Rows", f"{len(tables.alignment):,} of alignment, {len(tables.predictions):,} of predictions{translated}"
     layers = sorted({int(k) for block in results.study.blocks.values() for k in block.layers})
@@ -106,11 +161,7 @@ def _provenance(results: Results, models: Sequence[str], tasks: Sequence[str]) -
         yield "Layers", layer_range(layers)
     sources = sorted({f"{d.get('dataset', '?')} ({d.get('source', '?')})" for s in summaries if (d := s.get("data"))})
     yield "Data", "; ".join(sources) or "not recorded (there is no summary.json with the tables)"
-    folders = [str(folder) for folder in tables.folders]
-    yield (
-        "Read from",
-        f"{len(folders)} folders in {os.path.commonpath(folders)}" if len(folders) > 1 else folders[0],
-    )
+    yield "Read from", f"{len(tables.folders)} folder{'s' if len(tables.folders) > 1 else ''} of tables"
     versions = sorted(
         {f"{k} {v}" for s in summaries for k, v in (s.get("versions") or {}).items() if k in ("torch", "transformers")}
     )
@@ -119,4 +170,5 @@ def _provenance(results: Results, models: Sequence[str], tasks: Sequence[str]) -
 
 def _described(name: str, config: Mapping[str, Any]) -> str:
     more = [str(config[key]) for key in ("path", "revision", "dtype") if config.get(key)]
+    more = [Path(one).name if Path(one).is_absolute() else one for one in more]  # no folders of the machine
     return f"{name} ({', '.join(more)})" if more else name

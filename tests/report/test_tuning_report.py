@@ -115,7 +115,10 @@ def written(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text_of(page: Path) -> str:
     """The visible words of a page."""
     whole = re.sub(
-        r"data:[^\"]+|<style.*?</style>|<script.*?</script>", "", page.read_text(encoding="utf-8"), flags=re.S
+        r"data:[^\"]+|<style.*?</style>|<script.*?</script>|<aside>.*?</aside>",
+        "",
+        page.read_text(encoding="utf-8"),
+        flags=re.S,
     )
     return " ".join(re.sub(r"<[^>]+>", " ", whole).split())
 

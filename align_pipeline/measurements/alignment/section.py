@@ -11,10 +11,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from align_pipeline.data.items import ENGLISH
-from align_pipeline.figures import curves, plots
+from align_pipeline.figures import curves, interactive, plots
 from align_pipeline.inference.study import MIN_LANGUAGES
 from align_pipeline.inference.tuning import OTHER, TRAINED
 from align_pipeline.inference.verdicts import BOUNDS, LEVEL
+from align_pipeline.measurements.alignment.leads import guessing, leads, of_metric, points_of, with_chance
 from align_pipeline.measurements.alignment.table import ALIGNMENT, BASELINES
 from align_pipeline.page.numbers import metric_name, metric_names
 from align_pipeline.page.part import Part, Section, in_order
@@ -34,16 +35,12 @@ def _show(part: Part) -> Markup:
     return render("align_pipeline/measurements/alignment/section.html", layers=list(_layers(part)), answered=answered)
 
 
-def _of(table: pd.DataFrame, metric: str, pooling: str) -> pd.DataFrame:
-    return table[(table["metric"] == metric) & (table["pooling"] == pooling)]
-
-
 def _findings(part: Part) -> dict[str, Any]:
     """The headline answers: rows and numbers for the sentences of the template."""
     calibration, verdicts = part.of("calibration"), part.of("verdicts")
     english = calibration["language"] == ENGLISH
     return {
-        "guessing": _guessing(part.of("groups")),
+        "guessing": guessing(part.of("groups")),
         "names": metric_names({*part.metrics, *zip(verdicts["metric"], verdicts["pooling"], strict=True)}),
         "questions": list(_questions(verdicts[verdicts["verdict"] != ""])),
         "unanswered": verdicts[verdicts["verdict"] == ""],
@@ -54,21 +51,6 @@ def _findings(part: Part) -> dict[str, Any]:
         "tuned": _tuned(part.of("tuning")),
         "english_ece": calibration.loc[english, "ece"].mean(),
     }
-
-
-def _guessing(groups: pd.DataFrame) -> SimpleNamespace | None:
-    """In how many languages accuracy is above chance; None if the tables do not show the number of options."""
-    tested = groups[groups["p_chance_holm"].notna()]
-    if tested.empty:
-        return None
-    return SimpleNamespace(
-        chance=tested["chance"].mean(),
-        tested=len(tested),
-        above=int((tested["p_chance_holm"] < LEVEL).sum()),
-        low=tested["accuracy"].min(),
-        high=tested["accuracy"].max(),
-        english=tested["english_accuracy"].mean(),
-    )
 
 
 def _tuned(tuning: pd.DataFrame) -> list[SimpleNamespace]:
@@ -109,7 +91,7 @@ def _by_language(part: Part) -> Iterator[SimpleNamespace]:
     """In how many languages TS and TF differ, and in how many the best layer's alignment is above chance."""
     items, chances = part.of("items_by_language"), part.of("chance")
     for metric, pooling in part.metrics:
-        rows, best = _of(items, metric, pooling), _of(chances, metric, pooling)
+        rows, best = of_metric(items, metric, pooling), of_metric(chances, metric, pooling)
         best = best[best["best_layer"].astype(bool) & best["above"].notna()]
         tested = rows[rows["p"].notna()]
         if len(tested) or len(best):
@@ -126,16 +108,15 @@ def _by_language(part: Part) -> Iterator[SimpleNamespace]:
 
 def _overview(part: Part) -> dict[str, Any]:
     """Accuracy and best alignment per language."""
-    cells, groups, known = part.of("cells"), part.of("groups"), part.languages
+    cells, groups = part.of("cells"), part.of("groups")
     units = pd.concat([cells[["language", "pivot"]], groups[["language", "pivot"]]]).drop_duplicates()
     table = units.merge(groups.drop(columns=["model", "task"]), how="left", on=["language", "pivot"])
-    table["name"] = [str(known["name"].get(code, code)) for code in table["language"]]
     own = part.of("points").drop_duplicates(["language", "pivot"])[["language", "pivot", "fertility"]]
     table = table.merge(own, how="left", on=["language", "pivot"])
     for i, (metric, pooling) in enumerate(part.metrics):
-        rows = _of(cells, metric, pooling)
+        rows = of_metric(cells, metric, pooling)
         best = rows.loc[rows["best_layer"], ["language", "pivot", "share", "layer"]]
-        chances = _of(part.of("chance"), metric, pooling)[["language", "pivot", "layer", "chance"]]
+        chances = of_metric(part.of("chance"), metric, pooling)[["language", "pivot", "layer", "chance"]]
         best = best.merge(chances, "left", ["language", "pivot", "layer"])
         best["layer"] = best["layer"].where(best["share"] > 0)  # without an aligned item, no layer is the best
         best = best.rename(columns={"share": f"max_{i}", "layer": f"at_{i}", "chance": f"chance_{i}"})
@@ -149,8 +130,8 @@ def _overview(part: Part) -> dict[str, Any]:
     return {
         "chances": chances,
         "every": table.sort_values(["accuracy", "language"], ascending=[False, True]),
-        "pivots": table["pivot"].nunique(),
-        "metrics": [metric_name(*metric) for metric in part.metrics],
+        "twice": bool(table["language"].duplicated().any()),  # then the pivot tells the rows apart
+        "metrics": list(metric_names(part.metrics).values()),
     }
 
 
@@ -166,9 +147,14 @@ def _languages(part: Part) -> dict[str, Any]:
             (whole[["alignment_task", "metric", "pooling"]] == list(key)).all(axis=1) & (whole["reduce"] == "max")
         ]
         words = ("scatter", *([] if source == part.task else [source]), metric, pooling)
-        rows = rows.merge(part.of("groups")[["language", "pivot", "stderr", "chance"]], "left", ["language", "pivot"])
+        if len(rows) < 2:  # a point alone shows nothing
+            continue
+        rows = points_of(part, rows)
         image = part.draw(partial(plots.scatter, rows, numbers.iloc[0], part.languages["resource"]), *words)
-        scatters.append(SimpleNamespace(name=metric_name(metric, pooling), n=len(rows), image=image))
+        one = SimpleNamespace(
+            name=metric_name(metric, pooling), n=len(rows), image=image, live=interactive.scatter(rows)
+        )
+        scatters.append(one)
     drawn = layers["pearson"].notna().any() and layers["layer"].nunique() > 1
     return {
         "level": whole,
@@ -183,15 +169,15 @@ def _languages(part: Part) -> dict[str, Any]:
 def _layers(part: Part) -> Iterator[SimpleNamespace]:
     """Alignment by layer."""
     for metric, pooling in part.metrics:
-        rows, last = _of(part.of("cells"), metric, pooling), _last(part, metric, pooling)
-        chances = _of(part.of("chance"), metric, pooling)[["language", "pivot", "layer", "chance"]]
-        rows = rows.merge(chances, how="left", on=["language", "pivot", "layer"])
+        rows, last = with_chance(part, metric, pooling), _last(part, metric, pooling)
         yield SimpleNamespace(
             name=metric_name(metric, pooling),
             languages=rows["language"].nunique(),
             n=rows["n"].max(),
             curves=part.draw(partial(curves.curves, rows, last), "curves", metric, pooling),
+            curves_live=interactive.curves(rows),
             heatmap=part.draw(partial(curves.heatmap, rows), "heatmap", metric, pooling),
+            heatmap_live=interactive.heatmap(rows),
         )
 
 
@@ -209,14 +195,18 @@ def _items(part: Part) -> dict[str, Any]:
     pooled = pooled[pooled["at"] == "layer"]
     transfers = []
     for metric, pooling in part.metrics if len(instance) else ():
-        rows, odds = _of(transfer, metric, pooling), _of(pooled, metric, pooling)
+        rows, odds = of_metric(transfer, metric, pooling), of_metric(pooled, metric, pooling)
         best = rows[rows["best_layer"] & rows["difference"].notna()]
         if len(best):
             one = SimpleNamespace(name=metric_name(metric, pooling), languages=len(best))
             one.ts, one.tf = best["n_a"].sum(), best["n_b"].sum()
             one.curves = part.draw(partial(plots.transfer, rows, odds), "transfer", metric, pooling)
-            differs = _of(own, metric, pooling)
+            differs = of_metric(own, metric, pooling)
             one.differences = part.draw(partial(plots.forest, differs), "differences", metric, pooling)
+            known = differs[differs["difference"].notna()]
+            one.live = interactive.intervals(
+                known.assign(sure=known["p_languages"] < LEVEL), "share aligned, TS minus TF"
+            )
             transfers.append(one)
     has_groups = (transfer["n_a"] * transfer["n_b"] > 0).any()
     return {
@@ -251,4 +241,5 @@ SECTION = Section(
     ALIGNMENT.remove(ALIGNMENT.get_field_index("margin")),
     _show,
     others={"baselines": BASELINES},
+    leads=leads,
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from align_pipeline.config.lang import name_of
 from align_pipeline.config.patch import KEPT, TREATMENT, is_kept, is_placebo, map_of, treatment_of
 from align_pipeline.figures import labels, look, style
 from align_pipeline.figures.look import points
@@ -161,7 +162,7 @@ def translation(part: pd.DataFrame) -> Figure:
     labels.settle(figure)
     row = next(part.itertuples())
     languages = sorted(part["language"].astype(str).unique())
-    whose = languages[0] if len(languages) == 1 else f"mean over {len(languages)} languages"
+    whose = name_of(languages[0]) if len(languages) == 1 else f"mean over {len(languages)} languages"
     title = f"{style.TASKS.get(str(row.task), str(row.task))}, {row.direction}, patched: {kind_name(row)}"
     dashed = "" if look.current() is None else "; dashed: unpatched"
     style.set_title(axes, title, f"{whose}, n = {int(part['n'].max()):,} sentences{dashed}")
@@ -257,6 +258,6 @@ def _title(part: pd.DataFrame) -> str:
 
 def _below(part: pd.DataFrame) -> str:
     languages = sorted(part["language"].astype(str).unique())
-    whose = languages[0] if len(languages) == 1 else f"{len(languages)} languages"
+    whose = name_of(languages[0]) if len(languages) == 1 else f"{len(languages)} languages"
     n = int(part.groupby(["language", "pivot"], observed=True)["n_tf"].max().sum())
     return f"{whose}, n = {n:,} items right in English and wrong unpatched"

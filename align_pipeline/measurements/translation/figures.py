@@ -17,6 +17,7 @@ from align_pipeline.figures.style import (
     OKABE_ITO,
     SCORES,
     draw_inside,
+    languages,
     metric_label,
     new_figure,
     room_for,
@@ -60,7 +61,7 @@ def translation_scatter(part: pd.DataFrame, numbers: pd.DataFrame) -> Figure:
         if r and not pd.isna(found["pearson_low"]):
             r += f" [{found['pearson_low']:.2f}, {found['pearson_high']:.2f}]"
         set_title(
-            axes, f"{direction}, {metric_label(found['metric'], found['pooling'])}", f"n = {len(rows)} languages{r}"
+            axes, f"{direction}, {metric_label(found['metric'], found['pooling'])}", f"n = {languages(len(rows))}{r}"
         )
         drawn.append((axes, rows, x, y))
     for axes, rows, x, y in drawn:  # with all panels' final sizes
@@ -103,7 +104,7 @@ def directions(part: pd.DataFrame) -> Figure:
     labels.group_legend(axes, list(part["language"].astype(str)))
     _label(axes, part, x, y)
     sure = int((part["p_holm"] < 0.05).sum())
-    below = f"n = {len(part)} languages; {sure} with a difference (Wilcoxon over sentences, Holm p < 0.05)"
+    below = f"n = {languages(len(part))}; {sure} with a difference (Wilcoxon over sentences, Holm p < 0.05)"
     set_title(axes, f"Both directions, mean {SCORES[part['score'].iloc[0]]}", below)
     return figure
 
@@ -143,6 +144,6 @@ def rank_biserial(part: pd.DataFrame) -> Figure:
     set_title(
         axes,
         f"Sentences, {metric_label(row['metric'], row['pooling'])}",
-        f"{len(order)} languages, each at its best layer",
+        f"{languages(len(order))}, each at its best layer",
     )
     return figure

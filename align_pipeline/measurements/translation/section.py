@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from align_pipeline.figures import style
 from align_pipeline.measurements.translation import figures
+from align_pipeline.measurements.translation.leads import leads
 from align_pipeline.measurements.translation.statistics import headline
 from align_pipeline.measurements.translation.table import TRANSLATIONS
 from align_pipeline.page.numbers import metric_name
@@ -72,7 +73,6 @@ def _ending(direction: str) -> str:
 def _overview(part: Part, scored: pd.DataFrame) -> pd.DataFrame:
     """One row per language, one column per score and direction."""
     table = scored[["language"]].drop_duplicates()
-    table["name"] = [str(part.languages["name"].get(code, code)) for code in table["language"]]
     for direction, rows in scored.groupby("direction"):
         own = rows.drop(columns=["model", "task", "direction"]).dropna(axis="columns", how="all").set_index("language")
         table = table.merge(own.add_suffix(_ending(str(direction))), how="left", on="language")
@@ -108,4 +108,6 @@ def _sentences(part: Part, best: pd.DataFrame) -> Iterator[SimpleNamespace]:
             )
 
 
-SECTION = Section("translations", TRANSLATIONS, _show, optional=frozenset(("spbleu", "comet", "cometkiwi")))
+SECTION = Section(
+    "translations", TRANSLATIONS, _show, optional=frozenset(("spbleu", "comet", "cometkiwi")), leads=leads
+)

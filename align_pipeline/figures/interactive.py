@@ -1,0 +1,306 @@
+"""The report's main figures as Vega-Lite: hover names a language, a click keeps it, and all figures of a page follow.
+
+A figure here is its Vega-Lite specification and its rows. The rows hold codes; the page's script adds the languages'
+names, scripts, families and resource classes, which all figures share, and the colours of the page. It also sets the
+parameters ``pinned`` (codes that the reader chose) and ``hovered`` (the code under the pointer) in every figure.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from align_pipeline.config.lang import known_languages
+from align_pipeline.figures.style import CLASSES, layer_ticks
+
+UNKNOWN = "unknown"
+_IS_CHOSEN = "indexof(pinned, datum.language) >= 0 || hovered == datum.language"
+_ANY = "length(pinned) > 0 || hovered != ''"
+_LANGUAGE = ["name:language", "script:script", "family:family", "resource:resource class"]
+
+
+def curves(part: pd.DataFrame, small: bool = False) -> Markup:
+    """Share of aligned items by layer, a line per language; a dot marks the best layer, a dashed line chance.
+
+    Args:
+        part: language, pivot, layer, share, best_layer and chance (missing if it is not known) of one model, task and
+            metric.
+        small: for a card: no legend.
+    """
+    import altair as alt
+
+    rows = {**_units(part), "layer": part["layer"], "share": part["share"].round(4), "best": _best(part)}
+    x = alt.X("layer:Q", title="layer (hidden state)", axis=_layers(part), scale=alt.Scale(nice=False, zero=False))
+    y = alt.Y("share:Q", title="share of items aligned", scale=alt.Scale(zero=True))
+    base = _base(alt)
+    usual = 0.4 if small else 0.75
+    lines = base.mark_line(clip=True).encode(
+        x,
+        y,
+        detail="unit:N",
+        color=_class(alt, part, not small),
+        opacity=_faint(alt, usual),
+        strokeWidth=_thick(alt, 1.3, 3),
+    )
+    dots = (
+        base.transform_filter("datum.best")
+        .mark_circle(size=28)
+        .encode(x, y, color=_class(alt, part, not small), opacity=_faint(alt, 0.9))
+    )
+    mean = base.mark_line(clip=True, strokeWidth=3).encode(x, y.aggregate("mean"), opacity=_while_none(alt))
+    known = part.loc[part["chance"].notna()].groupby("layer")["chance"].mean().round(4).reset_index()
+    chance = alt.Chart(_inline(alt, known.to_dict("records"))).mark_line(strokeDash=[5, 4], clip=True)
+    chance = chance.encode(x, alt.Y("chance:Q"), color=alt.value("#808080"))
+    return _packed(
+        alt.layer(
+            *([chance] if len(known) else []),
+            lines,
+            *([mean] if small else []),
+            dots,
+            _near(alt, base, x, y),
+            _names(base, x, y, "datum.best"),
+        ),
+        rows,
+        220 if small else 380,
+    )
+
+
+def scatter(part: pd.DataFrame, small: bool = False, against: str = "accuracy") -> Markup:
+    """Accuracy against alignment, a point per language with its standard error; dashed: guessing.
+
+    Args:
+        part: language, pivot, alignment, accuracy, stderr and chance of one model, task and metric; the last two may be
+            missing.
+        small: for a card: no legend, and no names before a point is chosen.
+        against: what the column accuracy holds, in words.
+    """
+    import altair as alt
+
+    rows = {**_units(part), "alignment": part["alignment"].round(4), "accuracy": part["accuracy"].round(4)}
+    rows |= {"low": (part["accuracy"] - part["stderr"]).round(4), "high": (part["accuracy"] + part["stderr"]).round(4)}
+    rows["named"] = pd.Series(0 if small else _apart(part), index=part.index)
+    x = alt.X("alignment:Q", title="share of items aligned (best layer)", scale=alt.Scale(zero=False, padding=12))
+    y = alt.Y("accuracy:Q", title=against, scale=alt.Scale(zero=False, padding=8))
+    base, guess = _base(alt), part["chance"].mean()
+    bars = base.mark_rule(color="#9a9a9a").encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), opacity=_faint(alt, 0.5))
+    points = base.mark_circle(stroke="#444444", strokeWidth=0.5).encode(
+        x, y, color=_class(alt, part, not small), opacity=_faint(alt, 0.95), size=_thick(alt, 60, 170)
+    )
+    line = alt.Chart(_inline(alt, [{"accuracy": guess}])).encode(y)
+    lines = [line.mark_rule(strokeDash=[5, 4], color="#808080")] if not pd.isna(guess) else []
+    if lines:
+        lines.append(line.mark_text(text="guessing", align="left", baseline="bottom", dx=4, dy=-2, x=0, fontSize=10))
+    near = _near(alt, base, x, y, ("alignment", "accuracy"))
+    return _packed(
+        alt.layer(*lines, bars, points, near, _names(base, x, y, "datum.named && width > 520", always=True)),
+        rows,
+        240 if small else 420,
+    )
+
+
+def heatmap(part: pd.DataFrame) -> Markup:
+    """Share of aligned items, language by layer, sorted by each language's best share; a ring marks the best layer."""
+    import altair as alt
+
+    rows = {**_units(part), "layer": part["layer"], "share": part["share"].round(4), "best": _best(part)}
+    best = part.assign(unit=rows["unit"])[part["best_layer"].astype(bool)].set_index("unit")["share"]
+    best = best.sort_values(ascending=False, kind="stable")
+    # rows are named by the script, and sorted as `order` says
+    rows["order"] = pd.Series(rows["unit"]).map({unit: place for place, unit in enumerate(best.index)})
+    x = alt.X("layer:O", title="layer (hidden state)", axis=_layers(part, labelAngle=0))
+    y = alt.Y("label:N", title=None, sort=alt.EncodingSortField("order", op="min"), axis=alt.Axis(labelLimit=170))
+    base = _base(alt)
+    cells = base.mark_rect().encode(
+        x,
+        y,
+        color=alt.Color(
+            "share:Q", title="share aligned", scale=alt.Scale(scheme="cividis", domainMin=0), legend=_legend(alt)
+        ),
+        opacity=_faint(alt, 1, 0.45),
+        tooltip=_tooltip(alt, "layer", "share"),
+    )
+    at_best = base.transform_filter("datum.best")  # rings that are visible on dark and on light
+    rings = [
+        at_best.mark_point(size=30, color=c, strokeWidth=w).encode(x, y) for c, w in (("black", 3), ("white", 1.4))
+    ]
+    return _packed(alt.layer(cells, *rings), rows, {"step": 12 if len(best) > 30 else 18})
+
+
+def intervals(part: pd.DataFrame, title: str) -> Markup:
+    """A difference per language with its interval; 0 is drawn.
+
+    Args:
+        part: language, pivot, difference, low, high and sure (whether it is beyond chance over all languages).
+        title: of the axis.
+    """
+    import altair as alt
+
+    rows = {**_units(part), **{name: part[name].astype(float).round(4) for name in ("difference", "low", "high")}}
+    rows["found"] = part["sure"].map({True: "p < 0.05 over all languages", False: "undecided"})
+    y = alt.Y("label:N", title=None, sort=alt.EncodingSortField("difference", op="min", order="descending"))
+    base = _base(alt)
+    colour = alt.Color(
+        "found:N",
+        title=None,
+        scale=alt.Scale(domain=["p < 0.05 over all languages", "undecided"], range=["#0072B2", "#8c8c8c"]),
+        legend=_legend(alt),
+    )
+    bars = base.mark_rule(strokeWidth=1.5).encode(
+        alt.X("low:Q", title=title), alt.X2("high:Q"), y, color=colour, opacity=_faint(alt, 1)
+    )
+    dots = base.mark_circle().encode(
+        alt.X("difference:Q"),
+        y,
+        color=colour,
+        opacity=_faint(alt, 1),
+        size=_thick(alt, 45, 130),
+        tooltip=_tooltip(alt, "difference", "low", "high"),
+    )
+    none = alt.Chart(_inline(alt, [{"difference": 0}])).mark_rule(color="#808080").encode(alt.X("difference:Q"))
+    return _packed(alt.layer(none, bars, dots), rows, {"step": 12 if len(part) > 30 else 18})
+
+
+def about(codes: pd.Series[Any]) -> dict[str, list[str]]:
+    """Name, script, family and resource class of languages by code, for the page's script, without unknown codes."""
+    known = {str(one.get("flores")): one for one in reversed(known_languages().values())}
+    keys = ("name", "script", "family", "resource")
+    return {code: [str(known[code].get(key, UNKNOWN)) for key in keys] for code in sorted(set(codes)) if code in known}
+
+
+@cache
+def library() -> str:
+    """Vega, Vega-Lite and vega-embed in one piece of JavaScript, from the package vl-convert."""
+    import vl_convert
+
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+
+
+def _units(part: pd.DataFrame) -> dict[str, pd.Series[Any]]:
+    """The language of each row; `unit`, and `pivot` where a language occurs with several."""
+    codes, pivots = part["language"].astype(str), part["pivot"].astype(str)
+    twice = part.drop_duplicates(["language", "pivot"])["language"].duplicated().any()
+    unit = pd.Series(pd.factorize(codes + " " + pivots)[0], index=part.index)
+    return {"language": codes, "unit": unit} | ({"pivot": pivots} if twice else {})
+
+
+def _best(part: pd.DataFrame) -> pd.Series[Any]:
+    """1 at a language's best layer, if it has an aligned item there."""
+    return (part["best_layer"].astype(bool) & (part["share"] > 0)).astype(int)
+
+
+def _apart(part: pd.DataFrame) -> list[int]:
+    """1 for the points whose names can be shown without covering each other, 0 for the others; in units of 1/600 of the
+    figure's width and 1/400 of its height."""
+    from align_pipeline.figures.style import language_names
+
+    def scaled(name: str, size: int) -> list[float]:
+        values = part[name].to_numpy(float)
+        return [float(one) for one in (values - np.nanmin(values)) / (np.ptp(values) or 1) * size]
+
+    x, y, taken, named = scaled("alignment", 600), scaled("accuracy", 400), list[tuple[float, ...]](), []
+    for px, py, name in zip(x, y, language_names(part), strict=True):
+        box = (px + 6, py - 7, px + 10 + 6.4 * len(str(name)), py + 7)
+        free = all(box[0] > b[2] or b[0] > box[2] or box[1] > b[3] or b[1] > box[3] for b in taken)
+        free &= not any(box[0] < qx < box[2] and box[1] < qy < box[3] for qx, qy in zip(x, y, strict=True))
+        if free:
+            taken.append(box)
+        named.append(int(free))
+    return named
+
+
+def _base(alt: Any) -> Any:
+    """A chart of the figure's rows, which the page's script gives."""
+    return alt.Chart(alt.NamedData("rows"))
+
+
+def _inline(alt: Any, values: Any) -> Any:
+    return alt.InlineData(values)
+
+
+def _layers(part: pd.DataFrame, **more: Any) -> Any:
+    import altair as alt
+
+    return alt.Axis(values=layer_ticks(np.unique(part["layer"].to_numpy(int))), format="d", grid=False, **more)
+
+
+def _legend(alt: Any) -> Any:
+    return alt.Legend(orient="top", direction="horizontal", titleOrient="left")
+
+
+def _class(alt: Any, part: pd.DataFrame, legend: bool) -> Any:
+    """Colour by resource class; the legend has the classes that occur."""
+    known = about(part["language"])
+    found = {known[code][3] if code in known else UNKNOWN for code in part["language"].astype(str).unique()}
+    colours = {str(k): colour for k, colour in CLASSES.items()} | {UNKNOWN: "#8c8c8c"}
+    shown = [name for name in colours if name in found]
+    scale = alt.Scale(domain=shown, range=[colours[name] for name in shown])
+    return alt.Color("resource:N", title="resource class", scale=scale, legend=_legend(alt) if legend else None)
+
+
+def _faint(alt: Any, usual: float, others: float = 0.12) -> Any:
+    """Opacity: languages that are not chosen fade while others are."""
+    return alt.when(_IS_CHOSEN).then(alt.value(1)).when(_ANY).then(alt.value(others)).otherwise(alt.value(usual))
+
+
+def _while_none(alt: Any) -> Any:
+    """Opacity of what is shown while no language is chosen."""
+    return alt.when(_ANY).then(alt.value(0.15)).otherwise(alt.value(1))
+
+
+def _thick(alt: Any, usual: float, chosen: float) -> Any:
+    return alt.when(_IS_CHOSEN).then(alt.value(chosen)).otherwise(alt.value(usual))
+
+
+def _tooltip(alt: Any, *numbers: str) -> list[Any]:
+    named = [alt.Tooltip(f"{field}:N", title=title) for field, title in (one.split(":") for one in _LANGUAGE)]
+    formats = {"layer": "d", "accuracy": ".3f", "share": ".3f", "alignment": ".3f"}
+    titles = {"share": "share aligned", "alignment": "share aligned"}
+    kind = {"layer": "O"}
+    return [
+        *named,
+        *(
+            alt.Tooltip(f"{n}:{kind.get(n, 'Q')}", title=titles.get(n, n), format=formats.get(n, "+.3f"))
+            for n in numbers
+        ),
+    ]
+
+
+def _near(alt: Any, base: Any, x: Any, y: Any, numbers: tuple[str, ...] = ("layer", "share")) -> Any:
+    """Invisible points: the one closest to the pointer is hovered."""
+    near = alt.selection_point(
+        "near", on="pointermove", nearest=True, fields=["language"], clear="pointerout", empty=False
+    )
+    return base.mark_circle(opacity=0, size=40).encode(x, y, tooltip=_tooltip(alt, *numbers)).add_params(near)
+
+
+def _names(base: Any, x: Any, y: Any, where: str, always: bool = False) -> Any:
+    """The names of chosen languages; `where` says at which of their rows, or with `always` which are named before."""
+    chosen = f"({_IS_CHOSEN}) || (!({_ANY}) && ({where}))" if always else f"({_IS_CHOSEN}) && {where}"
+    return base.transform_filter(chosen).mark_text(align="left", dx=7, dy=-4, fontSize=11).encode(x, y, text="label:N")
+
+
+def _packed(chart: Any, rows: dict[str, Any], height: Any) -> Markup:
+    """Specification and rows as JSON that can stand within a script element."""
+    import altair as alt
+
+    shared = [alt.param(name="pinned", value=[]), alt.param(name="hovered", value="")]
+    spec = chart.add_params(*shared).properties(width="container", height=height).to_dict()
+    del spec["$schema"]
+    spec["autosize"] = {"type": "fit-x" if isinstance(height, dict) else "fit", "contains": "padding"}
+    spec.pop("config", None)
+    table = {
+        name: pd.Series(values).astype(object).where(pd.notna(values), None).tolist() for name, values in rows.items()
+    }
+    # what is the same in all rows of a language is given once
+    units = {name: table.pop(name) for name in ("language", "pivot") if name in table}
+    first = [table["unit"].index(unit) for unit in range(max(table["unit"]) + 1)]
+    once = {name: [values[at] for at in first] for name, values in units.items()}
+    text = json.dumps(
+        {"spec": spec, "units": once, "rows": table}, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    )
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))

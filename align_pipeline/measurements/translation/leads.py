@@ -1,0 +1,80 @@
+"""The page's first sentences of a translation task: are aligned languages, and aligned sentences, translated better?"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from align_pipeline.config.lang import name_of
+from align_pipeline.figures import interactive, short
+from align_pipeline.figures.style import SCORES
+from align_pipeline.inference.verdicts import LEVEL
+from align_pipeline.measurements.translation.statistics import headline
+from align_pipeline.page.numbers import metric_name
+from align_pipeline.page.part import Lead, Part
+from align_pipeline.page.template import render
+
+TEMPLATE = "align_pipeline/measurements/translation/lead.html"
+LANGUAGES = "Are aligned languages translated better?"
+SENTENCES = "Are aligned sentences translated better?"
+
+
+def leads(part: Part) -> list[Lead]:
+    """The sentences of the first metric, for translation into English if there is any."""
+    scored = part.of("translation_scores")
+    if scored.empty or not part.metrics:
+        return []
+    score = headline(scored)
+    direction = max(scored["direction"].astype(str))  # xx-en comes after en-xx
+    level, points, sentences = (
+        _of(part, f"translation_{name}", score, direction) for name in ("level", "points", "sentences")
+    )
+    about = {"score": SCORES[score], "direction": direction, "name": metric_name(part.metrics[0][0], "")}
+    return [_languages(part, level, points, about), _sentences(part, sentences, about)]
+
+
+def _of(part: Part, table: str, score: str, direction: str) -> pd.DataFrame:
+    """The rows of the headline's score, of one direction and the first metric, on the task itself."""
+    rows, (metric, pooling) = part.of(table), part.metrics[0]
+    rows = rows[(rows["score"] == score) & (rows["direction"] == direction)]
+    rows = rows[(rows["metric"] == metric) & (rows["pooling"] == pooling)]
+    return rows[rows["alignment_task"] == part.task] if "alignment_task" in rows else rows
+
+
+def _languages(part: Part, level: pd.DataFrame, points: pd.DataFrame, about: dict[str, Any]) -> Lead:
+    row = next(level[level["reduce"] == "max"].itertuples(), None)
+    points = points[points["reduce"] == "max"].rename(columns={"quality": "accuracy"})
+    points = points[points["accuracy"].notna() & points["alignment"].notna()]
+    points = points.assign(pivot="", stderr=float("nan"), chance=float("nan"))
+    image, live, title = "", None, f"{about['score']}, {about['direction']}"
+    if len(points) > 1:
+        image = part.draw(
+            partial(short.scatter, points, part.languages["resource"], title), "short", "languages", for_paper=False
+        )
+        live = interactive.scatter(points, small=True, against=title)
+    return _lead(LANGUAGES, 2, "languages", row=row, image=image, live=live, level=LEVEL, **about)
+
+
+def _sentences(part: Part, sentences: pd.DataFrame, about: dict[str, Any]) -> Lead:
+    best = sentences[sentences["best_layer"].astype(bool)]
+    known = best[best["rank_biserial"].notna()].sort_values("rank_biserial", ascending=False)
+    tested = best[best["p_holm"].notna()]
+    image = ""
+    if len(known):
+        names = [name_of(code) for code in known["language"]]
+        middle, low, high = (known[name].astype(float).tolist() for name in ("rank_biserial", "low", "high"))
+        title = "rank-biserial correlation"
+        image = part.draw(partial(short.effects, names, middle, low, high, title), "short", "items", for_paper=False)
+    shown = {"tested": len(tested), "sure": int((tested["p_holm"] < LEVEL).sum()), "level": LEVEL}
+    median = tested["rank_biserial"].median() if len(tested) else None
+    note = next(iter(best["note"]), "")
+    return _lead(SENTENCES, 3, "sentences", image=image, live=None, median=median, note=note, **shown, **about)
+
+
+def _lead(question: str, place: int, kind: str, **shown: Any) -> Lead:
+    answer = render(TEMPLATE, what="answer", kind=kind, **shown)
+    figure = render(TEMPLATE, what="figure", kind=kind, **shown) if shown["image"] else ""
+    return Lead(question, place, Markup(" ".join(answer.split())), figure)
