@@ -173,7 +173,7 @@ def end_labels(
         layer: the last one.
         gutter: width of the thin line, as a share of the axes' width.
         gap: distance of the labels on the page, in units of the axis.
-        as_legend: whether `ends` are other heights, which order the labels; each then has a piece of its line beside it.
+        as_legend: whether `ends` are other heights, which order the labels; each has a piece of its line beside it.
     """
     low, high = axes.get_ylim()
     left, edge = axes.get_xlim()

@@ -20,6 +20,10 @@ _AS_THEY_ARE = " !$'()*+,-./:;<=>?@[]^_`{|}~"
 """Characters that an image address within double quotes may have as they are."""
 
 
+CARD = "short"
+"""First word of the names of small figures, which stand beside the sentences at the top of the page."""
+
+
 @dataclass(frozen=True)
 class Part:
     """A report's tables for one model and task.
@@ -59,13 +63,13 @@ class Part:
         ]
         return sorted(found, key=lambda m: (_place(m[0]), m))
 
-    def draw(self, draw: Callable[[], Any], *words: str, for_paper: bool = True) -> str:
+    def draw(self, draw: Callable[[], Any], *words: str) -> str:
         """Draw a figure and save it as PNG and SVG.
 
         Args:
             draw: see `style.save`.
             words: parts of the file names, after the task and, if the report has several models, the model.
-            for_paper: whether a paper has the figure too.
+                Figures whose first word is `CARD` are for the top of the page, and left out of a paper.
 
         Returns:
             the SVG as an image address.
@@ -73,7 +77,7 @@ class Part:
         name = "_".join([words[0], *([self.model] if self.models > 1 else []), self.task, *words[1:]])
         stem = self.plots / style.slug(name)
         style.save(draw, stem)
-        if for_paper:
+        if words[0] != CARD:
             self.drawings[stem.name] = draw
         svg = stem.with_name(f"{stem.name}.svg").read_text(encoding="utf-8")
         return Markup("data:image/svg+xml,") + Markup(quote(_compact(svg), safe=_AS_THEY_ARE))

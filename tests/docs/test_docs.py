@@ -176,7 +176,7 @@ def test_a_metric_and_a_measurement_of_ones_own(mine: Path, tmp_path: Path) -> N
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
-    assert "<h3>Norms</h3>" in page
+    assert ">Norms</h3>" in page
     assert f'data-v="{norms["norm"].iloc[-1]:.10g}"' in page
     assert pd.read_csv(tmp_path / "report/norms.csv")["norm"].tolist() == pytest.approx(norms["norm"].tolist())
 

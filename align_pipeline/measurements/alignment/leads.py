@@ -17,7 +17,7 @@ from align_pipeline.figures import interactive, short
 from align_pipeline.figures.style import METRICS
 from align_pipeline.inference.verdicts import BOUNDS, LEVEL
 from align_pipeline.page.numbers import metric_name
-from align_pipeline.page.part import Lead, Part
+from align_pipeline.page.part import CARD, Lead, Part
 from align_pipeline.page.template import render
 
 TEMPLATE = "align_pipeline/measurements/alignment/lead.html"
@@ -114,7 +114,7 @@ def _where(part: Part) -> Lead:
     metric = part.metrics[0]
     rows = with_chance(part, *metric)
     found = depth(rows, of_metric(part.of("chance"), *metric))
-    drawn = part.draw(partial(short.meeting, rows), "short", "depth", for_paper=False)
+    drawn = part.draw(partial(short.meeting, rows), CARD, "depth")
     live = interactive.curves(rows, small=True)
     return _lead(part, WHERE, "depth", one=found, pivot=pivot_of(rows), image=drawn, live=live)
 
@@ -126,9 +126,7 @@ def _languages(part: Part, verdicts: pd.DataFrame) -> Lead:
     rows = rows[(rows["alignment_task"] == part.task) & rows["accuracy"].notna() & rows["alignment"].notna()]
     image, live = "", None
     if len(rows) > 1:
-        image = part.draw(
-            partial(short.scatter, rows, part.languages["resource"]), "short", "languages", for_paper=False
-        )
+        image = part.draw(partial(short.scatter, rows, part.languages["resource"]), CARD, "languages")
         live = interactive.scatter(rows, small=True)
     more = {"guessing": guessing(part.of("groups")), "bound": BOUNDS["correlation"]}
     return _lead(part, LANGUAGES, "languages", row=row, image=image, live=live, **more)
@@ -146,9 +144,7 @@ def _items(part: Part, verdicts: pd.DataFrame) -> Lead:
             scale, none, title = 100, 0.0, "gain in accuracy, in points"
         labels = [METRICS.get(str(name), str(name)) for name in table["metric"]]
         middle, low, high = ((scale * table[name].astype(float)).tolist() for name in ("effect", "low", "high"))
-        image = part.draw(
-            partial(short.effects, labels, middle, low, high, title, none), "short", "items", for_paper=False
-        )
+        image = part.draw(partial(short.effects, labels, middle, low, high, title, none), CARD, "items")
     reason = _first(verdicts, "items_pooled") or _first(verdicts, "same_item")
     return _lead(part, ITEMS, "items", row=row or reason, image=image, live=None, bounds=BOUNDS)
 

@@ -14,7 +14,7 @@ from align_pipeline.figures.style import SCORES
 from align_pipeline.inference.verdicts import LEVEL
 from align_pipeline.measurements.translation.statistics import headline
 from align_pipeline.page.numbers import metric_name
-from align_pipeline.page.part import Lead, Part
+from align_pipeline.page.part import CARD, Lead, Part
 from align_pipeline.page.template import render
 
 TEMPLATE = "align_pipeline/measurements/translation/lead.html"
@@ -51,9 +51,7 @@ def _languages(part: Part, level: pd.DataFrame, points: pd.DataFrame, about: dic
     points = points.assign(pivot="", stderr=float("nan"), chance=float("nan"))
     image, live, title = "", None, f"{about['score']}, {about['direction']}"
     if len(points) > 1:
-        image = part.draw(
-            partial(short.scatter, points, part.languages["resource"], title), "short", "languages", for_paper=False
-        )
+        image = part.draw(partial(short.scatter, points, part.languages["resource"], title), CARD, "languages")
         live = interactive.scatter(points, small=True, against=title)
     return _lead(LANGUAGES, 2, "languages", row=row, image=image, live=live, level=LEVEL, **about)
 
@@ -67,7 +65,7 @@ def _sentences(part: Part, sentences: pd.DataFrame, about: dict[str, Any]) -> Le
         names = [name_of(code) for code in known["language"]]
         middle, low, high = (known[name].astype(float).tolist() for name in ("rank_biserial", "low", "high"))
         title = "rank-biserial correlation"
-        image = part.draw(partial(short.effects, names, middle, low, high, title), "short", "items", for_paper=False)
+        image = part.draw(partial(short.effects, names, middle, low, high, title), CARD, "items")
     shown = {"tested": len(tested), "sure": int((tested["p_holm"] < LEVEL).sum()), "level": LEVEL}
     median = tested["rank_biserial"].median() if len(tested) else None
     note = next(iter(best["note"]), "")
