@@ -133,8 +133,10 @@ def _sizes(results: Results) -> Iterator[str]:
 
 
 def headlines(page: str, count: int = 3) -> list[str]:
-    """The first answers of a page as plain text, for the console."""
-    found = re.findall(r'<p class="answer">(.*?)</p>', page, re.DOTALL)
+    """The first answers of a page as plain text, for the console; of several models, first what compares them."""
+    compared = re.search(r'<h2 id="models">.*?class="findings">(.*?)</ul>', page, re.DOTALL)
+    found = re.findall(r"<li>(.*?)</li>", compared[1], re.DOTALL) if compared else []
+    found += re.findall(r'<p class="answer">(.*?)</p>', page, re.DOTALL)
     return [" ".join(html.unescape(re.sub(r"<[^>]+>", "", one)).split()) for one in found[:count]]
 
 
