@@ -84,7 +84,7 @@ class Part:
 
 
 def _compact(svg: str) -> str:
-    """The same drawing without what no browser draws: metadata, comments, line breaks, a third decimal of a point;
+    """The same drawing without what no browser draws: metadata, comments, line breaks, hundredths of a point;
     and without its white ground, so that it can stand on a dark one."""
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = (
@@ -93,7 +93,9 @@ def _compact(svg: str) -> str:
         .replace('style="fill: #ffffff"', 'style="fill: none"')
         .strip()
     )
-    return re.sub(r"\d+\.\d{3,}(?=[ \"])", lambda number: f"{float(number[0]):.2f}", svg)
+    svg = re.sub(r"\d{2,}\.\d{2,}(?=[ \"])", lambda number: f"{float(number[0]):.1f}", svg)
+    # In an address, " takes three characters and ' one.
+    return svg.replace("'DejaVu Sans'", "DejaVu Sans").replace("'", "&#39;").replace('"', "'")
 
 
 @dataclass(frozen=True)

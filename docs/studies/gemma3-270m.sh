@@ -32,6 +32,6 @@ run experiment=study_smollm2_135m model.name=smollm2-135m-chat model.chat_templa
   "${smollm[@]}" "${two[@]}" "${few[@]}" hydra.sweep.dir="$study/smollm2-chat"
 run experiment=study_gemma3_270m_belebele "${gemma[@]}" "${two[@]}" "${few[@]}" hydra.sweep.dir="$study/belebele"
 "${PYTHON:-python}" -m align_pipeline.report out="$study/report" runs="$study/zero-shot" runs="$study/patching" \
-  runs="$study/flores" runs="$study/smollm2" runs="$study/smollm2-chat" runs="$study/belebele"
+  runs="$study/flores" runs="$study/smollm2" runs="$study/belebele"
 
 run experiment=$choices task.num_fewshot=5 task.limit=100 "${gemma[@]}" "${two[@]}" "${few[@]}" hydra.sweep.dir="$study/five-shot"

@@ -36,7 +36,7 @@ class ItemSet:
     language: str
     pivot: str
     items: tuple[Item, ...]
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def by_id(self) -> dict[str, Item]:
         """The items by id."""
