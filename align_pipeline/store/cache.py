@@ -25,6 +25,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file as map_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
@@ -68,7 +69,7 @@ class Cache:
         """
         if self.folder is None:
             return compute(), False
-        described = json.dumps({**key, "code": CODE}, sort_keys=True, ensure_ascii=False)
+        described = _described(key)
         path = self.folder / _place(described)
         found = _read(path)
         if found is not None:
@@ -88,6 +89,29 @@ class Cache:
                 _write(path, tensors, described, note or {})
         return tensors, False
 
+    def mapped(
+        self, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]], note: Mapping[str, str] | None = None
+    ) -> dict[str, Tensor]:
+        """Like `get`, for large entries: the tensors are memory-mapped, so that only what is used is in memory."""
+        if self.folder is None:
+            return compute()
+        path = self.folder / _place(_described(key))
+        if not self.has(key):
+            self.get(key, compute, note)
+        return map_tensors(path)
+
+    def has(self, key: Mapping[str, Any]) -> bool:
+        """Whether the store has an intact entry of the key; reads it piece by piece."""
+        if self.folder is None:
+            return False
+        path = self.folder / _place(_described(key))
+        try:
+            manifest = json.loads(_manifest(path).read_text(encoding="utf-8"))
+            with path.open("rb") as file:
+                return bool(hashlib.file_digest(file, "sha256").hexdigest() == manifest["sha256"])
+        except _DAMAGE:
+            return False
+
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
         """Hold the entry's lock, which the system releases if the process dies."""
@@ -105,6 +129,11 @@ class Cache:
             yield
         finally:
             lock.release()
+
+
+def _described(key: Mapping[str, Any]) -> str:
+    """An entry's whole key as text."""
+    return json.dumps({**key, "code": CODE}, sort_keys=True, ensure_ascii=False)
 
 
 def _place(described: str) -> str:
