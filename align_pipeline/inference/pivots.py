@@ -121,15 +121,19 @@ def best(aligned: Array, accuracy: Array, pivots: tuple[str, ...], seed: int = 0
     highest = np.nanmax(np.where(np.isnan(permuted), -1, permuted), axis=1)
     p = (1 + (highest[:, None] >= size * (1 - 1e-9)).sum(axis=0)) / (orders + 1)
     p = np.where(np.isnan(r), np.nan, p)
-    if ENGLISH not in pivots or P < 2:
-        return Best(pivots, n, r, p, none, *[float("nan")] * 4, "there is no other pivot")
-    leads = _leads(aligned, accuracy, pivots.index(ENGLISH))
+    defined = ~np.isnan(r)
+    if ENGLISH not in pivots or not defined[pivots.index(ENGLISH)] or defined.sum() < 2:
+        why = "English or every other pivot is aligned with all languages alike"
+        return Best(pivots, n, r, p, none, *[float("nan")] * 4, f"not defined, because {why}")
+    aligned, english = np.where(defined, aligned, np.nan), pivots.index(ENGLISH)
+    leads = _leads(aligned, accuracy, english)
     without = [np.delete(np.arange(len(accuracy)), i) for i in range(len(accuracy))]
-    again = np.array([np.nanmean(_leads(aligned[w], accuracy[w], pivots.index(ENGLISH))) for w in without])
+    again = np.array([_leads(aligned[w], accuracy[w], english) for w in without])
+    again = again[:, ~np.isnan(leads)]  # a pivot that only one language tells apart leaves a hole, and no interval
     lead, count = float(np.nanmean(leads)), len(again)
-    error = np.sqrt((count - 1) / count * ((again - again.mean()) ** 2).sum())
-    reach = stats.t.ppf(0.975, count - 1) * error
-    choice = _choice(aligned, accuracy, pivots.index(ENGLISH), rng, orders)
+    each = again.mean(axis=1)
+    reach = stats.t.ppf(0.975, count - 1) * np.sqrt((count - 1) / count * ((each - each.mean()) ** 2).sum())
+    choice = _choice(aligned, accuracy, english, rng, orders)
     return Best(pivots, n, r, p, leads, lead, float(lead - reach), float(lead + reach), choice)
 
 
@@ -137,9 +141,9 @@ def correlations(aligned: Array, accuracy: Array) -> Array:
     """[B, P]: Pearson's r of each column of `aligned` [n, P] with each row of `accuracy` [B, n], over the rows that the
     column has; NaN if either is constant there."""
     known = ~np.isnan(aligned)
-    count = known.sum(axis=0)
-    x = np.where(known, aligned - np.nanmean(np.where(known.any(axis=0), aligned, 0), axis=0), 0)
-    mean, square = (accuracy**k @ known / count for k in (1, 2))
+    count = np.maximum(known.sum(axis=0), 1)
+    x = np.where(known, aligned - np.where(known, aligned, 0).sum(axis=0) / count, 0)
+    mean, square = ((accuracy - accuracy.mean()) ** k @ known / count for k in (1, 2))
     variance = np.maximum(square - mean**2, 0) * count
     length = np.sqrt((x**2).sum(axis=0) * variance)
     found: Array = np.divide(accuracy @ x, length, out=np.full(length.shape, np.nan), where=length > 1e-12)
@@ -164,15 +168,16 @@ def _leads(aligned: Array, accuracy: Array, english: int) -> Array:
 
 def _choice(aligned: Array, accuracy: Array, english: int, rng: np.random.Generator, orders: int) -> float:
     """See `Best.choice_p`. Columns are standardized before they are interchanged: r does not change, but levels do."""
-    standard = (aligned - np.nanmean(aligned, axis=0)) / np.maximum(np.nanstd(aligned, axis=0), 1e-12)
+    known = ~np.isnan(aligned)
+    live = known.any(axis=0)
+    standard = np.full(aligned.shape, np.nan)
+    standard[:, live] = (aligned[:, live] - np.nanmean(aligned[:, live], axis=0)) / np.nanstd(aligned[:, live], axis=0)
+    values, row = standard[known], np.nonzero(known)[0]
     observed = np.nanmax(-_leads(standard, accuracy, english))
-    known = [np.flatnonzero(~np.isnan(row)) for row in standard]
     reached = 0
     for _ in range(orders):
-        moved = standard.copy()
-        for row, places in zip(moved, known, strict=True):
-            row[places] = row[rng.permutation(places)]
-        reached += np.nanmax(-_leads(moved, accuracy, english)) >= observed - 1e-9
+        standard[known] = values[np.lexsort((rng.random(len(row)), row))]
+        reached += np.nanmax(-_leads(standard, accuracy, english)) >= observed - 1e-9
     return float((1 + reached) / (orders + 1))
 
 

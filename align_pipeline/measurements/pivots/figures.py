@@ -58,7 +58,7 @@ def heat_map(shares: pd.DataFrame, layer: int) -> Any:
     ticks = [tick for tick in ticks if 0 <= tick <= top]
     colours.set_ticks(ticks, labels=[f"{100 * tick:.0f}" for tick in ticks])
     colours.ax.tick_params(labelsize=7)
-    if found is not None:
+    if found is not None and found[-1, 2] > 0:  # a tree without height cannot be drawn
         side = figure.add_axes((0.05 / width, _LABEL / height, _TREE / width, high / height))
         dendrogram(found, ax=side, orientation="left", no_labels=True, link_color_func=lambda node: "#555555")
         side.invert_yaxis()  # the first leaf at the top, as in the matrix
