@@ -28,6 +28,7 @@ from align_pipeline.measurements.alignment.similarity import text_tokens
 from align_pipeline.measurements.pivots.figures import order_of
 from align_pipeline.measurements.pivots.table import PIVOTS
 from align_pipeline.report import report
+from align_pipeline.store import folders
 
 CODES = {"eng_Latn": "eng", "swh_Latn": "swh", "spa_Latn": "spa", "tur_Latn": "tur"}
 
@@ -235,7 +236,20 @@ def test_english_is_as_without_other_pivots(
     english = table[table["pivot"] == "eng_Latn"].set_index(keys)["aligned"]
     assert english.to_dict() == alignment.groupby(keys)["value"].sum().to_dict()
     assert not (tmp_path / "alone" / "pivots.parquet").exists()
-    assert set(again["tokens"].values()) == {0}
+    identities = [folders.identity(compose(*asked)) for asked in ((), ("pivot=[eng]",), ("pivot=all",))]
+    assert identities[0] == identities[1] != identities[2]
+
+
+def test_a_second_job_computes_nothing(finished: tuple[Path, Any], model_folder: Path, data: Path) -> None:
+    folder, first = finished
+    asked = random_job(model_folder, data, "lang=[swh,spa,tur]", "pivot=all", f"cache={folder / 'cache'}")
+    again = run_job(folder / "again", *asked)
+    a, b = (pd.read_parquet(folder / name / "pivots.parquet") for name in ("job", "again"))
+    keys = ["language", "pivot", "metric", "layer"]
+    a, b = (of.astype(dict.fromkeys(keys[:3], str)).sort_values(keys, ignore_index=True) for of in (a, b))
+    pivots = {"eng_Latn", "spa_Latn", "tur_Latn"}
+    pd.testing.assert_frame_equal(a, b[b["pivot"].isin(pivots)].reset_index(drop=True))
+    assert set(again["tokens"].values()) <= {0}
     chosen = run_job(folder / "layers", *asked, "layers=[2]")  # states of these layers only, from a pass of their own
     assert chosen["num_layers"] == first["num_layers"]
     one = pd.read_parquet(folder / "layers" / "pivots.parquet").astype(dict.fromkeys(keys[:3], str))
