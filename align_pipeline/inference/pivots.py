@@ -48,10 +48,10 @@ class Best:
     r: Array
     p: Array
     leads: Array
-    lead: float
-    low: float
-    high: float
-    choice_p: float
+    lead: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    choice_p: float = float("nan")
     note: str = ""
 
     @property
@@ -76,7 +76,8 @@ def layer_of(table: pd.DataFrame, last: int) -> int:
     """
     share = (table["aligned"] / table["n"]).groupby(table["layer"]).mean()
     inner = share[share.index < last]
-    return int((inner if len(inner) else share).idxmax())
+    shown = inner if len(inner) else share
+    return int(shown.index.to_numpy(int)[int(shown.to_numpy(float).argmax())])
 
 
 def matrix(table: pd.DataFrame, layer: int) -> pd.DataFrame:
@@ -113,7 +114,7 @@ def best(aligned: Array, accuracy: Array, pivots: tuple[str, ...], seed: int = 0
         why = f"there are fewer than {MIN_LANGUAGES} languages"
         if len(accuracy) >= MIN_LANGUAGES:
             why = "accuracy is the same in all languages"
-        return Best(pivots, n, none, none, none, *[float("nan")] * 4, f"not defined, because {why}")
+        return Best(pivots, n, none, none, none, note=f"not defined, because {why}")
     rng = np.random.default_rng(seed)
     r = correlations(aligned, accuracy[None])[0]
     shuffled = rng.permuted(np.tile(accuracy, (orders, 1)), axis=1)
@@ -124,7 +125,7 @@ def best(aligned: Array, accuracy: Array, pivots: tuple[str, ...], seed: int = 0
     defined = ~np.isnan(r)
     if ENGLISH not in pivots or not defined[pivots.index(ENGLISH)] or defined.sum() < 2:
         why = "English or every other pivot is aligned with all languages alike"
-        return Best(pivots, n, r, p, none, *[float("nan")] * 4, f"not defined, because {why}")
+        return Best(pivots, n, r, p, none, note=f"not defined, because {why}")
     aligned, english = np.where(defined, aligned, np.nan), pivots.index(ENGLISH)
     leads = _leads(aligned, accuracy, english)
     without = [np.delete(np.arange(len(accuracy)), i) for i in range(len(accuracy))]
@@ -177,7 +178,7 @@ def _choice(aligned: Array, accuracy: Array, english: int, rng: np.random.Genera
     reached = 0
     for _ in range(orders):
         standard[known] = values[np.lexsort((rng.random(len(row)), row))]
-        reached += np.nanmax(-_leads(standard, accuracy, english)) >= observed - 1e-9
+        reached += int(np.nanmax(-_leads(standard, accuracy, english)) >= observed - 1e-9)
     return float((1 + reached) / (orders + 1))
 
 

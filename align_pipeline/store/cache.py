@@ -98,7 +98,8 @@ class Cache:
         path = self.folder / _place(_described(key))
         if not self.has(key):
             self.get(key, compute, note)
-        return map_tensors(path)
+        found: dict[str, Tensor] = map_tensors(path)
+        return found
 
     def has(self, key: Mapping[str, Any]) -> bool:
         """Whether the store has an intact entry of the key; reads it piece by piece."""

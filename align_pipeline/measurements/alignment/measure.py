@@ -85,7 +85,8 @@ class Alignment:
         layers(self.job.config, lm.num_layers)  # before the passes: a layer that does not exist fails at once
         kept = self.job.known.get("states")
         if kept is not None and not self.job.watchers:  # who watches needs further poolings
-            return similarities(lm, pair, kept(pair.english), budget, lambda texts: None, kept(pair.language)).tensors()
+            english, language = kept(pair.english), kept(pair.language)
+            return similarities(lm, pair, english, budget, lambda texts: None, kept=language).tensors()
         also = {pooling: None for watcher in self.job.watchers for pooling in watcher.poolings(lm) if pooling != "last"}
         watched: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 

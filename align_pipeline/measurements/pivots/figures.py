@@ -54,8 +54,7 @@ def heat_map(shares: pd.DataFrame, layer: int) -> Any:
     figure.text(0.01, 1 - 0.12 / height, f"Aligned items (%), layer {layer}", va="top", fontweight="bold", fontsize=9)
     bar = figure.add_axes(((_TREE + _LABEL + wide + 0.12) / width, _LABEL / height, 0.1 / width, high / height))
     colours = figure.colorbar(image, cax=bar)
-    ticks = colours.get_ticks()
-    ticks = [tick for tick in ticks if 0 <= tick <= top]
+    ticks = [float(tick) for tick in colours.get_ticks() if 0 <= tick <= top]
     colours.set_ticks(ticks, labels=[f"{100 * tick:.0f}" for tick in ticks])
     colours.ax.tick_params(labelsize=7)
     if found is not None and found[-1, 2] > 0:  # a tree without height cannot be drawn

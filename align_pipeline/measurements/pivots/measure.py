@@ -58,7 +58,7 @@ class Pivots:
     @staticmethod
     def asked(config: Config, task: ParallelTask) -> bool:
         """See `Measurement`."""
-        return config.pivot != ENGLISH_ONLY
+        return bool(config.pivot != ENGLISH_ONLY)
 
     @staticmethod
     def check(config: Config, task: ParallelTask, last: int | None) -> None:
@@ -135,9 +135,11 @@ class Pivots:
         }
         for name, part in table.groupby("metric", sort=False):
             layer = layer_of(part, self.job.num_layers)
-            for row in part[part["layer"] == layer].itertuples():
-                told = rows[str(row.language), str(row.set)]["pivots"].setdefault(str(name), {"layer": layer})
-                told[str(row.pivot)] = row.aligned / row.n
+            at = part[part["layer"] == layer]
+            keys = zip(at["language"], at["set"].astype(str), at["pivot"], at["aligned"] / at["n"], strict=True)
+            for language, own_set, pivot, share in keys:
+                told = rows[language, own_set]["pivots"].setdefault(str(name), {"layer": layer})
+                told[pivot] = float(share)
         return Told(rows)
 
     @staticmethod

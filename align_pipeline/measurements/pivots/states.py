@@ -47,9 +47,7 @@ class KeptStates:
         name = (side.language, side.pivot)
         if name not in self._known:
             lm = self.job.lm
-            truncated = lm.truncated
             tokens = text_tokens(lm, side.items)
-            lm.truncated = truncated  # the units count their own texts
             ids = [item.id for item in side.items]
             chosen = layers(self.job.config, lm.num_layers)
 
