@@ -14,13 +14,14 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from align_pipeline.config.lang import Language
 from align_pipeline.config.messages import refuse_added
 from align_pipeline.config.model import ModelConfig
 from align_pipeline.config.patch import PatchConfig, layer_list
 from align_pipeline.config.paths import CONF
+from align_pipeline.config.pivots import ENGLISH_ONLY, pivot_list, with_pivots
 from align_pipeline.config.representations import representation_list
 from align_pipeline.config.resolvers import codes, file_name, last_part, options, revised, wandb_mode
 from align_pipeline.config.tune import TuningConfig
@@ -42,6 +43,10 @@ class Config:
     metrics: dict[str, Any] = field(default_factory=dict)
     """The alignment metrics (group `metric`), by name: `_target_` is a class of
     align_pipeline.measurements.alignment.metrics."""
+    pivot: Any = "eng"
+    """The languages that others are compared with: ``eng``; more codes as ``lang`` takes them, such as
+    ``[spa,zho_Hans]``, to which English is always added; or ``all``, every selected language. A pivot is also one of
+    the languages."""
     patch: PatchConfig = field(default_factory=PatchConfig)
     """Activation patching (group `patch`)."""
     representations: Any = field(default_factory=list)
@@ -77,6 +82,10 @@ class Config:
             raise InputError(f"batch_tokens={self.batch_tokens} is too small; use 1 or more.")
         if self.seed < 0:
             raise InputError(f"seed={self.seed} is not a valid seed; use 0 or more.")
+        self.pivot = pivot_list(self.pivot, self.languages)
+        self.languages = with_pivots(self.languages, self.pivot)
+        if self.pivot != ENGLISH_ONLY and not self.metrics:
+            raise InputError("pivot compares alignment with other languages, so it needs a metric: metric=dali.")
         self.layers = layer_list("layers", self.layers)
         self.representations = representation_list(self.representations)
         if not self.metrics and not self.evaluate and not self.representations and not self.logit_lens:
@@ -131,7 +140,9 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str], multirun: bool) -
     refuse_added(composed)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
-    config.named = [] if multirun else [code for code in chosen if not code.startswith("set/")]
+    given = [code for code in chosen if not code.startswith("set/")]
+    asked = composed.pivot if isinstance(composed.pivot, ListConfig) else [composed.pivot]
+    config.named = [] if multirun else [*given, *(str(code) for code in asked if code not in ("all", *ENGLISH_ONLY))]
     return config
 
 

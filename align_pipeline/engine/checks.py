@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -115,12 +116,21 @@ def num_layers(config: ModelConfig) -> int | None:
     Raises:
         InputError: the model is not on the hub, or the hub cannot be reached.
     """
+    return _number(config, ("num_hidden_layers", "n_layer", "n_layers", "num_layers"))
+
+
+def width(config: ModelConfig) -> int | None:
+    """D, the width of the residual stream, likewise."""
+    return _number(config, ("hidden_size", "n_embd", "d_model"))
+
+
+def _number(config: ModelConfig, names: Sequence[str]) -> int | None:
+    """The first of the keys that the model's config has."""
     path, _ = parts(config)
     if config.gguf_file is not None:
         return None
     settings = _settings(path, config)
     settings = settings.get("text_config") or settings
-    names = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
     found = next((settings[name] for name in names if settings.get(name) is not None), None)
     return found if isinstance(found, int) else None
 

@@ -15,6 +15,7 @@ BUILT_IN = (
     "align_pipeline.measurements.representations.measure:Representations",
     "align_pipeline.measurements.logit_lens.measure:LogitLens",
     "align_pipeline.measurements.accuracy.measure:Accuracy",
+    "align_pipeline.measurements.pivots.measure:Pivots",
     "align_pipeline.measurements.translation.measure:Translations",
     "align_pipeline.measurements.patching.measure:Patching",
     "align_pipeline.measurements.translation_patching.measure:TranslationPatching",
@@ -30,6 +31,7 @@ SECTIONS = tuple(
         "patching",
         "translation_patching",
         "accuracy",
+        "pivots",
     )
 )
 """In the order of the report page."""

@@ -25,6 +25,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file as map_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
@@ -91,6 +92,30 @@ class Cache:
     def find(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """The entry of a key, if it is there and intact."""
         return None if self.folder is None else _read(self.folder / _place(_described(key)))
+
+    def mapped(
+        self, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]], note: Mapping[str, str] | None = None
+    ) -> dict[str, Tensor]:
+        """Like `get`, for large entries: the tensors are memory-mapped, so that only what is used is in memory."""
+        if self.folder is None:
+            return compute()
+        path = self.folder / _place(_described(key))
+        if not self.has(key):
+            self.get(key, compute, note)
+        found: dict[str, Tensor] = map_tensors(path)
+        return found
+
+    def has(self, key: Mapping[str, Any]) -> bool:
+        """Whether the store has an intact entry of the key; reads it piece by piece."""
+        if self.folder is None:
+            return False
+        path = self.folder / _place(_described(key))
+        try:
+            manifest = json.loads(_manifest(path).read_text(encoding="utf-8"))
+            with path.open("rb") as file:
+                return bool(hashlib.file_digest(file, "sha256").hexdigest() == manifest["sha256"])
+        except _DAMAGE:
+            return False
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:

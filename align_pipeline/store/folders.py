@@ -22,6 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from align_pipeline.config import Config
+from align_pipeline.config.pivots import ENGLISH_ONLY
 from align_pipeline.errors import ELSEWHERE, InputError, writing
 
 SUMMARY, ERROR, NOTHING = "summary.json", "error.txt", "nothing_to_do.txt"
@@ -48,6 +49,8 @@ def identity(config: Config) -> str:
         del asked["representations"]
     if not config.logit_lens:
         del asked["logit_lens"]
+    if config.pivot == ENGLISH_ONLY:
+        del asked["pivot"]
     if not config.patch.learned:
         for key in _ASKED_OF_MAPS:
             del asked["patch"][key]

@@ -49,7 +49,7 @@ class Pair:
 
     Attributes:
         language: the language's side.
-        english: the English side; languages with the same English side share one object.
+        english: the English side, or that of another pivot; languages with the same side share one object.
         ids: ids that both sides have, in English order.
         left_out: how many ids were left out of the pairing, by reason.
     """
@@ -292,12 +292,13 @@ def _first(left_out: Mapping[str, str]) -> str:
     return next(iter(left_out.values()))
 
 
-def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
+def pair(language: ItemSet, english: ItemSet, limit: int | None, level: int = logging.WARNING) -> Pair:
     """Pair two sides by id; ids that only one side has, or whose gold labels differ, are left out and counted.
 
     Args:
         language: all items of the language.
-        english: the English items, already limited.
+        english: the English items, already limited; or those of another pivot.
+        level: of the log's lines about items that are left out.
         limit: if set, items of the language without an English counterpart are dropped and not counted.
 
     Raises:
@@ -308,29 +309,37 @@ def pair(language: ItemSet, english: ItemSet, limit: int | None) -> Pair:
         language = replace(language, items=tuple(x for x in language.items if x.id in other))
     shared = [item_id for item_id in other if item_id in own]
     if not shared:
+        side = f"its English side {english.pivot}" if english.language == ENGLISH else f"the pivot {english.language}"
         raise InputError(
-            f"{language.language} and its English side {english.pivot} have no ids in common, such as "
-            f"'{next(iter(own))}' in {language.language} and '{next(iter(other))}' in English."
+            f"{language.language} and {side} have no ids in common, such as "
+            f"'{next(iter(own))}' in {language.language} and '{next(iter(other))}' in {_called(english)}."
         )
     alike = [i for i in shared if (own[i].gold, len(own[i].options)) == (other[i].gold, len(other[i].options))]
+    name = _called(english)
     ruled_out = _ruled_out(language, english, limit)
     counts = {
         **ruled_out,
         f"missing in {language.language}": sum(i not in own and i not in language.left_out for i in other),
-        "missing in English": sum(i not in other and i not in english.left_out for i in language.by_id()),
-        "another right answer than in English": len(shared) - len(alike),
+        f"missing in {name}": sum(i not in other and i not in english.left_out for i in language.by_id()),
+        f"another right answer than in {name}": len(shared) - len(alike),
     }
     left_out = {reason: number for reason, number in counts.items() if number}
     for reason, number in left_out.items():
-        log.warning("%s: %d items are not paired and left out: %s.", language.language, number, reason)
+        log.log(level, "%s: %d items are not paired and left out: %s.", language.language, number, reason)
     asked_otherwise = sum(own[i].category != other[i].category for i in alike)
     if (
         asked_otherwise
     ):  # XCOPA's Quechua, paired with Swahili's English, asks 37 effects as causes; the study keeps them
-        log.warning(
-            "%s: %d items ask a different question than in English; they are kept.", language.language, asked_otherwise
+        log.log(
+            level,
+            "%s: %d items ask a different question than in %s; they are kept.",
+            *(language.language, asked_otherwise, name),
         )
     return Pair(language, english, tuple(alike), left_out)
+
+
+def _called(side: ItemSet) -> str:
+    return "English" if side.language == ENGLISH else side.language
 
 
 def _ruled_out(language: ItemSet, english: ItemSet, limit: int | None) -> dict[str, int]:
@@ -340,7 +349,7 @@ def _ruled_out(language: ItemSet, english: ItemSet, limit: int | None) -> dict[s
     """
     here = english.by_id() if limit is not None else None
     in_english = english.left_out if here is None else {}
-    reasons = [f"{reason} in English" for reason in in_english.values()]
+    reasons = [f"{reason} in {_called(english)}" for reason in in_english.values()]
     reasons += [
         f"{reason} in {language.language}"
         for i, reason in language.left_out.items()

@@ -78,11 +78,15 @@ class Alignment:
             others = {"baselines": functools.partial(self._baselines, pair)}
             curves = functools.partial(self._curves, pair)
             kind = "similarities, chance"
-            yield Unit(kind, _texts(pair), what, compute, rows, is_prompted=False, others=others, curves=curves)
+            yield Unit(kind, texts_of(pair), what, compute, rows, is_prompted=False, others=others, curves=curves)
 
     def _compute(self, pair: Pair) -> dict[str, Tensor]:
         lm, budget, pivot = self.job.lm, self.job.config.batch_tokens, pair.english.pivot
         layers(self.job.config, lm.num_layers)  # before the passes: a layer that does not exist fails at once
+        kept = self.job.known.get("states")
+        if kept is not None and not self.job.watchers:  # who watches needs further poolings
+            english, language = kept(pair.english), kept(pair.language)
+            return similarities(lm, pair, english, budget, lambda texts: None, kept=language).tensors()
         also = {pooling: None for watcher in self.job.watchers for pooling in watcher.poolings(lm) if pooling != "last"}
         watched: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 
@@ -252,7 +256,7 @@ def _cell(metric: str, row: Mapping[str, Any]) -> str:
     return f"{told['max']:.3f}{at}, {chance}"
 
 
-def _texts(pair: Pair) -> str:
+def texts_of(pair: Pair) -> str:
     """Digest of all texts that the pair's similarities depend on, in order."""
     own, other = pair.language.by_id(), pair.english.by_id()
     texts = [(own[i].options, own[i].premise, other[i].options, other[i].premise) for i in pair.ids]

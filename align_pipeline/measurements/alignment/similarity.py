@@ -23,6 +23,8 @@ from align_pipeline.engine.pooling import POOLINGS
 from align_pipeline.engine.states import pooled_states, shape_of
 
 _EXCLUDED = -float("inf")
+_BATCH = 64
+"""Items whose kept states are compared at once."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def derangements(n: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class EnglishStates:
-    """Pooled states of an English set, kept for all languages paired with it.
+    """Pooled states of an English set, kept for all languages paired with it; or of another side.
 
     Attributes:
         position: row of each item id.
@@ -155,6 +157,14 @@ class EnglishStates:
     position: dict[str, int]
     tokens: list[list[Tokens]]
     states: dict[str, Tensor]
+
+    def batches(self, ids: Sequence[str], device: torch.device) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """The states of items as `forward.hidden_states` gives them: indices in `ids`, and by pooling
+        [layers, b, texts, D]. In the main process only, because a batch is given to one process."""
+        for start in range(0, len(ids) if distributed.is_main() else 0, _BATCH):
+            chosen = list(range(start, min(start + _BATCH, len(ids))))
+            rows = [self.position[ids[index]] for index in chosen]
+            yield chosen, {pooling: states[:, rows].to(device) for pooling, states in self.states.items()}
 
 
 def english_states(
@@ -180,26 +190,33 @@ def similarities(
     advance: Advance,
     also: Sequence[str] = (),
     seen: Callable[[dict[str, Tensor], dict[str, Tensor]], None] | None = None,
+    kept: EnglishStates | None = None,
 ) -> Similarities:
     """Run a language through the model and compute its cosines with English; for errors see `forward.hidden_states`.
 
-    One pass gives options and premises, both poolings and all layers. The premise is a prefix of the options, so it is
-    almost free, and any metric can then be computed without another pass.
-
     Args:
+        lm: the model.
+        pair: the language and its English side.
+        english: the states of the English side.
+        batch_tokens: see `forward.hidden_states`.
+        advance: likewise.
         also: further poolings of the premises, which `english` has too.
         seen: called in the end with E's and X's premises by pooling, ``last`` and those of `also`, [layers, N, D].
+        kept: the language's own states at all layers, if they were computed before; then nothing is run.
+
+    One pass gives options and premises, both poolings and all layers. The premise is a prefix of the options, so it is
+    almost free, and any metric can then be computed without another pass.
     """
     by_id = pair.language.by_id()
     items = [by_id[item_id] for item_id in pair.ids]
     rows = [english.position[item_id] for item_id in pair.ids]
-    tokens = text_tokens(lm, items)
+    tokens = text_tokens(lm, items) if kept is None else [kept.tokens[kept.position[i]] for i in pair.ids]
     english_tokens = [english.tokens[row] for row in rows]
     n = len(items[0].options)
     device = lm.device
 
-    twins_e, twins_x = (_option_twins(texts, n).to(device) for texts in (english_tokens, tokens))
-    groups_e, groups_x = (_equal([texts[-1] for texts in side]).to(device) for side in (english_tokens, tokens))
+    twins_e, twins_x = (option_twins(texts, n).to(device) for texts in (english_tokens, tokens))
+    groups_e, groups_x = (equal_texts([texts[-1] for texts in side]).to(device) for side in (english_tokens, tokens))
     premises = {p: PremiseStream(english.states[p][:, rows, -1].to(device), groups_e, groups_x) for p in POOLINGS}
     others = partners(len(items))
     shape = (lm.num_layers + 1, len(items), n, n)
@@ -209,7 +226,12 @@ def similarities(
     for pooling in also:
         (layers, *_, width), dtype = shape_of(lm, pooling, len(items), 1)
         more[pooling] = torch.zeros(layers, len(items), width, dtype=dtype, device=english.states[pooling].device)
-    for chosen, states in hidden_states(lm, tokens, pair.ids, _every(lm), (*POOLINGS, *also), batch_tokens, advance):
+    passes = (
+        hidden_states(lm, tokens, pair.ids, range(lm.num_layers + 1), (*POOLINGS, *also), batch_tokens, advance)
+        if kept is None
+        else kept.batches(pair.ids, device)
+    )
+    for chosen, states in passes:
         for pooling, value in states.items():
             if pooling in more:
                 more[pooling][:, chosen] = value[:, :, -1].to(more[pooling])
@@ -242,10 +264,6 @@ def similarities(
         },
         finished,
     )
-
-
-def _every(lm: LanguageModel) -> range:
-    return range(lm.num_layers + 1)
 
 
 def text_tokens(lm: LanguageModel, items: Sequence[Item]) -> list[list[Tokens]]:
@@ -325,6 +343,10 @@ class PremiseStream:
     def finish(self) -> PremiseCosines:
         """The cosines, after all premises were added; each premise was run in one of the processes."""
         distributed.filled(self.language)
+        return self.cosines()
+
+    def cosines(self) -> PremiseCosines:
+        """The cosines, in a process that has all premises."""
         layers = [self._layer(cosines(e, x)) for e, x in zip(self.english, self.language, strict=True)]
         return PremiseCosines(*(torch.stack(parts) for parts in zip(*layers, strict=True)))
 
@@ -353,12 +375,12 @@ class PremiseStream:
         return own, row, column, (rivals.sum(dim=1) - 1).to(torch.int32), swapped.float()
 
 
-def _option_twins(texts: Sequence[Sequence[Tokens]], n: int) -> Tensor:
+def option_twins(texts: Sequence[Sequence[Tokens]], n: int) -> Tensor:
     """[items, n]: index of each option's first equal option."""
     return torch.tensor([[group.index(group[i]) for i in range(n)] for group in texts], dtype=torch.long)
 
 
-def _equal(texts: Sequence[Tokens]) -> Tensor:
+def equal_texts(texts: Sequence[Tokens]) -> Tensor:
     """[N]: a number for each text, equal for equal texts."""
     seen: dict[tuple[int, ...], int] = {}
     return torch.tensor([seen.setdefault(tuple(text), len(seen)) for text in texts])

@@ -1,0 +1,1 @@
+"""Alignment with other languages than English."""
