@@ -402,10 +402,10 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
         ),
         (["-m", "hydra.sweep.dir=/proc/x"], "(for a sweep: hydra.sweep.dir=<folder>)"),
         (["=3"], "The argument '=3' has no key; write key=value"),
-        (["task=3"], "There is no task '3'; available: belebele, "),
+        (["task=3"], "There is no task '3'; available: afrimmlu, "),
         (["patch=null"], "There is no patch 'null'; available: ablation, english, maps, none."),
         (["-m", "lang=swh,3"], "There is no language '3'; available: "),
-        (["-m", "lang=glob(zzz*)"], "lang=glob(zzz*) matches nothing, so no job would run; --help lists"),
+        (["-m", "lang=glob(zzz*)"], "lang=glob(zzz*) matches nothing, so no job would run; --info lang lists"),
         (["patch=english", "patch.window=99", "data=/nowhere"], "patch.window=99 is too large: "),
         (
             ["patch=english", "patch.window=9", "patch.component=mlp", "data=/nowhere"],
