@@ -391,7 +391,7 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
         (["+task_limit=5"], "There is no key 'task_limit'; available: task.limit, "),
         (["+limit=5"], "There is no key 'limit'; did you mean patch.pairs.limit or task.limit?"),
         (["+model.devise=cpu"], "There is no key 'model.devise'; available: model.device, "),
-        (["+languages.swh.pivot=x"], "There is no key 'languages.swh.pivot'; did you mean task.pivot?"),
+        (["+languages.swh.pivot=x"], "There is no key 'languages.swh.pivot'; did you mean pivot or task.pivot?"),
         (
             ["hydra.run.dir=/proc/x"],
             "Nothing can be written to /proc/x: it does not exist and cannot be created; choose another folder",

@@ -76,9 +76,8 @@ def test_weights_that_the_architecture_does_not_know_are_said_in_one_line(
     rewrite(folder, lambda weights: {**weights, "model.extra.weight": torch.zeros(2)})
     with caplog.at_level(logging.WARNING):
         found = loading.load(config(folder))
-    assert [r.getMessage() for r in caplog.records] == [
-        f"{folder} has 1 weights that are not used: model.extra.weight."
-    ]
+    own = [r.getMessage() for r in caplog.records if r.name.startswith("align_pipeline")]
+    assert own == [f"{folder} has 1 weights that are not used: model.extra.weight."]
     assert found.num_layers == 4
 
 

@@ -352,7 +352,7 @@ def test_the_table(job: tuple[Path, dict[str, Any]]) -> None:
     assert sources["xx-en", "self"] == ["swh_Latn"]
     assert sources["en-xx", "language=spa"] == ["spa_Latn"]
     assert sources["xx-en", "noise"] == sources["xx-en", UNPATCHED] == [""]
-    assert set(content["tokens"]) == {"extraction", "scoring", "patching", "lens"}
+    assert set(content["tokens"]) == {"extraction", "scoring", "patching", "lens", "pivots"}
     assert content["tokens"]["patching"] > content["tokens"]["scoring"]
 
 
