@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from align_pipeline.config import register
 from align_pipeline.config.lang import Language
 from align_pipeline.config.model import ModelConfig
 from align_pipeline.data.source import Source
@@ -249,6 +250,7 @@ def test_file_fits_the_schema(code: str) -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODELS if path.stem != "tuned"], ids=lambda path: path.stem)
 def test_model_fits_the_schema(path: Path) -> None:
+    register()
     model = OmegaConf.merge(OmegaConf.structured(ModelConfig), yaml.safe_load(path.read_text(encoding="utf-8")))
     assert OmegaConf.is_missing(model, "path") == (path.stem == "custom")
     assert path.stem == "custom" or OmegaConf.create({"model": model}).model.name == path.stem
