@@ -11,7 +11,6 @@ import dataclasses
 import logging
 import os
 import resource
-import shutil
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from align_pipeline.engine.forward import shares, token_budget
 from align_pipeline.engine.model import LanguageModel
 from align_pipeline.engine.plan import Plan, seconds_per_work
 from align_pipeline.errors import InputError
+from align_pipeline.files import room
 from align_pipeline.measurements.base import ASSUMED, Job, Measurement, tables_of
 from align_pipeline.measurements.passes import Passes
 from align_pipeline.pipeline import known_of_tuning, selected
@@ -314,10 +314,7 @@ def _full(found: Forecast, config: Config) -> Iterator[Table | str]:
     if config.cache is None:
         yield "Disk: the cache is off; tables and figures take a few MB."
     else:
-        folder = next(
-            path for path in [Path(config.cache).resolve(), *Path(config.cache).resolve().parents] if path.exists()
-        )
-        free = decimal(shutil.disk_usage(folder).free)
+        free = decimal(room(Path(config.cache))[1])
         yield f"Disk: {decimal(found.size)} in {config.cache} ({free} free); tables and figures take less."
     yield "Nothing was computed or written. Without dry_run=true, the same command runs the job."
 

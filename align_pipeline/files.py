@@ -1,7 +1,8 @@
-"""Detect files without their content: Git LFS pointers and broken links."""
+"""Files without their content (Git LFS pointers, broken links), and the room for new ones."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,3 +27,9 @@ def check(paths: Iterable[Path]) -> None:
                     raise InputError(
                         f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in {path.parent}."
                     )
+
+
+def room(folder: Path) -> tuple[Path, int]:
+    """The nearest folder that exists, from `folder` upwards, and the free bytes of its disk."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return place, shutil.disk_usage(place).free

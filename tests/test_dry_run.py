@@ -110,6 +110,26 @@ def test_what_the_cache_has_is_not_counted_and_says_which_items_fail(base: list[
     assert (done.memory, done.size, sum(stage.passes for stage in done.stages)) == (0, 0, 0)
 
 
+def test_kept_states_are_read_and_not_written(tmp_path: Path) -> None:
+    """A dry run's zeros must never be taken for the states of a side."""
+    asked = ["task=xcopa", "lang=[swh,ind]", "task.limit=6", "pivot=ind"]
+    cache = tmp_path / "cache"
+    first = planned(tmp_path / "first", f"cache={cache}", *asked)
+    assert not cache.exists()
+    expected = run_job(tmp_path / "expected", f"cache={tmp_path / 'other'}", *asked)
+    run_job(tmp_path / "half", f"cache={cache}", *asked[:1], "lang=[swh]", *asked[2:3], "pivot=[eng]", "evaluate=false")
+    run_job(tmp_path / "states", f"cache={cache}", *asked, "evaluate=false")
+    for entry in cache.rglob("*.json"):  # the states stay, and what is computed from them goes
+        if "States of ind" not in entry.read_text(encoding="utf-8"):
+            entry.unlink()
+    kept = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+    some = planned(tmp_path / "some", f"cache={cache}", *asked)
+    assert {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()} == kept
+    assert 0 < sum(stage.tokens for stage in some.stages) < sum(stage.tokens for stage in first.stages)
+    found = run_job(tmp_path / "found", f"cache={cache}", *asked)
+    assert found["languages"] == expected["languages"]
+
+
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "align_pipeline.run", *arguments],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from align_pipeline.data.tasks import ItemSet
 from align_pipeline.engine.checks import num_layers, width
 from align_pipeline.engine.identity import model_key
 from align_pipeline.engine.pooling import POOLINGS
-from align_pipeline.engine.states import pooled_states
+from align_pipeline.engine.states import pooled_states, shape_of
 from align_pipeline.errors import InputError
+from align_pipeline.files import room
 from align_pipeline.measurements.alignment.similarity import EnglishStates, text_tokens
 from align_pipeline.measurements.base import Job, layers
 from align_pipeline.store.cache import Cache
@@ -63,10 +63,20 @@ class KeptStates:
                 "task": self.job.task.name,
                 "what": f"States of {side.language} ({side.pivot})",
             }
-            got = distributed.kept(lambda computed: (self.cache.mapped(key, computed, note), False), compute)
-            states = {} if got is None else got[0]
+            if lm.plan is not None:  # a dry run: nothing is kept, and the zeros that stand for states are narrower
+                states = self._blank(side) if self.cache.has(key) else compute()
+            else:
+                got = distributed.kept(lambda computed: (self.cache.mapped(key, computed, note), False), compute)
+                states = {} if got is None else got[0]
             self._known[name] = EnglishStates({item_id: row for row, item_id in enumerate(ids)}, tokens, states)
         return self._known[name]
+
+    def _blank(self, side: ItemSet) -> dict[str, torch.Tensor]:
+        """Zeros in the place of states that are in the cache."""
+        lm, size = self.job.lm, len(side.items[0].options) + 1
+        shapes = {pooling: shape_of(lm, pooling, len(side.items), size) for pooling in POOLINGS}
+        chosen = layers(self.job.config, lm.num_layers)
+        return {pooling: torch.zeros(shape, dtype=dtype)[chosen] for pooling, (shape, dtype) in shapes.items()}
 
     def _key(self, side: ItemSet, model: Mapping[str, Any]) -> dict[str, Any]:
         texts = hashlib.sha256(repr([(item.options, item.premise) for item in side.items]).encode()).hexdigest()
@@ -98,8 +108,7 @@ class KeptStates:
         )
         if self.cache.folder is None or not new:
             return
-        place = next(p for p in (self.cache.folder.absolute(), *self.cache.folder.absolute().parents) if p.exists())
-        free = shutil.disk_usage(place).free
+        place, free = room(self.cache.folder)
         if need > free:
             raise InputError(
                 f"The states of {len(new)} sides take {_in_words(need)}, but {place} has only {_in_words(free)} free; "
