@@ -174,10 +174,9 @@ def _measure(
 
     with stages.stage("report", "Drew the plots"):
         told = [one.tell() for one in measurements]
-    rows = summary.languages(pairs, [kind.blank for kind in registered()], told)
-    content = summary.content(job, rows, weak, passes, [kind.stage for kind in registered()], settings) | {
-        "tuned": tuned
-    }
+    every = registered()
+    rows = summary.languages(pairs, [kind.blank for kind in every], told)
+    content = summary.content(job, rows, weak, passes, [kind.stage for kind in every], settings) | {"tuned": tuned}
     write_text(folder / SUMMARY, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     tables = [name for one in measurements for name in tables_of(one)]
     return _Found(content, told, summary.numbers(rows, measurements), tables, stages)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from align_pipeline import distributed
 from align_pipeline.engine.forward import Advance, shares, token_budget
-from align_pipeline.engine.layout import work_of
+from align_pipeline.engine.layout import by_kind, work_of
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.errors import InputError
 
@@ -140,13 +140,13 @@ def _mask(lm: LanguageModel, columns: Tensor, width: int) -> Any:
     places = torch.arange(columns.shape[1], device=columns.device)
     sees = columns.bool()[:, None, :] & (places <= places[-width:, None])
     far = positions[:, -width:, None] - positions[:, None, :]  # [rows, T, K]
-    lowest, masks = torch.finfo(lm.model.dtype).min, {}
-    for kind, window in lm.windows.items():
+
+    def mask(window: int | None) -> Tensor:
         seen = sees if window is None else sees & (far < window)
-        masks[kind] = torch.zeros(seen.shape, dtype=lm.model.dtype, device=lm.device).masked_fill_(~seen, lowest)[
-            :, None
-        ]
-    return masks if len(masks) > 1 else next(iter(masks.values()))
+        zeros = torch.zeros(seen.shape, dtype=lm.model.dtype, device=lm.device)
+        return zeros.masked_fill_(~seen, torch.finfo(lm.model.dtype).min)[:, None]
+
+    return by_kind(lm, mask)
 
 
 def in_batches(

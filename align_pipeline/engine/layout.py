@@ -88,9 +88,14 @@ def lay_out(lm: LanguageModel, parts: Sequence[Row], behind: int = 0) -> Layout:
         sees[index, :n, :n] = torch.from_numpy(row.sees())
         padding = torch.arange(n, wide)
         sees[index, padding, padding] = True  # padding attends to itself, so that no mask row is empty
-    masks = {kind: _mask(lm, sees, positions, behind, window) for kind, window in lm.windows.items()}
-    mask = next(iter(masks.values())) if len(masks) == 1 else masks
+    mask = by_kind(lm, lambda window: _mask(lm, sees, positions, behind, window))
     return Layout(tuple(rows), members, row_of, tokens, positions.to(lm.device), mask, sees)
+
+
+def by_kind(lm: LanguageModel, mask: Callable[[int | None], Tensor]) -> Tensor | dict[str, Tensor]:
+    """The masks that `mask` makes from the attention windows, by kind of layer; of a single kind, the mask itself."""
+    masks = {kind: mask(window) for kind, window in lm.windows.items()}
+    return next(iter(masks.values())) if len(masks) == 1 else masks
 
 
 def _mask(lm: LanguageModel, sees: Tensor, positions: Tensor, behind: int, window: int | None) -> Tensor:

@@ -25,12 +25,9 @@ def scored_pass(
     Logits are computed only at positions that a span needs.
     """
     if lm.plan is not None:
-        real, places = (
-            replace(lm, plan=None),
-            {(row, column) for row, at, tokens in spans for column in at[: len(tokens)]},
-        )
-        again = lambda made, held: scored_pass(real, made, spans, held)  # noqa: E731
-        planned(lm, "scores", layout, trunk, again, len(places))
+        real = replace(lm, plan=None)
+        wanted = {(row, column) for row, at, tokens in spans for column in at[: len(tokens)]}
+        planned(lm, "scores", layout, trunk, lambda made, held: scored_pass(real, made, spans, held), len(wanted))
         return [0.0] * len(spans)
     rows = torch.tensor([row for row, _, tokens in spans for _ in tokens], device=lm.device, dtype=torch.long)
     columns = [column for _, at, tokens in spans for column in at[: len(tokens)]]

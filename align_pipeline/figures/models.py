@@ -18,6 +18,7 @@ from align_pipeline.figures.style import (
     draw_inside,
     item_counts,
     language_names,
+    languages,
     metric_label,
     new_figure,
     part_name,
@@ -64,7 +65,7 @@ def depth(part: pd.DataFrame) -> Figure:
     set_title(
         axes,
         part_name(part),
-        f"{_languages(count)}, {item_counts(part['n'])}; dot: highest layer before the norm{chance}",
+        f"{languages(count)}, {item_counts(part['n'])}; dot: highest layer before the norm{chance}",
     )
     return figure
 
@@ -127,10 +128,6 @@ def _depth_axes(axes: Axes, shares: pd.Series[Any]) -> None:
     axes.set_ylim(0, max(0.02, 1.06 * float(shares.max())))
 
 
-def _languages(count: int) -> str:
-    return f"{count} language{'s' if count != 1 else ''}"
-
-
 def scale(table: pd.DataFrame, by: str) -> Figure:
     """Accuracy and alignment over the models' size or the steps of a training, on a log axis.
 
@@ -168,7 +165,7 @@ def scale(table: pd.DataFrame, by: str) -> Figure:
         _points(axes, own, by, "english_accuracy", hues, "s")
         axes.set_ylabel("accuracy")
         task = TASKS.get(part_task(table), part_task(table))
-        set_title(axes, f"{task}: accuracy", f"{_languages(int(own['n_languages'].max()))}; bars: 95% interval")
+        set_title(axes, f"{task}: accuracy", f"{languages(int(own['n_languages'].max()))}; bars: 95% interval")
     for metric, pooling in metrics:
         own, axes = table[(table["metric"] == metric) & (table["pooling"] == pooling)], panels.pop(0)
         _points(axes, own, by, "alignment", hues, "o")

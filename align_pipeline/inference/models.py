@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from align_pipeline.config.resolvers import last_part
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.inference import arrays, resampling
 from align_pipeline.inference.items import adjusted
@@ -81,7 +82,7 @@ def described(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Model]:
         known = found.get(name, Model(name))
         revision = summary.get("revision", config.get("revision"))
         path = str(config.get("path") or "")
-        last = re.split(r"[/:]", path.rstrip("/"))[-1]
+        last = last_part(path)
         step = step_of(str(revision or last))
         series = "" if step is None else path if revision else _STEP.sub("*", path.rstrip("/"))
         found[name] = Model(

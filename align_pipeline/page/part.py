@@ -61,7 +61,7 @@ class Part:
             for model, task, metric, pooling in self.study.blocks
             if (model, task) == (self.model, self.task)
         ]
-        return sorted(found, key=lambda m: (_place(m[0]), m))
+        return sorted(found, key=lambda m: (place_of(m[0]), m))
 
     def draw(self, draw: Callable[[], Any], *words: str) -> str:
         """Draw a figure and save it as PNG and SVG.
@@ -152,9 +152,10 @@ def in_order(table: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFra
     groups = [
         ((str(k[0]), str(k[1]), str(k[2])), rows) for k, rows in table.groupby(["alignment_task", "metric", "pooling"])
     ]
-    return sorted(groups, key=lambda g: (_place(g[0][1]), g[0]))
+    return sorted(groups, key=lambda g: (place_of(g[0][1]), g[0]))
 
 
-def _place(metric: str) -> int:
+def place_of(metric: str) -> int:
+    """The place of a metric in `style.METRICS`; those that are not there come last."""
     order = list(style.METRICS)
     return order.index(metric) if metric in order else len(order)

@@ -69,8 +69,7 @@ class Cache:
         """
         if self.folder is None:
             return compute(), False
-        described = _described(key)
-        path = self.folder / _place(described)
+        path = self._path(key)
         found = _read(path)
         if found is not None:
             return found, True
@@ -86,12 +85,12 @@ class Cache:
             with writing(self.folder, _ELSEWHERE):
                 for left in path.parent.glob(f".{path.stem}.*.partial"):  # left by a writer that was killed
                     left.unlink(missing_ok=True)
-                _write(path, tensors, described, note or {})
+                _write(path, tensors, _described(key), note or {})
         return tensors, False
 
     def find(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """The entry of a key, if it is there and intact."""
-        return None if self.folder is None else _read(self.folder / _place(_described(key)))
+        return None if self.folder is None else _read(self._path(key))
 
     def mapped(
         self, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]], note: Mapping[str, str] | None = None
@@ -99,23 +98,27 @@ class Cache:
         """Like `get`, for large entries: the tensors are memory-mapped, so that only what is used is in memory."""
         if self.folder is None:
             return compute()
-        path = self.folder / _place(_described(key))
         if not self.has(key):
             self.get(key, compute, note)
-        found: dict[str, Tensor] = map_tensors(path)
+        found: dict[str, Tensor] = map_tensors(self._path(key))
         return found
 
     def has(self, key: Mapping[str, Any]) -> bool:
         """Whether the store has an intact entry of the key; reads it piece by piece."""
         if self.folder is None:
             return False
-        path = self.folder / _place(_described(key))
+        path = self._path(key)
         try:
             manifest = json.loads(_manifest(path).read_text(encoding="utf-8"))
             with path.open("rb") as file:
                 return bool(hashlib.file_digest(file, "sha256").hexdigest() == manifest["sha256"])
         except _DAMAGE:
             return False
+
+    def _path(self, key: Mapping[str, Any]) -> Path:
+        """Where the tensors of a key's entry are."""
+        assert self.folder is not None
+        return self.folder / _place(_described(key))
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:

@@ -10,13 +10,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from align_pipeline.data.items import ENGLISH
-from align_pipeline.figures.style import METRICS
 from align_pipeline.inference.consistency import consistency
 from align_pipeline.inference.pivots import Best, best, layer_of, matrix, named, seen_from, transfer
 from align_pipeline.measurements.pivots.figures import every_layer, heat_map
 from align_pipeline.measurements.pivots.table import PIVOTS
 from align_pipeline.page.numbers import metric_name
-from align_pipeline.page.part import Part, Section
+from align_pipeline.page.part import Part, Section, place_of
 from align_pipeline.page.template import render
 
 _TEXTS = ["language", "pivot", "set", "pivot_set", "metric", "pooling"]
@@ -31,11 +30,8 @@ def _show(part: Part) -> Markup:
     rows = rows.drop_duplicates(["language", "pivot", "metric", "pooling", "layer"], keep="last")
     predictions = part.study.predictions
     predictions = predictions[(predictions["model"] == part.model) & (predictions["task"] == part.task)]
-    order = list(METRICS)
-    keys = sorted(
-        {(str(a), str(b)) for a, b in rows[["metric", "pooling"]].itertuples(index=False)},
-        key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key),
-    )
+    found = {(str(a), str(b)) for a, b in rows[["metric", "pooling"]].itertuples(index=False)}
+    keys = sorted(found, key=lambda key: (place_of(key[0]), key))
     agree = _agreement(predictions, sorted(rows["pivot"].unique()))
     return render(
         "align_pipeline/measurements/pivots/section.html",

@@ -18,6 +18,7 @@ from align_pipeline.figures.style import (
     item_counts,
     language_codes,
     language_names,
+    languages,
     layer_ticks,
     part_task,
     set_title,
@@ -101,7 +102,7 @@ def by_layer(table: pd.DataFrame) -> Figure:
     handles.append(Line2D([], [], color="#555555", linestyle="--", label="chance"))
     pooling, task = str(table["pooling"].iloc[0]), part_task(table)
     title = f"{TASKS.get(task, task)}: representations ({POOLINGS.get(pooling, pooling)})"
-    below = f"{len(names)} language{'s' if len(names) > 1 else ''}, {item_counts(table['n'])}"
+    below = f"{languages(len(names))}, {item_counts(table['n'])}"
     if panels:
         for axes in panels[max(len(shown) - across, 0) : len(shown)]:  # the lowest of each column
             axes.set_xlabel("layer (hidden state)")
