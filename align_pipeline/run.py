@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from align_pipeline import command, machine
 from align_pipeline.config import Config, from_hydra, register, resolved
 from align_pipeline.config.paths import CONF
+from align_pipeline.sweep import jobs as sweep
 
 machine.settle()
 register()
@@ -53,17 +54,15 @@ def job(composed: DictConfig) -> float | None:
 
 def _kept() -> str:
     """What an interruption leaves, and how to go on."""
-    if not _begun or _begun[-1].dry_run:
+    claimed = sweep.claimed()
+    if claimed is None and (not _begun or _begun[-1].dry_run):
         return "Nothing was computed."
-    cache = _begun[-1].cache
+    cache = _begun[-1].cache if claimed is None else claimed[1]
     if cache is None:
         kept = "Nothing of the unfinished job is kept, because cache=null; the same command starts it again."
     else:
         kept = f"What was computed is kept in {cache}: the same command goes on after the last finished language."
-    hydra_config = HydraConfig.get()
-    if hydra_config.mode is RunMode.MULTIRUN:
-        kept += f" Add hydra.sweep.dir={hydra_config.sweep.dir} to go on in the sweep's folder."
-    return kept
+    return kept if claimed is None else f"{kept} Add hydra.sweep.dir={claimed[0]} to go on in the sweep's folder."
 
 
 def main() -> None:

@@ -52,6 +52,7 @@ class Sweep:
 
 
 _running: list[Sweep] = []
+_claimed: list[tuple[Path, str | None]] = []
 _failures: list[str] = []
 """One line for each failed job; of sweeps without a `Sweep`, that is of trainings, nothing else knows them."""
 _RESULTS = (SUMMARY, TUNING)
@@ -74,6 +75,11 @@ class Begin(Callback):
         if distributed.is_main():
             with _ending_the_command():
                 _claim_sweep(config)
+
+
+def claimed() -> tuple[Path, str | None] | None:
+    """The folder and the cache of this command's sweep, also if its jobs run elsewhere; None if it is no sweep."""
+    return _claimed[-1] if _claimed else None
 
 
 @contextlib.contextmanager
@@ -128,6 +134,7 @@ def _claim_sweep(config: DictConfig) -> None:
         return
     wandb.group = wandb.group or folder.name
     _running.append(Sweep(folder, wandb, None if jobs is None else len(jobs)))
+    _claimed.append((folder, config.cache))
 
 
 def _is_named(key: str, overrides: Sequence[str]) -> bool:
