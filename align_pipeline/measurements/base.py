@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -24,8 +24,10 @@ from torch import Tensor
 
 from align_pipeline.config import Config
 from align_pipeline.config.lang import Language
+from align_pipeline.config.pivots import ENGLISH_ONLY
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import Pair, ParallelTask
+from align_pipeline.data.tasks.parallel import pair as paired
 from align_pipeline.engine.loading import load, parameters
 from align_pipeline.engine.model import LanguageModel
 from align_pipeline.errors import InputError
@@ -128,6 +130,25 @@ class Job:
     def parameters(self) -> int | None:
         """Number of the model's parameters, as far as it is known; the model is not loaded for it."""
         return parameters(self.config.model) if self.given is None else self.given.parameters
+
+    @functools.cached_property
+    def every_pair(self) -> list[Pair]:
+        """Each language with English and then with every other pivot of ``pivot=``; no language is its own pivot.
+
+        Raises:
+            InputError: two languages share no item.
+        """
+        codes = {code: language.flores for code, language in self.config.languages.items()}
+        pivots = [codes[code] for code in self.config.pivot if code not in ENGLISH_ONLY]
+        own = {pair.language.language: pair.language for pair in self.pairs}
+        pairs = []
+        for pair in self.pairs:
+            pairs.append(pair)
+            for pivot in pivots:
+                if pivot in own and pivot != pair.language.language:
+                    made = paired(pair.language, own[pivot], self.task.limit, logging.DEBUG)
+                    pairs.append(replace(made, language=pair.language))  # the same object as with English
+        return pairs
 
     @property
     def last_layers(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ from align_pipeline.inference.findings import chance, findings
 from align_pipeline.inference.verdicts import verdicts
 from align_pipeline.measurements.patching import statistics as patching_analysis
 from align_pipeline.measurements.patching import units
+from align_pipeline.measurements.patching.pivots import by_pivot
 from align_pipeline.measurements.translation import statistics as translation_analysis
 from align_pipeline.measurements.translation_patching import statistics as translation_patching_analysis
 from align_pipeline.page.numbers import layer_range
@@ -72,6 +73,7 @@ class Results:
     patching_effects: pd.DataFrame
     patching_contrasts: pd.DataFrame
     patching_categories: pd.DataFrame
+    patching_pivots: pd.DataFrame
     translation_patching: pd.DataFrame
     translation_patching_effects: pd.DataFrame
     translation_patching_contrasts: pd.DataFrame
@@ -103,6 +105,7 @@ FILES = {
     "patching_effects": "correction and damage rates and log-odds, per language, condition and layer",
     "patching_contrasts": "the parallel activation (or a map) against each control, per language and layer",
     "patching_categories": "correction rates by the items' category",
+    "patching_pivots": "English activations against another pivot's, on the same items, per pivot and language",
     "translation_patching": "patched translation: each condition's best layer and middle third, per language",
     "translation_patching_effects": "BLEU and chrF++ patched and unpatched, per language, condition and layer",
     "translation_patching_contrasts": "the parallel activation against each control, per language and layer",
@@ -164,6 +167,7 @@ def analyse(tables: Tables, seed: int = 0, reference: str | None = None) -> Resu
         patching_effects=patching_analysis.effects(patched, seed=seed),
         patching_contrasts=patching_analysis.contrasts(patched, seed=seed),
         patching_categories=patching_analysis.by_category(patched),
+        patching_pivots=by_pivot(patched),
         translation_patching=again.summary,
         translation_patching_effects=again.effects,
         translation_patching_contrasts=again.contrasts,

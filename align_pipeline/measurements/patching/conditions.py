@@ -75,7 +75,7 @@ class Plan:
         if condition in ("noise", "zero"):
             return ""
         is_own = condition in ("self", "mean") or (map_of(condition) and not is_kept(condition))
-        return pair.language.language if is_own else ENGLISH
+        return pair.language.language if is_own else pair.english.language
 
 
 def plan(config: PatchConfig, task: ParallelTask, pairs: Sequence[Pair], source: Source) -> Plan:
@@ -108,6 +108,12 @@ def plan(config: PatchConfig, task: ParallelTask, pairs: Sequence[Pair], source:
     others = others_of(conditions, task, source)
     layers = "all" if config.layers == "auto" else config.layers
     return Plan(dataclasses.replace(config, conditions=conditions, layers=layers), others)
+
+
+def without_maps(asked: Plan) -> Plan:
+    """The same without learned maps, which move towards English only."""
+    config = dataclasses.replace(asked.config, conditions=[name for name in asked.conditions if not map_of(name)])
+    return dataclasses.replace(asked, config=config, training={})
 
 
 def others_of(conditions: Sequence[str], task: ParallelTask, source: Source) -> dict[str, ItemSet]:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from align_pipeline.config.lang import name_of
 from align_pipeline.config.patch import KEPT, TREATMENT, is_kept, is_placebo, map_of, treatment_of
+from align_pipeline.data.items import ENGLISH
 from align_pipeline.figures import labels, look, style
 from align_pipeline.figures.look import points
 
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = {
-    "parallel": "parallel English",
+    "parallel": "parallel {pivot}",
     "self": "itself",
     "random_item": "another item",
     "same_answer": "another item, same answer",
     "permuted_options": "options reordered",
-    "mean_english": "mean of English",
+    "mean_english": "mean of {pivot}",
     "noise": "noise",
     "zero": "zero",
     "mean": "mean of the language",
@@ -43,16 +44,17 @@ SITES = {
     "options": "the ends of all options",
     "source": "the end of the source sentence",
 }
-KIND = ["model", "task", "component", "site", "window"]
+_WHERE = ["component", "site", "window"]
+KIND = ["model", "task", "pivot_language", *_WHERE]
 """Columns that identify one figure."""
-KIND_TRANSLATION = ["model", "task", "direction", *KIND[2:]]
+KIND_TRANSLATION = ["model", "task", "direction", *_WHERE]
 """Columns that identify one figure of translations."""
 
 
-def condition_name(condition: str) -> str:
-    """A condition in words."""
+def condition_name(condition: str, pivot: Any = ENGLISH) -> str:
+    """A condition in words; `pivot` is the code of the language whose activations replace the others'."""
     name, _, strength = condition.removeprefix(KEPT).partition("*")
-    words = NAMES.get(name, name.replace("language=", "in "))
+    words = NAMES.get(name, name.replace("language=", "in ")).format(pivot=name_of(pivot))
     return f"{words} × {strength}" if strength else words
 
 
@@ -71,8 +73,9 @@ def draw(effects: pd.DataFrame, folder: Path) -> list[Path]:
         folder: the output folder.
     """
     paths = []
-    for key, part in effects[effects["n_tf"] > 0].groupby(KIND, sort=False):
-        stem = folder / "_".join(["patching", *(style.slug(str(word)) for word in key[1:])])
+    for (_, task, pivot, *where), part in effects[effects["n_tf"] > 0].groupby(KIND, sort=False):
+        words = [task, *where, *([] if pivot == ENGLISH else [f"from_{pivot}"])]
+        stem = folder / "_".join(["patching", *(style.slug(str(word)) for word in words)])
         for name, figure in figures(part):
             paths += style.save(figure, stem.with_name(f"{stem.name}_{name}"), ("png",))
     return paths
@@ -129,7 +132,7 @@ def correction(part: pd.DataFrame) -> Figure:
     top = max(
         0.05, 1.08 * float(np.nanmax(table.to_numpy(float))), *(1.04 * np.nanmax(x) for x in (interval or ())[1:])
     )
-    figure, axes = _lines(table, interval, -0.02 * top, top)
+    figure, axes = _lines(table, interval, -0.02 * top, top, part["pivot_language"].iloc[0])
     axes.set_ylabel("share of TF items corrected")
     labels.settle(figure)
     style.set_title(axes, _title(part), _below(part))
@@ -175,7 +178,9 @@ def _treated(part: pd.DataFrame) -> pd.DataFrame | None:
     return own if part["language"].nunique() == 1 and len(own) == part["layer"].nunique() else None
 
 
-def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float, top: float) -> tuple[Figure, Any]:
+def _lines(
+    table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float, top: float, pivot: Any = ENGLISH
+) -> tuple[Figure, Any]:
     """One line per condition, labelled at its end.
 
     Args:
@@ -183,6 +188,7 @@ def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float,
         interval: low and high of the treatment, by layer.
         bottom: lower end of the axis.
         top: upper end of the axis.
+        pivot: the code of the language whose activations replace the others'.
     """
     order = [TREATMENT, *NAMES]
     names = sorted(table.index, key=lambda c: order.index(c) if c in order else len(order))
@@ -197,7 +203,7 @@ def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float,
         width = 2.8 if name == TREATMENT else 1.4
         axes.plot(layers, table.loc[name].to_numpy(float), color=colours[name], linestyle=dashes, linewidth=width)
         if look.current() is not None:  # the names are too long for a column: in the legend, in their order
-            axes.lines[-1].set_label(condition_name(name))
+            axes.lines[-1].set_label(condition_name(name, pivot))
     if interval is not None:
         axes.fill_between(layers, *interval, color=colours[TREATMENT], alpha=0.15, linewidth=0)
     axes.set_ylim(bottom, top)
@@ -207,7 +213,7 @@ def _lines(table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float,
     ends = np.array([float(table.loc[name].to_numpy(float)[-1]) for name in names])
     texts = [
         {
-            "s": condition_name(name),
+            "s": condition_name(name, pivot),
             "fontsize": points(8.5),
             "color": colours[name],
             "weight": "bold" if name == TREATMENT else "normal",
@@ -246,7 +252,7 @@ def grid(part: pd.DataFrame, rows: str) -> Figure:
     axes.set_ylabel(rows if rows == "head" else "")
     labels.colour_bar(figure, axes, image, "share of TF items corrected", height)
     labels.row_labels(axes, names, size, dict(zip(names, codes, strict=False)), count - 1)
-    condition = condition_name(str(part["condition"].iloc[0]))
+    condition = condition_name(str(part["condition"].iloc[0]), part["pivot_language"].iloc[0])
     style.set_title(axes, _title(part), f"replaced by: {condition}; {_below(part)}")
     return figure
 
@@ -260,4 +266,5 @@ def _below(part: pd.DataFrame) -> str:
     languages = sorted(part["language"].astype(str).unique())
     whose = name_of(languages[0]) if len(languages) == 1 else f"{len(languages)} languages"
     n = int(part.groupby(["language", "pivot"], observed=True)["n_tf"].max().sum())
-    return f"{whose}, n = {n:,} items right in English and wrong unpatched"
+    pivot = name_of(part["pivot_language"].iloc[0])
+    return f"{whose}, n = {n:,} items right in {pivot} and wrong unpatched"

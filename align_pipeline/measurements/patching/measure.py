@@ -16,7 +16,8 @@ from torch import Tensor
 
 from align_pipeline import distributed
 from align_pipeline.config import Config
-from align_pipeline.config.patch import KEPT, Component, PatchItems, is_kept, map_of
+from align_pipeline.config.patch import KEPT, TREATMENT, Component, PatchItems, is_kept, map_of
+from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.tasks import ChoiceTask, Pair, ParallelTask
 from align_pipeline.measurements.base import ASSUMED, Columns, Job, Told, Unit
 from align_pipeline.measurements.patching import conditions, figures, statistics
@@ -41,10 +42,19 @@ class Patching:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        asked = conditions.plan(job.config.patch, job.task, job.pairs, job.source)
+        order = list(dict.fromkeys(pair.english.language for pair in job.every_pair))
+        self.pairs = sorted(job.every_pair, key=lambda pair: order.index(pair.english.language))
+        asked = conditions.plan(job.config.patch, job.task, self.pairs, job.source)
         learned = training(asked.config, job.pairs, job.languages, job.source)
-        self.asked_for = dataclasses.replace(asked, training=learned)
-        self._foreign: dict[str, Activations] = {}
+        self.with_english = dataclasses.replace(asked, training=learned)
+        self.with_others = conditions.without_maps(asked)
+        if len(order) > 1 and asked.config.learned:
+            log.info("Learned maps move towards English only, so that they are not tried with other pivots.")
+        self._foreign: dict[tuple[str, str], Activations] = {}
+
+    def plan(self, pair: Pair) -> conditions.Plan:
+        """What is asked for a pair."""
+        return self.with_english if pair.english.language == ENGLISH else self.with_others
 
     @staticmethod
     def asked(config: Config, task: ParallelTask) -> bool:
@@ -60,12 +70,13 @@ class Patching:
 
     def units(self) -> Iterator[Unit]:
         """One unit per language; ``predictions.parquet`` says which items fail. All may, where a plan lacks it."""
-        which, pairs, seed = self.asked_for.config.items, self.job.pairs, self.job.config.seed
+        which, seed = self.job.config.patch.items, self.job.config.seed
+        pairs = [pair for pair in self.pairs if self.plan(pair).conditions]
         chosen: list[tuple[list[str], list[str]]] = []
         if distributed.is_main():
             predictions = self.job.table("predictions")
-            tries_english = any(map(is_kept, self.asked_for.conditions))
             for pair in pairs:
+                tries_english = any(map(is_kept, self.plan(pair).conditions))
                 is_known = which is PatchItems.all and not tries_english
                 if self.job.dry and not is_known and not conditions.is_answered(pair, predictions):
                     self.job.known[ASSUMED] = (
@@ -77,37 +88,46 @@ class Patching:
                 count = len(ids) if tries_english else 0
                 chosen.append((ids, conditions.kept_items(pair, predictions, count, seed)))
         for pair, (ids, kept) in zip(pairs, distributed.from_main(chosen), strict=True):
-            language = pair.language.language
+            what = self._named(pair)
             if not ids:
-                log.warning("%s has no %s items to patch.", language, which.value.upper())
+                log.warning("%s has no %s items to patch.", what, which.value.upper())
                 continue
-            texts = conditions.digest(self.asked_for, pair, ids, kept, seed)
+            texts = conditions.digest(self.plan(pair), pair, ids, kept, seed)
             compute = functools.partial(self._compute, pair, ids, kept)
             rows = functools.partial(self._rows, pair, [*ids, *kept])
-            yield Unit("patching", texts, f"Patched {language}", compute, rows)
+            yield Unit("patching", texts, f"Patched {what}", compute, rows)
+
+    @staticmethod
+    def _named(pair: Pair) -> str:
+        language, pivot = pair.language.language, pair.english.language
+        return language if pivot == ENGLISH else f"{language} from {pivot}"
 
     def _compute(self, pair: Pair, ids: Sequence[str], kept: Sequence[str]) -> dict[str, Tensor]:
-        lm, budget, pivot = self.job.lm, self.job.config.batch_tokens, pair.english.pivot
-        config = self.asked_for.config
+        lm, budget, pivot = self.job.lm, self.job.config.batch_tokens, (pair.english.language, pair.english.pivot)
+        asked = self.plan(pair)
+        config = asked.config
         if pivot not in self._foreign:
             self._foreign.clear()  # pairs are roughly grouped by pivot; activations are large
             self._foreign[pivot] = Activations(lm, config.component, config.site, budget)
-        with self.job.stages.stage("patching", f"Patched {pair.language.language}", len(ids) + len(kept)) as advance:
+        with self.job.stages.stage("patching", f"Patched {self._named(pair)}", len(ids) + len(kept)) as advance:
             truncated = lm.truncated
             seed = self.job.config.seed
-            found = patch(lm, self.asked_for, pair, ids, kept, self._foreign[pivot], seed, budget, advance)
+            found = patch(lm, asked, pair, ids, kept, self._foreign[pivot], seed, budget, advance)
             lm.truncated = truncated  # already counted when the options were scored
             return found.tensors() | {"num_layers": torch.tensor(lm.num_layers)}
 
     def _rows(self, pair: Pair, ids: Sequence[str], tensors: dict[str, Tensor]) -> Iterator[Columns]:
         self.job.num_layers = int(tensors.pop("num_layers"))
-        config = self.asked_for.config
-        for rows in Patched(**tensors).rows(self.asked_for, pair, ids):
+        asked = self.plan(pair)
+        config = asked.config
+        for rows in Patched(**tensors).rows(asked, pair, ids):
             yield {
                 "model": self.job.config.model.name,
                 "task": self.job.task.name,
                 "language": pair.language.language,
-                "pivot": pair.english.pivot,
+                "pivot": pair.language.pivot,
+                "pivot_language": pair.english.language,
+                "pivot_set": pair.english.pivot,
                 "component": config.component.value,
                 "site": config.site,
                 "window": [config.window] * len(rows["item_id"]),
@@ -124,7 +144,7 @@ class Patching:
             key = (pair.language.language, pair.english.pivot)
             own = found[(found["language"] == key[0]) & (found["pivot"] == key[1])]
             rows[key] = {"patching": records(own.drop(columns=["model", "task", "language", "pivot"]))}
-            learnt = self.asked_for.training.get(key[0])
+            learnt = self.with_english.training.get(key[0])
             if learnt is not None:
                 rows[key]["map_pairs"] = {"name": learnt.name, "count": len(learnt)}
         printed = [_printed(rows, effects)] if any(row["patching"] for row in rows.values()) else []
@@ -139,7 +159,16 @@ class Patching:
             for one in row.get("patching", [])
             if one["head"] < 0
         ]
-        return {f"patch_{one['condition']}_{key}": one[key] for one, own in told for key in own if one[key] is not None}
+        return {
+            f"patch_{one['condition']}_{key}{_from(one['pivot_language'])}": one[key]
+            for one, own in told
+            for key in own
+            if one[key] is not None
+        }
+
+
+def _from(pivot: str) -> str:
+    return "" if pivot == ENGLISH else f"_from_{pivot}"
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -152,8 +181,16 @@ def _curves(effects: pd.DataFrame) -> list[Curve]:
     """Share of TF items that each condition corrects, per layer; there are too many heads for curves."""
     shown = effects[(effects["head"] < 0) & effects["correction_rate"].notna()]
     return [
-        Curve(str(condition), str(language), rows["layer"].tolist(), rows["correction_rate"].tolist(), "patching")
-        for (language, _, condition), rows in shown.groupby(["language", "pivot", "condition"], sort=False)
+        Curve(
+            f"{condition}{_from(str(pivot))}",
+            str(language),
+            rows["layer"].tolist(),
+            rows["correction_rate"].tolist(),
+            "patching",
+        )
+        for (language, _, pivot, condition), rows in shown.groupby(
+            ["language", "pivot", "pivot_language", "condition"], sort=False
+        )
     ]
 
 
@@ -169,6 +206,8 @@ def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]], effects: pd.Data
         caption += " Of a learned map: the map minus the strongest of its placebos."
     if has_kept:
         caption += " English damaged: right English items that the same map makes wrong, over the middle third."
+    if any(one["pivot_language"] != ENGLISH for one in found):
+        caption += " From other pivots: the treatment; their controls are in the report."
     title = f"Activation patching, layers {layer_range(sorted(effects['layer'].unique()))}"
     made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in ("language", "condition"):
@@ -180,7 +219,11 @@ def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]], effects: pd.Data
     for (language, _), row in rows.items():
         kept = [one for one in row["patching"] if is_kept(one["condition"])]
         damage = {one["condition"].removeprefix(KEPT): one["middle_damage"] for one in kept}
-        found = [one for one in row["patching"] if not is_kept(one["condition"])]
+        found = [
+            one
+            for one in row["patching"]
+            if not is_kept(one["condition"]) and (one["pivot_language"] == ENGLISH or one["condition"] == TREATMENT)
+        ]
         if len(found) > 30:  # too many heads: show those with the highest correction
             found = sorted(found, key=lambda one: -(one["best_correction"] or 0))[:10]
         for one in found:
@@ -192,6 +235,7 @@ def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]], effects: pd.Data
                 interval = f"[{one['attributable_low']:+.3f}, {one['attributable_high']:+.3f}]"
                 left = f"{one['attributable']:+.3f} {interval} over {one['strongest_control']}"
             lost = damage.get(one["condition"])
-            cells = (language, one["condition"] + head, str(one["n_tf"]), best, middle, left)
+            name = one["condition"] + head + _from(one["pivot_language"]).replace("_", " ", 2)
+            cells = (language, name, str(one["n_tf"]), best, middle, left)
             made.add_row(*cells, *(["" if lost is None else f"{lost:.3f}"] if has_kept else []))
     return made

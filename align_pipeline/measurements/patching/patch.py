@@ -15,6 +15,8 @@ defines the new activation. The treatment and its controls differ in what the ne
 | noise | a random direction of the parallel activation's norm | none | none | none |
 | zero, mean | zeros; mean over the language's other items: ablation | none, own | none | none |
 
+With another pivot (``pivot=``), English stands for the pivot: its activations, its other items, items right in it.
+
 Learned maps (`maps`, `learned`) move the item's own activation towards English instead of replacing it; ``english+``
 conditions do this in the English runs, which should stay right.
 """

@@ -19,7 +19,7 @@ from align_pipeline.config.patch import is_kept
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.inference.study import UNIT, clusters, unique_predictions
 
-SERIES = [*UNIT, "component", "site", "window", "head"]
+SERIES = [*UNIT, "pivot_language", "component", "site", "window", "head"]
 FIRST_THIRD, LAST_THIRD = 1 / 3, 2 / 3
 
 Array = NDArray[Any]
@@ -36,10 +36,13 @@ class Unit:
         middle: bool [K], the layers from one third to two thirds of the model's depth.
         correct: float [C, K, n], nan where an item has no such run.
         log_odds: float [C, K, n], of the gold option against all others, in nats.
+        items: str [n], their ids.
         correct_before: bool [n], unpatched; in English runs that of English, as is the next.
         log_odds_before: float [n].
-        english_correct: bool [n].
+        english_correct: bool [n]; in the pivot's language, if that is not English.
         category: str [n].
+        cluster: int [n].
+        clusters: str [n], their names, the same in all units of a task.
     """
 
     key: tuple[Any, ...]
@@ -48,11 +51,13 @@ class Unit:
     middle: Array
     correct: Array
     log_odds: Array
+    items: Array
     correct_before: Array
     log_odds_before: Array
     english_correct: Array
     category: Array
     cluster: Array
+    clusters: Array
 
     @property
     def tf(self) -> Array:
@@ -97,13 +102,14 @@ def join(patching: pd.DataFrame, predictions: pd.DataFrame, last_layers: dict[st
         return []
     texts = [*UNIT, "component", "site", "condition", "item_id"]
     rows = patching.astype(dict.fromkeys(texts, object)).assign(head=patching["head"].fillna(-1).astype(int))
+    for name, english in (("pivot_language", ENGLISH), ("pivot_set", rows["pivot"])):  # tables from before other pivots
+        rows[name] = rows[name].astype(object).fillna(english) if name in rows else english
     rows = rows.drop_duplicates([*SERIES, "condition", "layer", "item_id"])
     rows["log_odds"] = _by_options(rows)
     before = unique_predictions(predictions)[0]
     before["log_odds"] = _by_options(before)
     if "category" not in before:
         before["category"] = ""
-    english = before[before["language"] == ENGLISH].set_index(["model", "task", "pivot", "item_id"])["correct"]
     before["cluster"] = clusters(before)
     own = before.set_index([*UNIT, "item_id"])[["correct", "log_odds", "category", "cluster"]]
     highest = dict(rows.groupby("model")["layer"].max()) | (last_layers or {})
@@ -111,12 +117,12 @@ def join(patching: pd.DataFrame, predictions: pd.DataFrame, last_layers: dict[st
     units = []
     for (*series, kept), part in rows.groupby([*SERIES, "kept"], sort=True):
         key = tuple(series)
-        model, task, language, pivot = key[:4]
+        model, task, language, pivot, other = key[:5]
         items = sorted(part["item_id"].unique())
         side = ENGLISH if kept else language
-        names = pd.MultiIndex.from_tuples([(model, task, side, pivot, i) for i in items])
-        known = own.reindex(names)
-        right = english.reindex(pd.MultiIndex.from_tuples([(model, task, pivot, i) for i in items])).to_numpy(float)
+        sides = ((side, pivot), (other, part["pivot_set"].iloc[0]))
+        known, pivots = (own.reindex(pd.MultiIndex.from_tuples([(model, task, *s, i) for i in items])) for s in sides)
+        right = pivots["correct"].to_numpy(float)
         have = known["correct"].notna().to_numpy() & ~np.isnan(right)  # nothing to compare without predictions
         part = part[part["item_id"].isin({i for i, h in zip(items, have, strict=True) if h})]
         known, right, items = known[have], right[have], [i for i, h in zip(items, have, strict=True) if h]
@@ -140,14 +146,16 @@ def join(patching: pd.DataFrame, predictions: pd.DataFrame, last_layers: dict[st
                 middle=(layers >= FIRST_THIRD * highest[model]) & (layers <= LAST_THIRD * highest[model]),
                 correct=filled["correct"],
                 log_odds=filled["log_odds"],
+                items=np.array(items, dtype=object),
                 correct_before=known["correct"].to_numpy(float) == 1,
                 log_odds_before=known["log_odds"].to_numpy(float),
                 english_correct=right == 1,
                 category=known["category"].fillna("").to_numpy(object),
                 cluster=pd.factorize(known["cluster"])[0],
+                clusters=known["cluster"].to_numpy(object),
             )
         )
-    return units
+    return sorted(units, key=lambda unit: unit.key[4] != ENGLISH)  # English first, else as they were
 
 
 def _by_options(rows: pd.DataFrame) -> Array:

@@ -17,8 +17,8 @@ from torch import Tensor
 from align_pipeline import distributed
 from align_pipeline.config import Config
 from align_pipeline.config.pivots import ENGLISH_ONLY
-from align_pipeline.data.tasks import ItemSet, Pair, ParallelTask, sides_of
-from align_pipeline.data.tasks.parallel import pair as paired
+from align_pipeline.data.items import ENGLISH
+from align_pipeline.data.tasks import Pair, ParallelTask, sides_of
 from align_pipeline.inference.pivots import layer_of
 from align_pipeline.measurements.alignment.measure import metrics_of, texts_of
 from align_pipeline.measurements.alignment.metrics import Metric, Mexa
@@ -50,7 +50,13 @@ class Pivots:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.metrics = metrics_of(job.config)
-        self.pairs = with_every_pivot(job)
+        self.pairs = job.every_pair
+        left_out = sum(sum(pair.left_out.values()) for pair in self.pairs if pair.english.language != ENGLISH)
+        log.info(
+            "Pivots: %d pairs of a language and a pivot; in the mean pair %.1f items are left out, because they are "
+            "missing or have another right answer in one of the two.",
+            *(len(self.pairs), left_out / max(len(self.pairs) - len(job.pairs), 1)),
+        )
         self.states = KeptStates(job, list(sides_of(self.pairs).values()))
         if job.config.layers == "all" and distributed.size() == 1:
             job.known["states"] = self.states  # alignment with English needs the same states, at all layers
@@ -151,31 +157,6 @@ class Pivots:
             for pivot, share in told.items()
             if pivot != "layer"
         }
-
-
-def with_every_pivot(job: Job) -> list[Pair]:
-    """Each language with English and with every other pivot; a language is no pivot of its own.
-
-    Raises:
-        InputError: two languages share no item.
-    """
-    codes = {code: language.flores for code, language in job.config.languages.items()}
-    wanted = [codes[code] for code in job.config.pivot if code not in ENGLISH_ONLY]
-    own: dict[str, ItemSet] = {pair.language.language: pair.language for pair in job.pairs}
-    pairs, left_out = [], 0
-    for pair in job.pairs:
-        pairs.append(pair)
-        for pivot in wanted:
-            if pivot in own and pivot != pair.language.language:
-                made = paired(pair.language, own[pivot], job.task.limit, logging.DEBUG)
-                left_out += sum(made.left_out.values())
-                pairs.append(Pair(pair.language, own[pivot], made.ids, made.left_out))
-    log.info(
-        "Pivots: %d pairs of a language and a pivot; in the mean pair %.1f items are left out, because they are "
-        "missing or have another right answer in one of the two.",
-        *(len(pairs), left_out / max(len(pairs) - len(job.pairs), 1)),
-    )
-    return pairs
 
 
 def compared(pair: Pair, pivot: EnglishStates, language: EnglishStates, device: torch.device) -> Similarities:
