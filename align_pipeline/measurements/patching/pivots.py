@@ -69,7 +69,9 @@ def _compare(units: Sequence[Unit], pivot: str) -> Iterator[dict[str, Any]]:
         {unit.key[2:4]: _failed(unit) for unit in units if unit.key[4] == name} for name in (ENGLISH, pivot)
     )
     both = {key: english[key].join(other[key]["rate"], rsuffix="_other").dropna() for key in english if key in other}
-    for language, items in [*((str(key[0]), rows) for key, rows in both.items()), (EVERY, pd.concat(both.values()))]:
+    if not both:
+        return
+    for language, items in [(EVERY, pd.concat(both.values())), *((str(key[0]), rows) for key, rows in both.items())]:
         codes = pd.factorize(items["cluster"])[0]
         before, after = (items[name].to_numpy(float)[:, None, None] for name in ("rate_other", "rate"))
         found = paired(before, after, codes)

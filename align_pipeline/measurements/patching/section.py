@@ -27,7 +27,7 @@ def _show(part: Part) -> Markup:
     return render(
         "align_pipeline/measurements/patching/section.html",
         kinds=list(_kinds(part)),
-        pivots=pivots if len(pivots) else None,
+        pivots=pivots.assign(language=pivots["language"].replace(EVERY, "all languages")) if len(pivots) else None,
         leads=list(_leads(pivots)),
     )
 
