@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import platform
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,12 @@ from rich.table import Table
 from align_pipeline import distributed
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import ItemSet, Pair, ParallelTask, sides_of
+from align_pipeline.engine.identity import commit
 from align_pipeline.measurements.base import Job, Measurement, Told
 from align_pipeline.measurements.passes import Passes
 from align_pipeline.store import folders
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = (
     "align_pipeline",
@@ -60,6 +64,7 @@ def content(
         "model": job.config.model.name,
         "parameters": job.parameters,
         "revision": None if job.given else job.config.model.revision,
+        "commit": None if job.given else commit(job.config.model),
         "languages": rows,
         "data": provenance(job.task, job.source, job.pairs, weak),
         "num_layers": job.num_layers or None,
@@ -111,11 +116,20 @@ def numbers(rows: Sequence[Mapping[str, Any]], measurements: Sequence[Measuremen
 def provenance(
     task: ParallelTask, source: Source, pairs: Sequence[Pair], weak: Mapping[tuple[str, str], Mapping[str, int]]
 ) -> dict[str, Any]:
-    """The data behind the numbers: source, a digest of the items, and counts of weak items (`data.tasks.weak`)."""
+    """The data behind the numbers: source, the commit on the hub, a digest of the items, and counts of weak items
+    (`data.tasks.weak`)."""
+    commits = sorted(source.commits.get(task.dataset, ()))
+    if len(commits) > 1:
+        log.warning(
+            "Languages of %s were read from different commits (%s), because some were downloaded earlier: set "
+            "task.revision to one of them.",
+            *(task.dataset, ", ".join(commits)),
+        )
     return {
         "source": source.name,
         "dataset": task.dataset,
         "revision": None if source.folder else task.revision,
+        "commits": commits,
         "split": task.split,
         "sides": [
             {

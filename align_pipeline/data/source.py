@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ LANG = re.compile(r"(?<![A-Za-z])LANG(?![A-Za-z])")
 """Stands for a language's FLORES code in a user's pattern of file names."""
 _TEXTS = ("string", "large_string")
 _SCRATCH = "align_pipeline-"
+_COMMIT = re.compile(r"^hf://.*@([0-9a-f]{40})/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,11 @@ class Source:
 
     Attributes:
         name: ``hub``, ``embedded``, or the folder as the user gave it.
+        commits: the commits on the hub that rows were read from, by data set.
     """
 
     name: str
+    commits: dict[str, set[str]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.folder is not None and not self.folder.is_dir():
@@ -164,6 +167,7 @@ class Source:
                     said = datasets.Features({**read, **dict.fromkeys(wrong, datasets.Value("string"))})
                     with contextlib.suppress(Exception):  # if this fails too, the check of the rows says what is wrong
                         rows = datasets.load_dataset(*arguments, split=split, features=said, **kept)
+                self.commits.setdefault(dataset, set()).update(_commits(rows))
                 found = [dict(row) for row in rows]
         if not found:
             raise InputError(f"{where} is empty: the split has no rows.")
@@ -232,6 +236,11 @@ class Source:
                 "`hf auth login` (or set HF_TOKEN)."
             )
         return f"{dataset} is not on the hub, or this machine's token has no access to it; check task.dataset."
+
+
+def _commits(rows: Any) -> set[str]:
+    """The commits in the addresses of the files that rows come from; none for a local copy."""
+    return {found for file in rows.info.download_checksums or () for found in _COMMIT.findall(str(file))}
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, Row]]:

@@ -38,6 +38,13 @@ def model_key(config: ModelConfig) -> dict[str, Any] | None:
     }
 
 
+def commit(config: ModelConfig) -> str | None:
+    """The commit of a model that was downloaded from the hub; None for a folder."""
+    path, _ = parts(config)
+    found = None if isinstance(path, Path) else _identity(path, config.gguf_file or "config.json", config.revision)
+    return None if found is None else found.rpartition("@")[2]
+
+
 def _identity(path: Path | str, file: str, revision: str | None) -> str | None:
     """A folder's content hash, or the commit of a downloaded hub file; None if nothing is downloaded yet."""
     if isinstance(path, Path):

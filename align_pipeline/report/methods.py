@@ -69,9 +69,15 @@ def _sentences(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _model(run: Mapping[str, Any]) -> str:
     config = run["config"]["model"]
     named = Path(str(config["path"])).name if str(config["path"]).startswith(("/", ".", "~")) else config["path"]
-    revision = f", revision {config['revision']}" if config.get("revision") else ""
+    revision = _revision(config.get("revision"), [run["commit"]] if run.get("commit") else [])
     chat = ", chat template" if config.get("chat_template") else ""
     return f"{run['model']} ({named}{revision}, {config['dtype']}{chat})"
+
+
+def _revision(asked: str | None, commits: Sequence[str]) -> str:
+    """What was asked for and the commits that it was; "" where neither is known."""
+    words = [f"revision {asked}" if asked else "", *(f"commit {one[:8]}" for one in commits if one != asked)]
+    return "".join(f", {word}" for word in words if word)
 
 
 def _task(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -81,7 +87,7 @@ def _task(runs: Sequence[Mapping[str, Any]]) -> str:
     counts = sorted({row["n"] for run in runs for row in run["languages"]})
     items = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     shots = _listed([f"{k}-shot" for k in sorted({run["config"]["task"].get("num_fewshot", 0) for run in runs})])
-    revision = f", revision {data['revision']}" if data.get("revision") else ""
+    revision = _revision(data.get("revision"), data.get("commits", ()))
     cited = _cite([_TASKS[name]] if name in _TASKS else [])
     how = (
         f"translated greedily and scored with sacrebleu{_cite(['post2018sacrebleu'])}"

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import yaml
 from conftest import REPOSITORY, Rows, belebele_rows, write_hub
@@ -15,6 +16,7 @@ from align_pipeline.config.lang import Language
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import Belebele, ChoiceTask, Pair, Xcopa, XStoryCloze
 from align_pipeline.errors import InputError
+from align_pipeline.summary import provenance
 
 KINDS = {"belebele": Belebele, "xcopa": Xcopa, "xstorycloze": XStoryCloze}
 SWAHILI = Language(
@@ -274,3 +276,24 @@ def test_languages_the_task_lacks(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_bad_task_keys(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         task("belebele", **change)
+
+
+def test_the_commits_of_hub_data_are_kept_and_two_are_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    commits = {"eng_Latn": "a" * 40, "swh_Latn": "b" * 40}
+
+    def load_dataset(path: str, config: str, **kept: Any) -> datasets.Dataset:
+        rows = datasets.Dataset.from_list(belebele_rows(config))
+        file = f"hf://datasets/{path}@{commits[config]}/data/{config}.jsonl"
+        rows.info.download_checksums = {file: {"num_bytes": 1, "checksum": None}}
+        return rows
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(Source, "configs", lambda self, dataset: frozenset(commits))
+    source = Source("hub")
+    pairs = task("belebele").pairs([SWAHILI], source)
+    assert source.commits == {"facebook/belebele": set(commits.values())}
+    assert provenance(task("belebele"), source, pairs, {})["commits"] == sorted(commits.values())
+    assert "different commits" in caplog.text
+    assert provenance(task("belebele"), Source("embedded"), pairs, {})["commits"] == []

@@ -50,6 +50,15 @@ def test_a_hub_model_has_its_id_and_revision() -> None:
     assert "gemma (google/gemma-3-270m, revision abc, float32, chat template)" in paragraph([one])
 
 
+def test_commits_of_model_and_data_are_named() -> None:
+    one = summary(commit="c" * 40)
+    one["config"]["model"] |= {"path": "google/gemma-3-270m", "revision": "main"}
+    one["data"]["commits"] = ["d" * 40]
+    text = paragraph([one])
+    assert "gemma (google/gemma-3-270m, revision main, commit cccccccc, float32)" in text
+    assert "(cambridgeltl/xcopa, split test, commit dddddddd)" in text
+
+
 def test_different_shots_and_versions_are_all_named() -> None:
     five = summary()
     five["config"]["task"]["num_fewshot"] = 5
