@@ -28,6 +28,7 @@ from align_pipeline.measurements.accuracy.scoring import BLOCK, encode_options, 
 
 CONFIGS = {"belebele": "swh_Latn", "xcopa": "sw", "xstorycloze": "sw"}
 FILES = {"belebele": "belebele_{}.yaml", "xcopa": "default_{}.yaml", "xstorycloze": "default_{}.yaml"}
+FILES |= {"global_mmlu_lite": "../global_mmlu/default/{0}/_{0}_template_yaml"}
 CASES = [("belebele", "fixed"), ("belebele", "lm_eval"), ("xcopa", "fixed"), ("xcopa", "lm_eval")]
 CASES += [("xstorycloze", "fixed"), ("xstorycloze", "lm_eval")]
 

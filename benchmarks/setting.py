@@ -15,11 +15,11 @@ import yaml
 
 from align_pipeline.config.paths import CONF, EMBEDDED
 from align_pipeline.data.source import Source
-from align_pipeline.data.tasks import Belebele, ChoiceTask, Xcopa, XStoryCloze
+from align_pipeline.data.tasks import Belebele, ChoiceTask, Declared, Xcopa, XStoryCloze
 from align_pipeline.data.tasks.parallel import ItemSet
 from align_pipeline.engine.model import LanguageModel, wrap
 
-TASKS = {"belebele": Belebele, "xcopa": Xcopa, "xstorycloze": XStoryCloze}
+TASKS = {"belebele": Belebele, "xcopa": Xcopa, "xstorycloze": XStoryCloze, "global_mmlu_lite": Declared}
 SHAPE = {
     "hidden_size": 512,
     "intermediate_size": 1408,

@@ -102,7 +102,7 @@ class KeptStates:
         need = texts * each
         log.info(
             "Pivots: %d texts of %d sides go through the model once (%d sides are in the cache); their states take "
-            "%s %s.",
+            "%s %s. dry_run=true estimates the time.",
             *(texts, len(new), len(sides) - len(new), _in_words(need)),
             "of memory, as the cache is off" if self.cache.folder is None else f"in {self.cache.folder}",
         )
