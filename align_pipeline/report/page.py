@@ -89,7 +89,10 @@ def _chapter(part: Part, place: int) -> SimpleNamespace:
     shown = [*(section.show(part) for section in sections()), tuning.show(part)]
     return SimpleNamespace(
         title=f"{task_name(part.task)}, {part.model}",
-        leads=sorted((lead for section in sections() for lead in section.leads(part)), key=lambda lead: lead.place),
+        leads=sorted(
+            [*tuning.leads(part), *(lead for section in sections() for lead in section.leads(part))],
+            key=lambda lead: lead.place,
+        ),
         sections=[Markup(re.sub(r"<h3>(.*?)</h3>", numbered, str(section), flags=re.DOTALL)) for section in shown],
         contents=contents,
         published=part.of("against_published"),

@@ -11,12 +11,14 @@ import pandas as pd
 from markupsafe import Markup
 
 from align_pipeline.data.items import ENGLISH
+from align_pipeline.figures import short
 from align_pipeline.figures import tuning as figures
 from align_pipeline.inference import mediation as linked
 from align_pipeline.inference import tuning as paired
 from align_pipeline.inference.study import Study
+from align_pipeline.inference.verdicts import BOUNDS, LEVEL
 from align_pipeline.page.numbers import metric_name, metric_names
-from align_pipeline.page.part import Part
+from align_pipeline.page.part import CARD, Lead, Part
 from align_pipeline.page.template import render
 
 
@@ -52,6 +54,48 @@ def compare(study: Study, cells: pd.DataFrame, summaries: Sequence[Mapping[str, 
 def notes(study: Study, summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sentences on tuned models without their base."""
     return paired.without_base(study, paired.versions(summaries))
+
+
+QUESTION = "Does tuning raise alignment, and accuracy with it?"
+
+
+def leads(part: Part) -> list[Lead]:
+    """The first treatment, beyond its placebo if it has one, by the first metric; for the top of the page."""
+    accuracy, alignment = part.of("tuning"), part.of("tuning_alignment")
+    keys = ["metric", "pooling", "at"]
+    alignment = alignment[(alignment[keys] == [*next(iter(part.metrics), ("", "")), "middle_third"]).all(axis="columns")]
+    both = accuracy[accuracy["seed"] == paired.MEAN].merge(
+        alignment, on=["preset", "role", "seeds", "against", "language", "trained"], suffixes=("", "_aligned")
+    )
+    where = paired.TRAINED if (both["language"] == paired.TRAINED).any() else paired.OTHER
+    every = both[both["language"] == where].to_dict("records")
+    if not every:
+        return []
+    chosen = min(every, key=lambda row: (row["role"] != "treatment", row["against"] == paired.BASE))
+    names, values = [], []
+    changed = [row for row in every if row["against"] == paired.BASE]
+    roles = [row["role"] for row in changed]
+    for row in changed:
+        who = row["role"] if roles.count(row["role"]) == 1 else row["preset"]  # the shorter the better
+        for what, end in (("aligned", "_aligned"), ("accuracy", "")):
+            names.append(f"{who}: {what}")
+            values.append([100 * row[f"{name}{end}"] for name in ("difference", "low", "high")])
+    middle, low, high = (list(column) for column in zip(*values, strict=True))
+    languages = both.loc[~both["language"].isin(paired.POOLED) & (both["trained"] == (where == paired.TRAINED))]
+    shown = {
+        "model": part.model,
+        "row": chosen,
+        "aligned": {name: chosen[f"{name}_aligned"] for name in ("difference", "low", "high", "p_holm")},
+        "name": metric_name(part.metrics[0][0], ""),
+        "count": languages["language"].nunique(),
+        "level": LEVEL,
+        "bound": BOUNDS["share of right answers"],
+        "image": part.draw(partial(short.effects, names, middle, low, high, "points"), CARD, "tuning"),
+    }
+    answer, figure = (
+        render("align_pipeline/report/tuning_lead.html", what=what, **shown) for what in ("answer", "figure")
+    )
+    return [Lead(QUESTION, 0, Markup(" ".join(answer.split())), figure)]
 
 
 def show(part: Part) -> Markup:

@@ -14,6 +14,7 @@ import pytest
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.page.part import Part
 from align_pipeline.report import read, report, results
+from align_pipeline.report.page import headlines
 
 LANGUAGES = ("swh_Latn", "tur_Latn", "tam_Taml", "est_Latn")
 TRAINED = LANGUAGES[:3]
@@ -160,7 +161,7 @@ def test_the_chapter_of_the_base_says_what_changed_and_others_do_not(written: Pa
     row = table.loc["midalign", "mean", "shuffled", "trained languages"]
     points = f"{100 * row['difference']:+.1f} points [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
     assert f"Does midalign raise accuracy beyond the placebo shuffled? {points} over 3 trained languages" in text
-    assert text.count(points) == 2  # in the box of answers, and in the section
+    assert text.count(points) == 3  # at the top, in the box of answers, and in the section
     assert text.count("Before and after: gemma3-270m and its tuned versions") == 1
     assert text.count("Does tuning raise accuracy? midalign, trained languages:") == 1
     assert "12 of the sentences that lm was trained on are in the evaluated texts" in text
@@ -178,6 +179,18 @@ def test_the_chapter_of_the_base_says_what_changed_and_others_do_not(written: Pa
         f"tuning_gemma3-270m_xcopa_{metric}_{pooling}" for metric, pooling in METRICS
     }
     assert {f"{name}.{form}" for name in figures for form in ("png", "svg")} <= names
+
+
+def test_the_page_begins_with_the_treatment_beyond_its_placebo(written: Path) -> None:
+    first = headlines((written / "report.html").read_text(encoding="utf-8"))[0]
+    accuracy, alignment = (pd.read_csv(written / f"{name}.csv") for name in ("tuning", "tuning_alignment"))
+    own = alignment[alignment["at"] == "middle_third"], accuracy[accuracy["seed"] == "mean"]
+    for what, table in zip(("Alignment", "Accuracy"), own, strict=True):
+        pair = (table["preset"] == "midalign") & (table["against"] == "shuffled")
+        (row,) = table[pair & (table["language"] == "trained languages")].itertuples()
+        assert f"{what} {100 * row.difference:+.1f} points" in first
+    assert "it rose" in first
+    assert "midalign beyond its placebo shuffled" in first
 
 
 def test_without_a_tuned_model_nothing_changes(runs: Path, tmp_path: Path) -> None:
