@@ -62,8 +62,8 @@ QUESTION = "Does tuning raise alignment, and accuracy with it?"
 def leads(part: Part) -> list[Lead]:
     """The first treatment, beyond its placebo if it has one, by the first metric; for the top of the page."""
     accuracy, alignment = part.of("tuning"), part.of("tuning_alignment")
-    keys = ["metric", "pooling", "at"]
-    alignment = alignment[(alignment[keys] == [*next(iter(part.metrics), ("", "")), "middle_third"]).all(axis="columns")]
+    keys, first = ["metric", "pooling", "at"], next(iter(part.metrics), ("", ""))
+    alignment = alignment[(alignment[keys] == [*first, "middle_third"]).all(axis="columns")]
     both = accuracy[accuracy["seed"] == paired.MEAN].merge(
         alignment, on=["preset", "role", "seeds", "against", "language", "trained"], suffixes=("", "_aligned")
     )
