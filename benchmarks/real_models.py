@@ -5,8 +5,10 @@ Usage: REAL_MODELS=FOLDER python benchmarks/real_models.py --data FOLDER [--case
 Both sides of each ratio run in this process, one after the other, in float32: the harness with its own task files and
 `simple_evaluate` (batch size 1, loading left out), extraction as one text at a time with
 output_hidden_states=True, MEXA as its authors' script extracts it: text by text through the causal model, logits and
-all. Tokens are counted with padding beside those without. `system` is the share of the engine's time that the kernel
-took; `peak` is the process's largest resident size so far, so cases are run one to a process for it.
+all. Tokens are counted with padding beside those without. `of the rate` is the share of the machine's rate of matrix
+products that the products with weights of real tokens reach, both by processor time, which other processes change
+little. `system` is the share of the engine's time that the kernel took; `peak` is the process's largest resident size
+so far, so cases are run one to a process for it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from align_pipeline import machine
 
@@ -54,15 +56,29 @@ OTHERS = ["extraction", "mexa", "rate-80", "rate-900"]
 HEAD = ["case", "other", "engine", "ratio", "tokens", "padded", "largest difference", "of the rate", "system", "peak"]
 
 
-def measured(lm: LanguageModel, run: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Seconds, share of them that the kernel took, and what was returned; token counts begin anew."""
+class Measured(NamedTuple):
+    """What a run took.
+
+    Attributes:
+        seconds: of wall-clock time.
+        processor: seconds of all threads together.
+        system: share of the wall-clock time that the kernel took.
+    """
+
+    seconds: float
+    processor: float
+    system: float
+
+
+def measured(lm: LanguageModel, run: Callable[[], Any]) -> tuple[Measured, Any]:
+    """What a run took and returned; token counts begin anew."""
     lm.recount((0, 0))
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before, processor = resource.getrusage(resource.RUSAGE_SELF), time.process_time()
     start = time.perf_counter()
     found = run()
     seconds = time.perf_counter() - start
     system = resource.getrusage(resource.RUSAGE_SELF).ru_stime - before.ru_stime
-    return seconds, system / seconds, found
+    return Measured(seconds, time.process_time() - processor, system / seconds), found
 
 
 def harness(lm: LanguageModel, data: str, name: str, config: str, shots: int, limit: int) -> list[list[float]]:
@@ -81,35 +97,34 @@ def harness(lm: LanguageModel, data: str, name: str, config: str, shots: int, li
     return [[float(pair[0]) for pair in sample["filtered_resps"]] for sample in samples]
 
 
-def row(lm: LanguageModel, case: str, other: float | None, own: float, system: float, error: float | None) -> list[str]:
-    """The case's line of the table."""
-    ratio = "" if other is None else f"{other / own:.1f}x"
-    share = lm.costs.token * lm.tokens_run / own / matrix_rate(lm)
+def row(lm: LanguageModel, case: str, own: Measured) -> list[str]:
+    """The case's line of the table, before the other side has run."""
+    share = lm.costs.token * lm.tokens_run / own.processor / matrix_rate(lm)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return [
         case,
-        "" if other is None else f"{other:.1f} s",
-        f"{own:.1f} s",
-        ratio,
+        "",
+        f"{own.seconds:.1f} s",
+        "",
         f"{lm.tokens_run:,}",
         f"{lm.tokens_computed / lm.tokens_run:.3f}",
-        "" if error is None else f"{error:.0e}",
+        "",
         f"{share:.0%}",
-        f"{system:.1%}",
+        f"{own.system:.1%}",
         f"{peak:.2f} GiB",
     ]
 
 
 def matrix_rate(lm: LanguageModel) -> float:
-    """FLOP/s of a product of an MLP's shape, the median of some tries: the machine's rate moves all the time."""
+    """FLOPs per second of processor time of a product of an MLP's shape, the median of some tries."""
     weight = lm.layers[0].mlp.up_proj.weight
     rows = torch.randn(1024, weight.shape[1])
     tries = []
     for _ in range(15):
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(20):
             rows @ weight.T
-        tries.append(time.perf_counter() - start)
+        tries.append(time.process_time() - start)
     return 2.0 * 20 * rows.shape[0] * weight.numel() / statistics.median(tries)
 
 
@@ -123,11 +138,12 @@ def scoring(lm: LanguageModel, data: str, case: str) -> list[str]:
     def ours() -> list[list[float]]:
         return [list(p.loglikelihoods) for p in predict(lm, items[:limit], None, lambda n: None)]
 
-    own, system, found = measured(lm, ours)
-    line = row(lm, case, None, own, system, None)
-    other, _, expected = measured(lm, lambda: harness(lm, data, name, config, shots, limit))
+    own, found = measured(lm, ours)
+    line = row(lm, case, own)
+    other, expected = measured(lm, lambda: harness(lm, data, name, config, shots, limit))
     error = max(abs(a - b) for x, y in zip(found, expected, strict=True) for a, b in zip(x, y, strict=True))
-    line[1], line[3], line[6] = f"{other:.1f} s", f"{other / own:.1f}x", f"{error:.0e}"
+    line[1], line[3] = f"{other.seconds:.1f} s", f"{other.seconds / own.seconds:.1f}x"
+    line[6] = f"{error:.0e}"
     return line
 
 
@@ -184,10 +200,10 @@ def extraction(lm: LanguageModel, data: str, case: str) -> list[str]:
         items = item_set(data, "belebele", "spa_Latn", limit=40).items
         texts, pooling = [[*item.options, item.premise] for item in items], "last"
     groups = [lm.encode(group) for group in texts]
-    own, system, found = measured(lm, lambda: states(lm, groups, [pooling]))
-    line = row(lm, case, None, own, system, None)
-    other, _, expected = measured(lm, lambda: loop(lm, groups, pooling, logits=case == "mexa"))
-    line[1], line[3] = f"{other:.1f} s", f"{other / own:.1f}x"
+    own, found = measured(lm, lambda: states(lm, groups, [pooling]))
+    line = row(lm, case, own)
+    other, expected = measured(lm, lambda: loop(lm, groups, pooling, logits=case == "mexa"))
+    line[1], line[3] = f"{other.seconds:.1f} s", f"{other.seconds / own.seconds:.1f}x"
     line[6] = f"{float((found - expected).norm() / expected.norm()):.0e}"
     return line
 
@@ -197,8 +213,7 @@ def rate(data: str, case: str) -> list[str]:
     items: list[Item] = list(item_set(data, "belebele", "swh_Latn", limit=int(case.split("-")[1])).items)
     lm = random_llama([item.premise for item in item_set(data, "belebele", "swh_Latn").items])
     groups = [lm.encode([*item.options, item.premise]) for item in items]
-    own, system, _ = measured(lm, lambda: states(lm, groups, ["last", "weighted"]))
-    return row(lm, case, None, own, system, None)
+    return row(lm, case, measured(lm, lambda: states(lm, groups, ["last", "weighted"]))[0])
 
 
 def run(case: str, data: str, models: Path) -> list[str]:
