@@ -88,7 +88,8 @@ def scatter(part: pd.DataFrame, small: bool = False, against: str = "accuracy") 
     rows = {**_units(part), "alignment": part["alignment"].round(4), "accuracy": part["accuracy"].round(4)}
     rows |= {"low": (part["accuracy"] - part["stderr"]).round(4), "high": (part["accuracy"] + part["stderr"]).round(4)}
     rows["named"] = pd.Series(0 if small else _apart(part), index=part.index)
-    x = alt.X("alignment:Q", title="share of items aligned (best layer)", scale=alt.Scale(zero=False, padding=12))
+    ticks, roomy = alt.Axis(tickCount=5 if small else 10), alt.Scale(zero=False, padding=12)
+    x = alt.X("alignment:Q", title="share of items aligned (best layer)", scale=roomy, axis=ticks)
     y = alt.Y("accuracy:Q", title=against, scale=alt.Scale(zero=False, padding=8))
     base, guess = _base(alt), part["chance"].mean()
     bars = base.mark_rule(color="#9a9a9a").encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), opacity=_faint(alt, 0.5))
@@ -208,17 +209,19 @@ def _apart(part: pd.DataFrame) -> list[int]:
     figure's width and 1/400 of its height."""
     from align_pipeline.figures.style import language_names
 
-    def scaled(name: str, size: int) -> list[float]:
-        values = part[name].to_numpy(float)
-        return [float(one) for one in (values - np.nanmin(values)) / (np.ptp(values) or 1) * size]
+    def scaled(name: str, size: int, beyond: float | pd.Series[Any] = 0.0) -> list[float]:
+        values = part[name].astype(float)
+        low, high = (values - beyond).min(), (values + beyond).max()
+        return [float(one) for one in (values - low) / ((high - low) or 1) * size]
 
-    x, y, taken, named = scaled("alignment", 600), scaled("accuracy", 400), list[tuple[float, ...]](), []
+    x, y = scaled("alignment", 600), scaled("accuracy", 400, part["stderr"].astype(float).fillna(0))
+    taken, named = list[tuple[float, ...]](), []
     for px, py, name in zip(x, y, language_names(part), strict=True):
         near, far = 6, 10 + 6.4 * len(str(name))
         ends = (px - far, px - near) if px > _TURN * 600 else (px + near, px + far)
-        box = (ends[0], py - 7, ends[1], py + 7)
+        box = (ends[0], py, ends[1], py + 14)
         free = all(box[0] > b[2] or b[0] > box[2] or box[1] > b[3] or b[1] > box[3] for b in taken)
-        free &= not any(box[0] < qx < box[2] and box[1] < qy < box[3] for qx, qy in zip(x, y, strict=True))
+        free &= not any(box[0] < qx < box[2] and box[1] - 4 < qy < box[3] + 4 for qx, qy in zip(x, y, strict=True))
         if free:
             taken.append(box)
         named.append(int(free))

@@ -97,7 +97,10 @@ def test_missing_numbers_are_null_and_text_cannot_end_the_script() -> None:
 
 def test_names_of_neighbours_do_not_cover_each_other() -> None:
     points = cells()[cells()["best_layer"]].assign(alignment=[0.0, 0.001, 1.0], accuracy=[0.0, 0.001, 1.0])
-    assert interactive._apart(points).count(1) == 2
+    assert interactive._apart(points.assign(stderr=np.nan)).count(1) == 2
+    points = points.assign(alignment=[0.0, 0.03, 1.0], accuracy=[0.0, 0.06, 1.0])
+    assert interactive._apart(points.assign(stderr=np.nan)).count(1) == 3
+    assert interactive._apart(points.assign(stderr=2.0)).count(1) == 2  # errors need room too
 
 
 def test_the_sentence_about_depth_has_the_numbers_of_a_plain_loop() -> None:
