@@ -163,10 +163,12 @@ def _parts(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 
 def _lines(rows: pd.DataFrame) -> pd.Series[int]:
-    """The lines that each row takes: long text is broken."""
-    texts = rows.loc[:, [not pd.api.types.is_numeric_dtype(rows[name]) for name in rows]].astype(str)
-    letters = texts.apply(lambda column: column.str.len()).max(axis="columns").fillna(0).astype(int)
-    lines: pd.Series[int] = (-(-letters // _WIDEST)).clip(lower=1)
+    """The lines that each row takes: long text is broken, if it is not in the caption because all rows have it."""
+    texts = [rows[name].astype(str) for name in rows if not pd.api.types.is_numeric_dtype(rows[name])]
+    letters = [text.str.len() for text in texts if text[~text.isin(("", "nan", "None", "<NA>"))].nunique() > 1]
+    lines: pd.Series[int] = pd.Series(1, rows.index)
+    for one in letters:
+        lines = lines.clip(lower=-(-one // _WIDEST))
     return lines
 
 

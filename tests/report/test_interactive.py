@@ -15,7 +15,7 @@ from test_analysis_simulated import simulate
 from test_report import chromium, markup, save
 
 from align_pipeline.config.lang import name_of, names
-from align_pipeline.figures import interactive
+from align_pipeline.figures import interactive, short, style
 from align_pipeline.inference.study import Study
 from align_pipeline.measurements.alignment.leads import depth
 from align_pipeline.page import columns
@@ -101,6 +101,14 @@ def test_names_of_neighbours_do_not_cover_each_other() -> None:
     points = points.assign(alignment=[0.0, 0.03, 1.0], accuracy=[0.0, 0.06, 1.0])
     assert interactive._apart(points.assign(stderr=np.nan)).count(1) == 3
     assert interactive._apart(points.assign(stderr=2.0)).count(1) == 2  # errors need room too
+
+
+def test_long_names_leave_room_for_the_effects() -> None:
+    names = ["Modern Standard Arabic (romanised)", "a_metric_of_my_own_with_a_name_of_fifty_letters_" * 2]
+    with style.style():
+        (axes,) = short.effects(names, [1, 2], [0, 1], [2, 3], "effect").axes
+    assert axes.bbox.width / axes.figure.dpi > 1
+    assert [tick.get_text()[:12] for tick in axes.get_yticklabels()] == ["Modern Stand", "a_metric_of_"]
 
 
 def test_the_sentence_about_depth_has_the_numbers_of_a_plain_loop() -> None:

@@ -317,6 +317,8 @@ def test_rows_of_long_text_take_more_of_a_page() -> None:
     parts = re.findall(r"\\midrule(.*?)\\bottomrule", latex.tables("made", table, "values", str), re.DOTALL)
     assert sum(part.count(r"\\") for part in parts) == 60
     assert max(part.count(r"\\") for part in parts) <= latex.ROWS / 4 + 1  # a note takes four lines
+    alike = table.assign(note="not defined, " + "because " * 20)  # stands in the caption
+    assert latex.tables("made", alike, "values", str).count(r"\midrule") == 2
 
 
 def test_long_and_wide_tables_are_split_and_nothing_is_lost() -> None:
