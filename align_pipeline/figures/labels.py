@@ -69,7 +69,9 @@ def below(figure: Any, handles: Sequence[Any], texts: Sequence[str], title: str 
     paper = look.current()
     assert paper is not None
     size = paper.size - 1
-    across = next((n for n in range(len(texts), 1, -1) if _columns_width(texts, n, size) <= paper.width - 0.1), 1)
+    widths = [width_of(text, size) + 3.8 * size / 72 for text in texts]
+    fits = (n for n in range(len(texts), 1, -1) if sum(map(max, _columns(widths, n))) <= paper.width - 0.1)
+    across = next(fits, 1)
     figure.legend(
         handles,
         texts,
@@ -79,22 +81,16 @@ def below(figure: Any, handles: Sequence[Any], texts: Sequence[str], title: str 
         handlelength=1.6,
         columnspacing=1.2,
     )
-    lines = max(sum(1 + text.count("\n") for text in one) for one in _columns(texts, across)) + bool(title)
+    lines = max(map(sum, _columns([1 + text.count("\n") for text in texts], across))) + bool(title)
     wide, tall = figure.get_size_inches()
     figure.set_size_inches(wide, tall + 1.35 * size / 72 * lines)
 
 
-def _columns(texts: Sequence[str], across: int) -> list[Sequence[str]]:
-    """A legend's texts by column; the first columns have one more than the others if not all have as many."""
-    count, more = divmod(len(texts), across)
+def _columns(values: Sequence[float], across: int) -> list[Sequence[float]]:
+    """A legend's values by column; the first columns have one more than the others if not all have as many."""
+    count, more = divmod(len(values), across)
     ends = np.cumsum([0, *(count + (i < more) for i in range(across))])
-    return [texts[start:end] for start, end in pairwise(ends)]
-
-
-def _columns_width(texts: Sequence[str], across: int, size: float) -> float:
-    """Width of a legend in inches."""
-    columns = _columns(texts, across)
-    return sum(max(width_of(text, size) for text in one) + 3.8 * size / 72 for one in columns)
+    return [values[start:end] for start, end in pairwise(ends)]
 
 
 def group_legend(axes: Axes, codes: Sequence[str]) -> None:
