@@ -15,12 +15,14 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from align_pipeline.config.lang import known_languages
+from align_pipeline.config.lang import known_languages, name_of
 from align_pipeline.figures.style import CLASSES, layer_ticks
 
 UNKNOWN = "unknown"
 _IS_CHOSEN = "indexof(pinned, datum.language) >= 0 || hovered == datum.language"
 _ANY = "length(pinned) > 0 || hovered != ''"
+_TURN = 0.65
+"""Names of points further right than this share of the width stand at the left of them."""
 _LANGUAGE = ["name:language", "script:script", "family:family", "resource:resource class"]
 
 
@@ -30,7 +32,7 @@ def curves(part: pd.DataFrame, small: bool = False) -> Markup:
     Args:
         part: language, pivot, layer, share, best_layer and chance (missing if it is not known) of one model, task and
             metric.
-        small: for a card: no legend.
+        small: for a card: no legend, the mean over languages, and no range of chance.
     """
     import altair as alt
 
@@ -53,17 +55,19 @@ def curves(part: pd.DataFrame, small: bool = False) -> Markup:
         .encode(x, y, color=_class(alt, part, not small), opacity=_faint(alt, 0.9))
     )
     mean = base.mark_line(clip=True, strokeWidth=3).encode(x, y.aggregate("mean"), opacity=_while_none(alt))
-    known = part.loc[part["chance"].notna()].groupby("layer")["chance"].mean().round(4).reset_index()
-    chance = alt.Chart(_inline(alt, known.to_dict("records"))).mark_line(strokeDash=[5, 4], clip=True)
-    chance = chance.encode(x, alt.Y("chance:Q"), color=alt.value("#808080"))
+    known = part.loc[part["chance"].notna()].groupby("layer")["chance"].agg(["mean", "min", "max"]).round(4)
+    chance = alt.Chart(alt.InlineData(json.loads(known.reset_index().to_json(orient="records")))).encode(x)
+    dashed = chance.mark_line(strokeDash=[5, 4], clip=True, color="#808080").encode(alt.Y("mean:Q"))
+    band = chance.mark_area(opacity=0.2, clip=True, color="#808080").encode(alt.Y("min:Q"), alt.Y2("max:Q"))
+    chances = [dashed] if small else [band, dashed]
     return _packed(
         alt.layer(
-            *([chance] if len(known) else []),
+            *(chances if len(known) else []),
             lines,
             *([mean] if small else []),
             dots,
             _near(alt, base, x, y),
-            _names(base, x, y, "datum.best"),
+            _names(base, "layer", x, y, "datum.best"),
         ),
         rows,
         220 if small else 380,
@@ -84,20 +88,23 @@ def scatter(part: pd.DataFrame, small: bool = False, against: str = "accuracy") 
     rows = {**_units(part), "alignment": part["alignment"].round(4), "accuracy": part["accuracy"].round(4)}
     rows |= {"low": (part["accuracy"] - part["stderr"]).round(4), "high": (part["accuracy"] + part["stderr"]).round(4)}
     rows["named"] = pd.Series(0 if small else _apart(part), index=part.index)
-    x = alt.X("alignment:Q", title="share of items aligned (best layer)", scale=alt.Scale(zero=False, padding=12))
+    ticks, roomy = alt.Axis(tickCount=5 if small else 10), alt.Scale(zero=False, padding=12)
+    x = alt.X("alignment:Q", title="share of items aligned (best layer)", scale=roomy, axis=ticks)
     y = alt.Y("accuracy:Q", title=against, scale=alt.Scale(zero=False, padding=8))
     base, guess = _base(alt), part["chance"].mean()
     bars = base.mark_rule(color="#9a9a9a").encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), opacity=_faint(alt, 0.5))
     points = base.mark_circle(stroke="#444444", strokeWidth=0.5).encode(
         x, y, color=_class(alt, part, not small), opacity=_faint(alt, 0.95), size=_thick(alt, 60, 170)
     )
-    line = alt.Chart(_inline(alt, [{"accuracy": guess}])).encode(y)
+    line = alt.Chart(alt.InlineData([{"accuracy": guess}])).encode(y)
     lines = [line.mark_rule(strokeDash=[5, 4], color="#808080")] if not pd.isna(guess) else []
-    if lines:
+    if lines and not small:  # the caption of a card says it
         lines.append(line.mark_text(text="guessing", align="left", baseline="bottom", dx=4, dy=-2, x=0, fontSize=10))
     near = _near(alt, base, x, y, ("alignment", "accuracy"))
     return _packed(
-        alt.layer(*lines, bars, points, near, _names(base, x, y, "datum.named && width > 520", always=True)),
+        alt.layer(
+            *lines, bars, points, near, _names(base, "alignment", x, y, "datum.named && width > 520", always=True)
+        ),
         rows,
         240 if small else 420,
     )
@@ -161,15 +168,19 @@ def intervals(part: pd.DataFrame, title: str) -> Markup:
         size=_thick(alt, 45, 130),
         tooltip=_tooltip(alt, "difference", "low", "high"),
     )
-    none = alt.Chart(_inline(alt, [{"difference": 0}])).mark_rule(color="#808080").encode(alt.X("difference:Q"))
+    none = alt.Chart(alt.InlineData([{"difference": 0}])).mark_rule(color="#808080").encode(alt.X("difference:Q"))
     return _packed(alt.layer(none, bars, dots), rows, {"step": 12 if len(part) > 30 else 18})
 
 
 def about(codes: pd.Series[Any]) -> dict[str, list[str]]:
-    """Name, script, family and resource class of languages by code, for the page's script, without unknown codes."""
+    """Name, script, family and resource class of languages by code, for the page's script; a code that is not known
+    stands for its name."""
     known = {str(one.get("flores")): one for one in reversed(known_languages().values())}
-    keys = ("name", "script", "family", "resource")
-    return {code: [str(known[code].get(key, UNKNOWN)) for key in keys] for code in sorted(set(codes)) if code in known}
+    keys = ("script", "family", "resource")
+    return {
+        code: [name_of(code), *(str(known.get(code, {}).get(key, UNKNOWN)) for key in keys)]
+        for code in sorted(set(codes.astype(str)))
+    }
 
 
 @cache
@@ -198,15 +209,19 @@ def _apart(part: pd.DataFrame) -> list[int]:
     figure's width and 1/400 of its height."""
     from align_pipeline.figures.style import language_names
 
-    def scaled(name: str, size: int) -> list[float]:
-        values = part[name].to_numpy(float)
-        return [float(one) for one in (values - np.nanmin(values)) / (np.ptp(values) or 1) * size]
+    def scaled(name: str, size: int, beyond: float | pd.Series[Any] = 0.0) -> list[float]:
+        values = part[name].astype(float)
+        low, high = (values - beyond).min(), (values + beyond).max()
+        return [float(one) for one in (values - low) / ((high - low) or 1) * size]
 
-    x, y, taken, named = scaled("alignment", 600), scaled("accuracy", 400), list[tuple[float, ...]](), []
+    x, y = scaled("alignment", 600), scaled("accuracy", 400, part["stderr"].astype(float).fillna(0))
+    taken, named = list[tuple[float, ...]](), []
     for px, py, name in zip(x, y, language_names(part), strict=True):
-        box = (px + 6, py - 7, px + 10 + 6.4 * len(str(name)), py + 7)
+        near, far = 6, 10 + 6.4 * len(str(name))
+        ends = (px - far, px - near) if px > _TURN * 600 else (px + near, px + far)
+        box = (ends[0], py, ends[1], py + 14)
         free = all(box[0] > b[2] or b[0] > box[2] or box[1] > b[3] or b[1] > box[3] for b in taken)
-        free &= not any(box[0] < qx < box[2] and box[1] < qy < box[3] for qx, qy in zip(x, y, strict=True))
+        free &= not any(box[0] < qx < box[2] and box[1] - 4 < qy < box[3] + 4 for qx, qy in zip(x, y, strict=True))
         if free:
             taken.append(box)
         named.append(int(free))
@@ -218,10 +233,6 @@ def _base(alt: Any) -> Any:
     return alt.Chart(alt.NamedData("rows"))
 
 
-def _inline(alt: Any, values: Any) -> Any:
-    return alt.InlineData(values)
-
-
 def _layers(part: pd.DataFrame, **more: Any) -> Any:
     import altair as alt
 
@@ -229,13 +240,12 @@ def _layers(part: pd.DataFrame, **more: Any) -> Any:
 
 
 def _legend(alt: Any) -> Any:
-    return alt.Legend(orient="top", direction="horizontal", titleOrient="left")
+    return alt.Legend(orient="top", direction="horizontal")  # its title above, so that it fits a phone
 
 
 def _class(alt: Any, part: pd.DataFrame, legend: bool) -> Any:
     """Colour by resource class; the legend has the classes that occur."""
-    known = about(part["language"])
-    found = {known[code][3] if code in known else UNKNOWN for code in part["language"].astype(str).unique()}
+    found = {resource for *_, resource in about(part["language"]).values()}
     colours = {str(k): colour for k, colour in CLASSES.items()} | {UNKNOWN: "#8c8c8c"}
     shown = [name for name in colours if name in found]
     scale = alt.Scale(domain=shown, range=[colours[name] for name in shown])
@@ -278,10 +288,17 @@ def _near(alt: Any, base: Any, x: Any, y: Any, numbers: tuple[str, ...] = ("laye
     return base.mark_circle(opacity=0, size=40).encode(x, y, tooltip=_tooltip(alt, *numbers)).add_params(near)
 
 
-def _names(base: Any, x: Any, y: Any, where: str, always: bool = False) -> Any:
-    """The names of chosen languages; `where` says at which of their rows, or with `always` which are named before."""
+def _names(base: Any, field: str, x: Any, y: Any, where: str, always: bool = False) -> Any:
+    """The names of chosen languages, on the side of their points that has more room; `where` says at which of their
+    rows, or with `always` which are named before."""
+    import altair as alt
+
+    def side(left: Any, right: Any) -> Any:
+        return alt.ExprRef(f"scale('x', datum.{field}) > {_TURN} * width ? {right} : {left}")
+
     chosen = f"({_IS_CHOSEN}) || (!({_ANY}) && ({where}))" if always else f"({_IS_CHOSEN}) && {where}"
-    return base.transform_filter(chosen).mark_text(align="left", dx=7, dy=-4, fontSize=11).encode(x, y, text="label:N")
+    text = base.transform_filter(chosen).mark_text(align=side("'left'", "'right'"), dx=side(7, -7), dy=-4, fontSize=11)
+    return text.encode(x, y, text="label:N")
 
 
 def _packed(chart: Any, rows: dict[str, Any], height: Any) -> Markup:

@@ -22,11 +22,12 @@ _LINE = 1.2
 
 
 def width_of(text: str, size: float) -> float:
-    """Width of a text in inches, in the font of the figure."""
+    """Width of a text in inches, in the font of the figure; of its longest line."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    return float(TextPath((0, 0), text, size=size, prop=FontProperties()).get_extents().width) / 72 if text else 0.0
+    lines = [TextPath((0, 0), line, size=size, prop=FontProperties()) for line in text.split("\n") if line]
+    return max((float(line.get_extents().width) for line in lines), default=0.0) / 72
 
 
 def settle(figure: Figure) -> None:
@@ -37,13 +38,14 @@ def settle(figure: Figure) -> None:
     paper = look.current()
     if paper is None:
         return
-    figure.draw_without_rendering()
-    for axes in figure.axes:
-        for axis, room in ((axes.xaxis, axes.bbox.width), (axes.yaxis, axes.bbox.height)):
-            text = " ".join(axis.get_label_text().split())
+    for name in ("xaxis", "yaxis"):  # lines below the axes leave less room beside them
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            axis, is_x = getattr(axes, name), name == "xaxis"
+            text, room = " ".join(axis.get_label_text().split()), axes.bbox.width if is_x else axes.bbox.height
             if not text:
                 continue
-            if axis is axes.xaxis and isinstance(axis.get_major_locator(), AutoLocator):
+            if is_x and isinstance(axis.get_major_locator(), AutoLocator):
                 ticks = [width_of(tick.get_text(), paper.size) for tick in axis.get_ticklabels()]
                 fit = int(room / figure.dpi / max([*ticks, 0.1]))
                 axis.set_major_locator(MaxNLocator(max(min(fit - 1, 8), 2)))
@@ -52,14 +54,14 @@ def settle(figure: Figure) -> None:
     figure.draw_without_rendering()
 
 
-def legend(axes: Axes, size: float, **where: Any) -> None:
-    """A legend of the axes' artists: on the page where the arguments say, in a paper in rows below the figure."""
-    paper = look.current()
-    if paper is None:
-        axes.legend(fontsize=size, **where)
-        return
-    handles, texts = axes.get_legend_handles_labels()
-    below(axes.figure, handles, texts, str(where.get("title", "")))
+def legend(axes: Axes, size: float, handles: Sequence[Any] = (), **where: Any) -> None:
+    """A legend of the axes' artists, or of others: on the page where the arguments say, in a paper below the figure."""
+    handles = handles or axes.get_legend_handles_labels()[0]
+    texts = [str(handle.get_label()) for handle in handles]
+    if look.current() is None:
+        axes.legend(handles, texts, fontsize=size, **where)
+    else:
+        below(axes.figure, handles, texts, str(where.get("title", "")))
 
 
 def below(figure: Any, handles: Sequence[Any], texts: Sequence[str], title: str = "") -> None:
@@ -67,7 +69,9 @@ def below(figure: Any, handles: Sequence[Any], texts: Sequence[str], title: str 
     paper = look.current()
     assert paper is not None
     size = paper.size - 1
-    across = next((n for n in range(len(texts), 1, -1) if _columns_width(texts, n, size) <= paper.width - 0.1), 1)
+    widths = [width_of(text, size) + 3.8 * size / 72 for text in texts]
+    fits = (n for n in range(len(texts), 1, -1) if sum(map(max, _columns(widths, n))) <= paper.width - 0.1)
+    across = next(fits, 1)
     figure.legend(
         handles,
         texts,
@@ -77,17 +81,16 @@ def below(figure: Any, handles: Sequence[Any], texts: Sequence[str], title: str 
         handlelength=1.6,
         columnspacing=1.2,
     )
-    lines = -(-len(texts) // across) + bool(title)
+    lines = max(map(sum, _columns([1 + text.count("\n") for text in texts], across))) + bool(title)
     wide, tall = figure.get_size_inches()
     figure.set_size_inches(wide, tall + 1.35 * size / 72 * lines)
 
 
-def _columns_width(texts: Sequence[str], across: int, size: float) -> float:
-    """Width of a legend in inches; the first columns have one text more than the others if not all have as many."""
-    count, more = divmod(len(texts), across)
+def _columns(values: Sequence[float], across: int) -> list[Sequence[float]]:
+    """A legend's values by column; the first columns have one more than the others if not all have as many."""
+    count, more = divmod(len(values), across)
     ends = np.cumsum([0, *(count + (i < more) for i in range(across))])
-    columns = [texts[start:end] for start, end in pairwise(ends)]
-    return sum(max(width_of(text, size) for text in one) + 3.8 * size / 72 for one in columns)
+    return [values[start:end] for start, end in pairwise(ends)]
 
 
 def group_legend(axes: Axes, codes: Sequence[str]) -> None:
@@ -197,10 +200,8 @@ def end_labels(
 def place_labels(
     axes: Axes, x: NDArray[Any], y: NDArray[Any], labels: Sequence[str], keep: Sequence[bool] = ()
 ) -> None:
-    """Write a label beside each point, at a nearby place that covers no point and no other label if there is one.
-
-    In a paper labels stay inside the axes and never cover each other or a labelled point, if there is room at all; a
-    near place that covers a point without a label may be better than a far one.
+    """Write a label beside each point, at a nearby place inside the axes that covers no labelled point and no text, if
+    there is one; a near place that covers a point without a label may be better than a far one.
 
     Args:
         axes: with limits that are final.
@@ -217,14 +218,15 @@ def place_labels(
     boxes = [(px - radius, py - radius, px + radius, py + radius) for px, py in points]
     named = np.array(keep, bool) if len(keep) else np.ones(len(x), bool)
     taken = [box for box, own in zip(boxes, named, strict=True) if own]
+    taken += [text.get_window_extent().extents for text in axes.texts]
     weak = [box for box, own in zip(boxes, named, strict=True) if not own]
     back = axes.transData.inverted()
     for i in np.lexsort((x, y)):
         if not named[i]:
             continue
-        wide = dots * (72 * width_of(labels[i], size) + 3 if paper else len(labels[i]) * size * 0.6)
-        places = _places(points[i], (wide, size * dots * 1.05), dots, 9 if paper is None else 25)
-        box, ring = _best(places, taken, weak, axes.bbox.extents if paper else None)
+        wide = dots * (72 * width_of(labels[i], size) + 3)
+        places = _places(points[i], (wide, size * dots * 1.05), dots)
+        box, ring = _best(places, taken, weak, axes.bbox.extents)
         taken.append(box)
         (left, low), (right, _) = back.transform([(box[0], (box[1] + box[3]) / 2), (box[2], box[3])])
         if ring > 1:
@@ -242,18 +244,16 @@ _COVERED = 2.0
 
 
 def _best(
-    places: Iterator[tuple[_Box, int]], taken: Sequence[_Box], weak: Sequence[_Box], inside: Any
+    places: Iterator[tuple[_Box, int]], taken: Sequence[_Box], weak: Sequence[_Box], inside: _Box
 ) -> tuple[_Box, int]:
-    """The nearest place that covers nothing that is taken; the last one if there is none."""
+    """The nearest place inside that covers nothing that is taken; the last one if there is none."""
     least, found = np.inf, None
     last = ((0.0, 0.0, 0.0, 0.0), 0)
     for last in places:
         box, ring = last
         if ring >= least:
             break
-        is_out = inside is not None and (
-            box[0] < inside[0] or box[2] > inside[2] or box[1] < inside[1] or box[3] > inside[3]
-        )
+        is_out = box[0] < inside[0] or box[2] > inside[2] or box[1] < inside[1] or box[3] > inside[3]
         if is_out or any(_overlap(box, other) for other in taken):
             continue
         cost = ring + _COVERED * sum(_overlap(box, other) for other in weak)
@@ -266,10 +266,10 @@ def _overlap(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and a[2] > b[0] and a[1] < b[3] and a[3] > b[1]
 
 
-def _places(point: Any, size: tuple[float, float], dots: float, rings: int) -> Iterator[tuple[_Box, int]]:
+def _places(point: Any, size: tuple[float, float], dots: float) -> Iterator[tuple[_Box, int]]:
     """Places around a point, in eight directions, nearer ones first, each with its ring."""
     (px, py), (wide, high) = point, size
-    for ring in range(1, rings):
+    for ring in range(1, 25):
         for angle in (0, 180, 45, 135, -45, -135, 90, -90):
             dx, dy = np.cos(np.radians(angle)), np.sin(np.radians(angle))
             left = px + dx * 5 * dots * ring + (0 if dx > 0.1 else -wide if dx < -0.1 else -wide / 2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+from align_pipeline.figures import labels, look
 from align_pipeline.figures.style import (
     OKABE_ITO,
     TASKS,
-    draw_inside,
     item_counts,
     language_names,
     languages,
@@ -30,6 +31,12 @@ from align_pipeline.figures.style import (
 
 PANELS = 12
 """Number of languages that the small multiples show at most."""
+_LONGEST = 30
+"""Letters of a line of a model's name in a figure."""
+_TALLEST = 7.0
+"""Inches of a paper's column that rows of models take at most."""
+_BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+"""Where a legend stands on the page."""
 
 
 def colours(models: Sequence[str]) -> dict[str, Any]:
@@ -50,16 +57,17 @@ def depth(part: pd.DataFrame) -> Figure:
             and pooling, in the languages that all models have; and chance where it is known.
     """
     hues = colours(list(part["model"].drop_duplicates()))
-    figure, axes = new_figure(9.0, max(4.4, _room(len(hues))), right=0.5 + 0.075 * max(map(len, hues)))
+    figure, axes = new_figure(9.0, max(4.4, _room(hues)), right=_beside(hues))
     means = part.groupby(["model", "depth", "inner"], sort=False)[["share", "chance"]].mean().reset_index()
     for width, (model, hue) in zip(_widths(hues, 1.8), hues.items(), strict=True):
         own = means[means["model"] == model].sort_values("depth")
         axes.plot(own["depth"], own["chance"], color=hue, linewidth=0.9, linestyle="--", alpha=0.7, zorder=1.5)
         _line(axes, own, hue, model, width)
-    axes.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    labels.legend(axes, 8.5, **_BESIDE)
     _depth_axes(axes, means["share"])
     axes.set_xlabel("layer as a share of the depth (0: embedding, 1: after the final norm)")
     axes.set_ylabel("share of items aligned, mean over languages")
+    labels.settle(figure)
     count = part.drop_duplicates(["language", "pivot"]).shape[0]
     chance = "; dashed: chance" if part["chance"].notna().any() else ""
     set_title(
@@ -72,39 +80,60 @@ def depth(part: pd.DataFrame) -> Figure:
 
 def depth_by_language(part: pd.DataFrame) -> Figure:
     """Share of aligned items over depth, a panel per language: the input of `depth`, for `PANELS` languages at most."""
-    from matplotlib.figure import Figure
-
+    paper = look.current()
     hues = colours(list(part["model"].drop_duplicates()))
     part = part.assign(label=language_names(part))
     names = sorted(part["label"].unique())
     across = min(4, len(names))
+    if paper is not None:  # as many as have room for their names
+        widest = max(labels.width_of(name, paper.size) for name in names)
+        across = max(1, min(across, int((paper.width - 0.5) / (widest + 0.1))))
     down = -(-len(names) // across)
-    right, height = 0.5 + 0.075 * max(map(len, hues)), max(1.75 * down + 0.9, _room(len(hues)))
-    figure = Figure(figsize=(9.0, height))
-    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    inside = {"left": 0.075, "right": 1 - right / 9.0, "bottom": 0.5 / height, "top": 1 - 0.75 / height}
-    figure.subplots_adjust(**inside, wspace=0.1, hspace=0.28)
+    height = max(1.75 * down + 0.9, _room(hues))
+    inside = {"left": 0.075, "right": 1 - _beside(hues) / 9.0, "bottom": 0.5 / height, "top": 1 - 0.75 / height}
+    figure, grid = _panels(down, across, (9.0, height), 0.85, inside | {"wspace": 0.1, "hspace": 0.28}, shared=True)
     for axes, name in zip(grid.ravel(), names, strict=False):
         for width, (model, hue) in zip(_widths(hues, 1.2), hues.items(), strict=True):
             own = part[(part["label"] == name) & (part["model"] == model)].sort_values("depth")
             _line(axes, own, hue, model, width)
-        axes.set_title(name, fontsize=8.5, pad=3)
+        axes.set_title(name, fontsize=look.points(8.5), fontweight="bold" if paper is None else "normal", pad=3)
         _depth_axes(axes, part["share"])
     for axes in grid.ravel()[len(names) :]:
         axes.set_visible(False)
     for column in range(across):  # the lowest panel of each column has the numbers
         lowest = [axes for axes in grid[:, column] if axes.get_visible()][-1]
         lowest.tick_params(labelbottom=True)
-    grid[0, -1].legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    labels.legend(grid[0, -1], 8.5, **_BESIDE)
+    below = f"share of items aligned, over the layer's share of the depth; {item_counts(part['n'])}; dot: highest layer"
+    if paper is not None:
+        figure.set_label(f"{part_name(part)}: {below}")
+        return figure
     figure.text(0.075, 1 - 0.3 / height, part_name(part), fontsize=11, fontweight="bold")
-    below = f"share of items aligned, over the layer's share of the depth; {item_counts(part['n'])}"
     figure.text(0.075, 1 - 0.48 / height, below, fontsize=8.5, color="#555555")
     return figure
 
 
+def _panels(
+    down: int, across: int, page: tuple[float, float], tall: float, inside: Mapping[str, float], shared: bool = False
+) -> tuple[Figure, NDArray[Any]]:
+    """A figure with rows and columns of axes: on the page of that size in inches, with fixed margins; in a paper `tall`
+    inches per row."""
+    from matplotlib.figure import Figure
+
+    paper = look.current()
+    if paper is None:
+        figure = Figure(figsize=page)
+    else:
+        figure = Figure(figsize=(paper.width, tall * down + 0.3), layout="constrained")
+    grid = figure.subplots(down, across, sharex=shared, sharey=shared, squeeze=False)
+    if paper is None:
+        figure.subplots_adjust(**inside)
+    return figure, grid
+
+
 def _line(axes: Axes, own: pd.DataFrame, hue: Any, model: str, width: float) -> None:
     """A model's line, with a dot at the highest layer that counts."""
-    axes.plot(own["depth"], own["share"], color=hue, linewidth=width, label=model, zorder=2)
+    axes.plot(own["depth"], own["share"], color=hue, linewidth=width, label=_folded(model), zorder=2)
     inner = own[own["inner"].astype(bool) & own["share"].notna()]
     if len(inner) and inner["share"].max() > 0:
         best = inner.iloc[int(inner["share"].to_numpy(float).argmax())]
@@ -113,13 +142,23 @@ def _line(axes: Axes, own: pd.DataFrame, hue: Any, model: str, width: float) -> 
 
 def _widths(models: Mapping[str, Any], thinnest: float) -> list[float]:
     """Line widths: of few models the first is the widest, so that equal lines are all visible."""
-    count = len(models)
-    return [thinnest + 0.8 * (count - 1 - i) * (count < len(OKABE_ITO)) for i in range(count)]
+    count, scale = len(models), 1.0 if look.current() is None else 0.6
+    return [scale * (thinnest + 0.8 * (count - 1 - i) * (count < len(OKABE_ITO))) for i in range(count)]
 
 
-def _room(entries: int) -> float:
-    """Inches that a figure needs for a legend of so many entries beside the axes."""
-    return 0.19 * entries + 1.0
+def _folded(name: str, longest: int = _LONGEST) -> str:
+    """A name in lines of a legend or of an axis."""
+    return "\n".join(textwrap.wrap(name, longest))
+
+
+def _beside(entries: Iterable[str]) -> float:
+    """Inches that a legend of these entries needs on the right."""
+    return 0.5 + 0.075 * max(min(len(entry), _LONGEST) for entry in entries)
+
+
+def _room(entries: Iterable[str]) -> float:
+    """Inches that a figure needs for a legend of these entries beside the axes."""
+    return 0.19 * sum(1 + _folded(entry).count("\n") for entry in entries) + 1.0
 
 
 def _depth_axes(axes: Axes, shares: pd.Series[Any]) -> None:
@@ -135,28 +174,27 @@ def scale(table: pd.DataFrame, by: str) -> Figure:
         table: rows of `inference.models.MODELS` of one task that have `by`.
         by: ``parameters``; or ``step``, where a line joins the checkpoints of a series.
     """
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    table = table.assign(group=table["model"] if by == "parameters" else table["series"].map(_last_part))
+    paper = look.current()
+    called = _called(table["series"].astype(str).unique())
+    table = table.assign(group=table["model"] if by == "parameters" else table["series"].map(called))
     metrics = [
         key for key in table[["metric", "pooling"]].drop_duplicates().itertuples(index=False, name=None) if key[0]
     ]
     has = bool(table["accuracy"].notna().any())
     count = len(metrics) + has
-    across = min(count, 2)
+    across = 1 if paper is not None and paper.width < 4.5 else min(count, 2)
     down = -(-count // across)
     hues = colours(list(table["group"].drop_duplicates()))
     kinds = [("o", "mean over languages"), *([("s", "English")] if has else [])]
     kinds += [("_", "chance")] if metrics and table["chance"].notna().any() else []
     words = [*hues, *(label for _, label in kinds)]
-    width, right = 4.4 * across + 1.6, 0.55 + 0.075 * max(map(len, words))
-    height = max(3.0 * down + 0.3, _room(len(words)))
-    figure = Figure(figsize=(width, height))
-    grid = figure.subplots(down, across, squeeze=False)
+    width, right = 4.4 * across + 1.6, _beside(words) + 0.05
+    height = max(3.0 * down + 0.3, _room(words))
     margins = {"left": 0.75 / width, "right": 1 - right / width, "bottom": 0.55 / height, "top": 1 - 0.62 / height}
-    figure.subplots_adjust(**margins, wspace=0.28, hspace=0.55)
-    panels = list(grid.ravel())
+    figure, grid = _panels(down, across, (width, height), 1.35, margins | {"wspace": 0.28, "hspace": 0.55})
+    panels, task = list(grid.ravel()), TASKS.get(part_task(table), part_task(table))
     for axes in panels:
         axes.set_xlabel({"parameters": "parameters", "step": "step of the training"}[by])
     if has:
@@ -164,24 +202,26 @@ def scale(table: pd.DataFrame, by: str) -> Figure:
         _points(axes, own, by, "accuracy", hues, "o")
         _points(axes, own, by, "english_accuracy", hues, "s")
         axes.set_ylabel("accuracy")
-        task = TASKS.get(part_task(table), part_task(table))
         set_title(axes, f"{task}: accuracy", f"{languages(int(own['n_languages'].max()))}; bars: 95% interval")
     for metric, pooling in metrics:
         own, axes = table[(table["metric"] == metric) & (table["pooling"] == pooling)], panels.pop(0)
         _points(axes, own, by, "alignment", hues, "o")
         _points(axes, own, by, "chance", hues, "_")
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-        axes.set_ylabel("share of items aligned")
-        set_title(axes, metric_label(metric, pooling), "at the best layers, chosen on other items")
+        name = metric_label(metric, pooling)
+        axes.set_ylabel("share of items aligned" if paper is None else f"aligned, {name}")  # without a title
+        set_title(axes, name, "at the best layers, chosen on other items")
     for axes in panels:
         axes.set_visible(False)
     handles = [
-        Line2D([], [], color=hue, marker="o", linewidth=1.4 * (by == "step"), label=k) for k, hue in hues.items()
+        Line2D([], [], color=hue, marker="o", linewidth=1.4 * (by == "step"), label=_folded(k))
+        for k, hue in hues.items()
     ]
     for form, label in kinds:
         inside = "white" if form == "s" else None
         handles.append(Line2D([], [], color="#666666", marker=form, linewidth=0, label=label, markerfacecolor=inside))
-    grid[0, -1].legend(handles=handles, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    labels.legend(grid[0, -1], 8.5, handles, **_BESIDE)
+    labels.settle(figure)
     return figure
 
 
@@ -195,7 +235,8 @@ def _points(axes: Axes, own: pd.DataFrame, by: str, value: str, hues: Mapping[st
         inside = "white" if form == "s" else None
         width = (1.4 if form == "o" else 0.8) * (by == "step")
         dashes = "--" if form == "_" else "-"
-        axes.plot(x, y, dashes, marker=form, color=hue, markersize=5.5, linewidth=width, markerfacecolor=inside)
+        size = look.marker(5.5, 0)
+        axes.plot(x, y, dashes, marker=form, color=hue, markersize=size, linewidth=width, markerfacecolor=inside)
         if has_ends:
             spread = np.nan_to_num(np.abs(rows[[f"{value}_low", f"{value}_high"]].to_numpy(float).T - y))
             axes.errorbar(x, y, spread, fmt="none", ecolor=hue, elinewidth=1.1, alpha=0.7, zorder=2)
@@ -224,10 +265,15 @@ def _log_axis(axes: Axes, values: NDArray[Any]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _last_part(series: str) -> str:
-    """A series by the name of its model: the last part of a hub id, or of the folder that holds the checkpoints."""
-    parts = [part for part in str(series).split("/") if part and "*" not in part]
-    return parts[-1] if parts else str(series)
+def _called(series: Iterable[str]) -> dict[str, str]:
+    """What trainings are called: by the last parts of their hub id or folder, as many as tell them apart; if these do
+    not, by all of it."""
+    parts = {one: [part for part in one.split("/") if part and "*" not in part] for one in series}
+    for count in range(1, 1 + max(map(len, parts.values()), default=0)):
+        names = {one: "/".join(of[-count:]) for one, of in parts.items()}
+        if all(names.values()) and len(set(names.values())) == len(names):
+            return names
+    return {one: one for one in parts}
 
 
 def relation(table: pd.DataFrame) -> Figure:
@@ -236,34 +282,41 @@ def relation(table: pd.DataFrame) -> Figure:
     Args:
         table: rows of `inference.models.MODELS` of one task.
     """
-    from matplotlib.figure import Figure
-
+    paper = look.current()
     models = list(table["model"].drop_duplicates())
     metrics = list(table[["metric", "pooling", "alignment_task"]].drop_duplicates().itertuples(index=False, name=None))
     size = 6.5 if len(models) > 30 else 8.5
-    height = max(2.4, (0.11 * len(metrics) + 0.12) * len(models) + 1.5)
-    left, right = room_for(models, size), 2.1
+    longest = max(8, int(6 * paper.width)) if paper is not None and len(models) <= look.MOST else _LONGEST
+    names = [_folded(name, longest) for name in models]
+    lines = max(1 + name.count("\n") for name in names)
+    height = max(2.4, max(0.11 * len(metrics) + 0.12, 0.14 * lines) * len(models) + 1.5)
+    left, right = room_for([line for name in names for line in name.split("\n")], size), 2.1
+    margins = {"left": left / 9.0, "right": 1 - right / 9.0, "bottom": 0.55 / height, "top": 1 - 0.62 / height}
     middle = (9.0 - left - right - 0.25) / 2
-    figure = Figure(figsize=(9.0, height))
-    first = figure.add_axes(draw_inside(9.0, height, left, right + middle + 0.25))
-    second = figure.add_axes(draw_inside(9.0, height, left + middle + 0.25, right))
+    margins |= {"wspace": 0.25 / middle}
+    tall = min(max(0.8, max(0.07 * len(metrics) + 0.1, 0.14 * lines) * len(models)) + 0.4, _TALLEST)
+    figure, grid = _panels(1, 2, (9.0, height), tall, margins)
+    first, second = grid[0]
+    handles = {}
     for axes, name in ((first, "r"), (second, "same_item")):
         for j, (metric, pooling, source) in enumerate(metrics):
             own = table[(table["metric"] == metric) & (table["pooling"] == pooling)]
             own = own[(own["alignment_task"] == source) & own[name].notna()]
+            if own.empty:
+                continue
             shift = (j - (len(metrics) - 1) / 2) * 0.7 / len(metrics)
             at = np.array([models.index(model) + shift for model in own["model"]])
-            value = own[name].to_numpy(float) * (100 if name == "same_item" else 1)
-            ends = own[[f"{name}_low", f"{name}_high"]].to_numpy(float).T * (100 if name == "same_item" else 1)
-            spread = np.nan_to_num(np.abs(ends - value))
+            scale = 100 if name == "same_item" else 1
+            value = scale * own[name].to_numpy(float)
+            spread = np.nan_to_num(np.abs(scale * own[[f"{name}_low", f"{name}_high"]].to_numpy(float).T - value))
             other = "" if source == part_task(table) else f", {source}"
-            axes.errorbar(
+            handles[metrics[j]] = axes.errorbar(
                 value,
                 at,
                 xerr=spread,
                 fmt="o",
                 color=OKABE_ITO[j % len(OKABE_ITO)],
-                markersize=4.5,
+                markersize=look.marker(4.5, len(models)),
                 linewidth=1.3,
                 label=metric_label(metric, pooling, other),
                 zorder=3,
@@ -271,14 +324,15 @@ def relation(table: pd.DataFrame) -> Figure:
         axes.axvline(0, color="#888888", linewidth=0.8, zorder=1)
         axes.set_ylim(len(models) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
-    first.set_yticks(np.arange(len(models)), models, fontsize=size)
+    first.set_yticks(np.arange(len(models)), names, fontsize=look.points(size))
     second.set_yticks(np.arange(len(models)), [])
     first.set_xlim(-1.03, 1.03)
+    if paper is not None:
+        first.set_xticks([-1, -0.5, 0, 0.5, 1], ["\N{MINUS SIGN}1", "", "0", "", "1"])
     first.set_xlabel("Pearson r over languages")
     second.set_xlabel("aligned minus not, same item, in points")
-    handles = dict(zip(*reversed(first.get_legend_handles_labels()), strict=True))
-    handles |= dict(zip(*reversed(second.get_legend_handles_labels()), strict=True))
-    second.legend(handles.values(), handles.keys(), fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    labels.legend(second, 8, [handles[key] for key in metrics if key in handles], **_BESIDE)
+    labels.settle(figure)
     task = TASKS.get(part_task(table), part_task(table))
     set_title(first, f"{task}: alignment and accuracy within each model", "95% intervals")
     return figure

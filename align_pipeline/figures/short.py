@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _SIZE = (3.4, 2.4)
 _GREY = "#777777"
-_MOST_NAMED = 13
+_MOST_NAMED, _LONGEST = 13, 24
 
 
 def _new(left: float = 0.6) -> tuple[Figure, Axes]:
@@ -86,12 +86,13 @@ def effects(
     """Effects with their intervals, one below the other.
 
     Args:
-        names: what each effect is of; not shown if there are many.
+        names: what each effect is of; not shown if there are many, and cut if they are long.
         middle, low, high: the effects and the ends of their intervals, which may be missing.
         title: of the axis.
         none: the value of no effect, which is drawn; if it is 1, the axis is logarithmic.
     """
     many = len(names) > _MOST_NAMED
+    names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1].rstrip()}…" for name in names]
     figure, axes = _new(left=0.3 if many else 0.3 + 0.075 * max(map(len, names)))
     y = -np.arange(len(names))
     values = np.array([middle, low, high], float)

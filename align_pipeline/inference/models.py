@@ -28,9 +28,13 @@ MEAN = "mean over languages"
 _OF_ALIGNMENT = ("depth", "alignment", "alignment_low", "alignment_high", "chance")
 _RELATION = ("r", "r_low", "r_high", "r_p", "r_p_holm", "r_languages")
 _SAME_ITEM = ("same_item", "same_item_low", "same_item_high", "same_item_p", "same_item_p_holm")
-MODELS = [
+OF_MODEL = [
     *("task", "model", "parameters", "revision", "series", "step", "layers", "n_languages", "n"),
-    *("accuracy", "accuracy_low", "accuracy_high", "english_accuracy", "metric", "pooling", "alignment_task"),
+    *("accuracy", "accuracy_low", "accuracy_high", "english_accuracy"),
+]
+"""Columns that do not depend on a metric."""
+MODELS = [
+    *(*OF_MODEL, "metric", "pooling", "alignment_task"),
     *(*_OF_ALIGNMENT, *_RELATION, *_SAME_ITEM, "note"),
 ]
 DIFFERENCES = [
@@ -38,6 +42,7 @@ DIFFERENCES = [
     *("of_reference", "of_model", "difference", "low", "high", "p", "p_holm", "note"),
 ]
 _STEP = re.compile(r"(?:steps?|checkpoint|ckpt|iter(?:ation)?s?)[-_.=]?(\d+)([km]?)(?![a-z0-9])", re.IGNORECASE)
+_SAME = "interval and p not defined, because the difference is the same in all clusters, or there is only one"
 _NONE_COMMON = "means not defined, because no language is common to all models"
 
 
@@ -211,12 +216,14 @@ def over_splits(before: Array, after: Array, cluster: Array) -> dict[str, Any]:
     the halves of a split are not independent of each other where the best layer is uncertain.
     """
     every = paired(before.astype(float), after.astype(float), cluster)
-    found: dict[str, Any] = {name: resampling.means(every[name]) for name in ("before", "after", "difference")}
-    reach = np.sqrt(resampling.means(((every["high"] - every["low"]) / 2) ** 2))
+    found: dict[str, Any] = {name: float(resampling.means(every[name])) for name in ("before", "after", "difference")}
+    reach = float(np.sqrt(resampling.means(((every["high"] - every["low"]) / 2) ** 2)))
     t = stats.t(max(every["n_clusters"] - 1, 1))
-    size = np.abs(found["difference"]) * t.ppf(0.975) / reach if reach > 0 else np.nan
-    found |= {"low": found["difference"] - reach, "high": found["difference"] + reach, "p": 2 * t.sf(size)}
-    note = every["note"][0] if np.isnan(found["p"]) else ""
+    size = abs(found["difference"]) * t.ppf(0.975) / reach if reach > 0 else np.nan
+    found |= {"low": found["difference"] - reach, "high": found["difference"] + reach, "p": float(2 * t.sf(size))}
+    if reach == 0:  # that of a few items that all agree is no sign of certainty
+        found |= {"low": np.nan, "high": np.nan}
+    note = "" if not np.isnan(found["p"]) else every["note"][0] if np.isnan(found["difference"]) else _SAME
     return {"n": int(every["n"].max()), "n_clusters": every["n_clusters"], **found, "note": note}
 
 
@@ -225,9 +232,9 @@ def models(of: Compared, chances: pd.DataFrame, level: pd.DataFrame, same_item: 
 
     Means are over the languages in which all models have values (``n_languages``), with clustered intervals; ``n`` is
     the number of items that are answered, or aligned where the task has no answers. ``depth`` is the mean over
-    languages of the best layer's index over L, ``chance`` that of the chance level there. ``r`` is Pearson's
-    correlation of alignment (max over layers) and accuracy over the ``r_languages`` languages of the model, with its
-    permutation p; ``same_item`` is the linear effect of `same_item`; their ``p_holm`` is over the models.
+    languages with an aligned item of the best layer's index over L, ``chance`` the mean chance level there. ``r`` is
+    Pearson's correlation of alignment (max over layers) and accuracy over the ``r_languages`` languages of the model,
+    with its permutation p; ``same_item`` is the linear effect of `same_item`; their ``p_holm`` is over the models.
 
     Args:
         of: the models.
@@ -285,7 +292,7 @@ def _alignment(of: Compared, model: Model, metric: tuple[str, str], chances: pd.
     best = best.loc[[of.units[u] for u in own]]
     row["chance"] = best["chance"].astype(float).mean()
     if model.layers:
-        row["depth"] = best["layer"].astype(float).mean() / model.layers
+        row["depth"] = best["layer"].where(best["share"] > 0).astype(float).mean() / model.layers
     return row
 
 

@@ -76,6 +76,8 @@ class Part:
         """
         name = "_".join([words[0], *([self.model] if self.models > 1 else []), self.task, *words[1:]])
         stem = self.plots / style.slug(name)
+        while stem.with_name(f"{stem.name}.svg").exists():  # of a name that differs in other letters
+            stem = stem.with_name(f"{stem.name}-2")
         style.save(draw, stem)
         if words[0] != CARD:
             self.drawings[stem.name] = draw
@@ -94,6 +96,7 @@ def _compact(svg: str) -> str:
         .strip()
     )
     svg = re.sub(r"\d{2,}\.\d{2,}(?=[ \"])", lambda number: f"{float(number[0]):.1f}", svg)
+    svg = re.sub(r">[^<]*<", lambda text: text[0].replace('"', "&quot;"), svg)
     # In an address, " takes three characters and ' one.
     return svg.replace("'DejaVu Sans'", "DejaVu Sans").replace("'", "&#39;").replace('"', "'")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,8 @@ _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "“": "``",
     "”": "''",
 }
+_ABSENT = "ĦħĸĿŀŉŦŧſ"
+"""Letters before U+0180 that T1 fonts lack."""
 _SUBSCRIPT = re.compile(r"(\$_\w\$)")
 _KEYS = (
     *("model", "task", "alignment_task", "question", "metric", "pooling", "direction", "score", "measure", "language"),
@@ -86,8 +89,16 @@ _WIDEST = 45
 
 def escape(text: str) -> str:
     """Plain text as LaTeX; a subscript such as that of ``DALI$_S$`` stays one."""
-    parts = _SUBSCRIPT.split(text)
-    return "".join(p if _SUBSCRIPT.fullmatch(p) else "".join(_SPECIAL.get(c, c) for c in p) for p in parts)
+    parts = _SUBSCRIPT.split(unicodedata.normalize("NFC", text))
+    return "".join(p if _SUBSCRIPT.fullmatch(p) else "".join(map(_letter, p)) for p in parts)
+
+
+def _letter(letter: str) -> str:
+    """A letter as LaTeX; one that T1 fonts lack, where pdflatex would stop, by its code point."""
+    if letter in _SPECIAL:
+        return _SPECIAL[letter]
+    is_there = letter < "\u0180" and letter not in _ABSENT
+    return letter if is_there else rf"\texttt{{U+{ord(letter):04X}}}"
 
 
 def prose(text: str) -> str:
@@ -116,10 +127,9 @@ def tables(name: str, table: pd.DataFrame, about: str, language: Callable[[str],
         return f"% {name}.csv has no rows.\n"
     if len(rows) > MOST_ROWS:
         return f"% {name}.csv has {len(rows):,} such rows, too many for a paper.\n"
-    made = [
-        text for part in _parts(rows) for text in _environments(name, part, about, language, len(rows) < len(table))
-    ]
-    return "\n".join(text.replace("@", f"{name}-{i}" if len(made) > 1 else name, 1) for i, text in enumerate(made, 1))
+    made = [one for part in _parts(rows) for one in _contents(name, part, about, language, len(rows) < len(table))]
+    labels = [f"{name}-{i}" for i in range(1, len(made) + 1)] if len(made) > 1 else [name]
+    return "\n".join(_environment(*one, label) for one, label in zip(made, labels, strict=True))
 
 
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -139,22 +149,33 @@ def _over_layers(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _parts(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Parts of at most `ROWS` rows."""
-    if len(rows) <= ROWS:
+    """Parts of at most about `ROWS` lines."""
+    lines = _lines(rows)
+    if lines.sum() <= ROWS:
         yield rows
         return
     by = next((key for key in _SPLIT if key in rows and rows[key].nunique() > 1), None)
     if by is None:
-        yield from (rows.iloc[i : i + ROWS] for i in range(0, len(rows), ROWS))
+        yield from (part for _, part in rows.groupby((lines.cumsum() - 1) // ROWS))
         return
     for _, part in rows.groupby(by, sort=False, observed=True):
         yield from _parts(part)
 
 
-def _environments(
+def _lines(rows: pd.DataFrame) -> pd.Series[int]:
+    """The lines that each row takes: long text is broken, if it is not in the caption because all rows have it."""
+    texts = [rows[name].astype(str) for name in rows if not pd.api.types.is_numeric_dtype(rows[name])]
+    letters = [text.str.len() for text in texts if text[~text.isin(("", "nan", "None", "<NA>"))].nunique() > 1]
+    lines: pd.Series[int] = pd.Series(1, rows.index)
+    for one in letters:
+        lines = lines.clip(lower=-(-one // _WIDEST))
+    return lines
+
+
+def _contents(
     name: str, rows: pd.DataFrame, about: str, language: Callable[[str], str], is_part: bool
-) -> Iterator[str]:
-    """The environments of one part, one per group of columns; ``@`` stands for the label."""
+) -> Iterator[tuple[list[_Column], str]]:
+    """The columns and captions of one part's environments, one per group of columns."""
     rows = rows.replace("", pd.NA).dropna(axis="columns", how="all")
     notes = sorted(set(rows["note"].dropna().astype(str))) if "note" in rows else []
     if len(notes) == 1:
@@ -174,7 +195,7 @@ def _environments(
         caption += [f"Columns, part {i} of {len(groups)}."] if len(groups) > 1 else []
         caption += [escape(f"All rows are in {name}.csv.")] if is_part else []
         caption += [f"{escape(note[:1].upper() + note[1:].rstrip('.'))}." for note in notes if len(notes) == 1]
-        yield _environment([*first, *group], " ".join(caption))
+        yield [*first, *group], " ".join(caption)
 
 
 def _without_doubles(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -206,18 +227,21 @@ def _across(first: Sequence[_Column], values: Sequence[_Column]) -> Iterator[lis
         yield group
 
 
-def _environment(columns: Sequence[_Column], caption: str) -> str:
-    lines = zip(*(column.cells for column in columns), strict=True)
+def _environment(columns: Sequence[_Column], caption: str, label: str) -> str:
+    lines = [" & ".join(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
+    lines = [
+        "{}" + line if line.startswith(("[", "*")) else line for line in lines
+    ]  # not an argument of the line before
     return "\n".join(
         (
             r"\begin{table*}",
             r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{caption}}}\label{{tab:@}}",
+            rf"\caption{{{caption}}}\label{{tab:{label}}}",
             rf"\begin{{tabular}}{{{''.join(column.kind for column in columns)}}}",
             r"\toprule",
             " & ".join(column.head for column in columns) + r" \\",
             r"\midrule",
-            *(" & ".join(line) + r" \\" for line in lines),
+            *(line + r" \\" for line in lines),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table*}",

@@ -23,9 +23,11 @@ def paragraph(summaries: Sequence[Mapping[str, Any]]) -> str:
     """The paragraph in plain text with ``\\citep{key}``; "" if no run recorded its config.
 
     Args:
-        summaries: contents of ``summary.json``, one per run.
+        summaries: contents of ``summary.json``, one per run; those of which the report shows no row are left out: they
+            have no data or no language.
     """
-    known = [one for one in summaries if isinstance(one.get("config"), Mapping) and one["config"].get("model")]
+    shown = [one for one in summaries if one.get("data") and one.get("languages")]
+    known = [one for one in shown if isinstance(one.get("config"), Mapping) and one["config"].get("model")]
     return " ".join(_sentences(known)) if known else ""
 
 

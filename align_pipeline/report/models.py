@@ -95,7 +95,7 @@ def _show(part: Part, rows: pd.DataFrame) -> Markup:
     names = metric_names({key[1:] for key, _ in groups})
     shown = rows[(rows["metric"] == main[0]) & (rows["pooling"] == main[1])].drop_duplicates("model")
     missing = rows[~rows["model"].isin(shown["model"])].drop_duplicates("model")  # the metric was not measured
-    table = pd.concat([shown, missing]).set_index("model").loc[models].reset_index()
+    table = pd.concat([shown, missing[across.OF_MODEL]]).set_index("model").loc[models].reset_index()
     pooled = differences[differences["language"] == across.MEAN]
     alignment = list(_alignment(part, groups, models))
     by_language = _by_language(part, rows, alignment[0].rows if alignment else None, models)

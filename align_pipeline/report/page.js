@@ -56,10 +56,15 @@
   }
 
   // ---- languages
+  if (!byId("languages")) return;
   var known = JSON.parse(byId("languages").textContent), KINDS = ["script", "family", "resource"];
   var pinned = [], hovered = "", figures = [];
+  var rows = all("main tbody tr").map(function (row) {  // the first language that a row names
+    var cell = Array.from(row.cells).find(function (one) { return one.title in known; });
+    return { row: row, code: cell && cell.title };
+  });
   function kind(code, i) { return (known[code] || [])[i + 1] || "unknown"; }
-  function name(code) { return known[code] ? known[code][0] : code; }
+  function name(code) { return known[code] ? known[code][0] : code; }  // a pivot may be no language
   function passes(code) {
     return KINDS.every(function (one, i) { var asked = byId("by-" + one).value; return !asked || kind(code, i) === asked; });
   }
@@ -75,7 +80,7 @@
   }
   function keep() {
     figures.forEach(tell);
-    all("main tbody tr").forEach(function (row) { row.classList.toggle("pinned", pinned.includes(row.cells[0].title)); });
+    rows.forEach(function (one) { one.row.classList.toggle("pinned", pinned.includes(one.code)); });
     byId("chips").replaceChildren.apply(byId("chips"), pinned.map(function (code) {
       var chip = document.createElement("button");
       chip.type = "button";
@@ -87,7 +92,7 @@
   }
   function filter() {
     figures.forEach(function (figure) { if (figure.view) figure.view.data("rows", shown(figure)).resize().runAsync(); });
-    all("main tbody tr").forEach(function (row) { var code = row.cells[0].title; row.hidden = code in known && !passes(code); });
+    rows.forEach(function (one) { one.row.hidden = Boolean(one.code) && !passes(one.code); });
   }
   KINDS.forEach(function (one, i) {
     var found = Object.keys(known).map(function (code) { return kind(code, i); });

@@ -57,8 +57,8 @@ def render(
     names = sorted({task_name(task) for task in tasks})
     chapters = [_chapter(part, place) for place, part in enumerate(parts, 1)]
     codes = sorted({str(code) for table in _languages(results) for code in table.unique()})
-    body = "".join(str(section) for chapter in chapters for section in chapter.sections)
-    is_live = 'class="live"' in body
+    shown = [one for chapter in chapters for one in (*chapter.sections, *(lead.figure for lead in chapter.leads))]
+    is_live = any('class="live"' in one for one in shown)
     return fill(
         "align_pipeline/report/page.html",
         title=f"Alignment and accuracy: {_listed(models, 'models')} on {_listed(names, 'tasks')}",
@@ -71,7 +71,7 @@ def render(
         leads=[chapter for chapter in chapters if chapter.leads],
         files=files,
         methods=re.sub(r" \\citep\{([^}]*)\}", r" (\1)", methods),
-        languages=_as_script(interactive.about(pd.Series(codes))) if is_live else "{}",
+        languages=_as_script(interactive.about(pd.Series(codes))) if codes else "",
         css=Markup(_beside("page.css")),
         js=Markup(_beside("page.js")),
         library=Markup(interactive.library()) if is_live else "",

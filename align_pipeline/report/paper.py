@@ -21,7 +21,10 @@ from align_pipeline.report.results import Results
 KEYS = ("width", "font", "fontsize", "names", "color", "highlight")
 """The keys that need ``style=paper``."""
 _WIDTHS = {"column": 3.25, "text": 6.75}
+_TALLEST = 8.0  # inches
 _SIZES = (5.0, 16.0)
+_FLOATS = 12
+"""Figures after which a page ends: LaTeX keeps a limited number of them waiting."""
 _FONTS = "DejaVu Sans, DejaVu Serif or STIXGeneral (like Times)"
 
 
@@ -113,26 +116,28 @@ def write(
     with style.style(look):
         for name, draw in drawings.items():
             figure = draw()
-            wide, tall = figure.get_size_inches()
-            if abs(wide - look.width) > 0.01:  # of another package, drawn for the page
-                figure.set_size_inches(look.width, tall * look.width / wide)
             style.write(figure, folder / "figures" / name, ("pdf", "svg"))
-            captions.append(_figure(name, str(figure.get_label()), look))
-    (folder / "figures.tex").write_text("\n".join(captions), encoding="utf-8")
+            wide, tall = figure.get_size_inches()
+            is_fit = abs(wide - look.width) < 0.01 or (wide <= _WIDTHS["text"] and tall <= _TALLEST)
+            captions.append(_figure(name, str(figure.get_label()), wide if is_fit else None))
+    pages = ["\n".join(captions[i : i + _FLOATS]) for i in range(0, len(captions), _FLOATS)]
+    (folder / "figures.tex").write_text("\n\\clearpage\n".join(pages), encoding="utf-8")
     for name, (table, about) in tables.items():
         text = latex.tables(name, table, about, lambda code: look.names.get(code, code))
         (folder / "tables" / f"{name}.tex").write_text(text, encoding="utf-8")
     (folder / "paper.tex").write_text(_document(list(tables), with_methods), encoding="utf-8")
 
 
-def _figure(name: str, caption: str, look: Look) -> str:
-    star = "*" if look.width > 4.5 else ""
+def _figure(name: str, caption: str, width: float | None) -> str:
+    """A figure of so many inches; None for one that is drawn for the page and too large, which is scaled."""
+    star = "*" if width is None or width > 4.5 else ""
+    scaled = r"[width=\textwidth,height=0.85\textheight,keepaspectratio]" if width is None else ""
     caption = latex.escape(caption[:1].upper() + caption[1:])
     return "\n".join(
         (
             rf"\begin{{figure{star}}}",
             r"\centering",
-            rf"\includegraphics{{figures/{name}.pdf}}",
+            rf"\includegraphics{scaled}{{figures/{name}.pdf}}",
             rf"\caption{{{caption}.}}\label{{fig:{name}}}",
             rf"\end{{figure{star}}}",
             "",
@@ -157,6 +162,7 @@ def _document(tables: Sequence[str], with_methods: bool) -> str:
             r"\usepackage{array,booktabs,graphicx,natbib,url}",
             r"\setlength{\columnsep}{0.25in}",
             r"\extrafloats{200}",
+            r"\maxdeadcycles=1000",
             r"\begin{document}",
             *(cited if with_methods else ()),
             r"\section*{Figures}",

@@ -166,6 +166,34 @@ def test_the_mean_over_languages_is_of_the_languages_of_both(
     assert [row["low"], row["high"], row["p"]] == pytest.approx([*fit.conf_int()[0], fit.pvalues[0]])
 
 
+def test_a_mean_over_languages_that_have_different_items_is_that_of_a_plain_loop() -> None:
+    rng = np.random.default_rng(5)
+    old, new = ((rng.random((40, 3)) < share).astype(float) for share in (0.5, 0.6))
+    old[:7, 0] = new[30:, 1] = new[4:9, 2] = np.nan
+    cluster = np.arange(40) // 4
+    found = models.over_splits(old[:, :, None], new[:, :, None], cluster)
+    means, parts = [], dict.fromkeys(range(10), 0.0)
+    for u in range(3):
+        items = [i for i in range(40) if not np.isnan(old[i, u]) and not np.isnan(new[i, u])]
+        mean = sum(new[i, u] - old[i, u] for i in items) / len(items)
+        means.append(mean)
+        for i in items:
+            parts[cluster[i]] += (new[i, u] - old[i, u] - mean) / len(items) / 3
+    error = np.sqrt(10 / 9 * sum(part**2 for part in parts.values()))
+    difference, reach = sum(means) / 3, sps.t.ppf(0.975, 9) * error
+    assert (found["n"], found["n_clusters"]) == (40, 10)
+    got = [found[name] for name in ("difference", "low", "high", "p")]
+    expected = [difference, difference - reach, difference + reach, 2 * sps.t.sf(abs(difference) / error, 9)]
+    assert got == pytest.approx(expected)
+
+
+def test_without_variation_there_is_no_interval() -> None:
+    found = models.over_splits(np.zeros((8, 2, 1)), np.ones((8, 2, 1)), np.arange(8) // 2)
+    assert (found["before"], found["after"], found["difference"]) == (0, 1, 1)
+    assert np.isnan([found["low"], found["high"], found["p"]]).all()
+    assert found["note"].startswith("interval and p not defined, because the difference is the same in all clusters")
+
+
 def test_holm_is_over_languages_and_over_models(
     joined: tuple[study.Study, pd.DataFrame, dict[str, models.Model]],
 ) -> None:
@@ -297,6 +325,13 @@ def test_a_model_has_a_row(joined: tuple[study.Study, pd.DataFrame, dict[str, mo
             assert row["parameters"] == size
             assert row["depth"] == pytest.approx(np.mean([best[model, language] for language in common]) / layers)
     assert pd.isna(table.loc["third", "depth"])  # no summary says how many layers it has
+    assert {str(table[name].dtype) for name in ("accuracy", "accuracy_low", "english_accuracy", "alignment")} == {
+        "float64"
+    }
+    chances["share"] = chances["share"].where(chances["language"] != "tur_Latn", 0.0)  # no layer is its best
+    again = models.models(of, chances, level, found.same_item).set_index("model")
+    others = [best["big", language] for language in common if language != "tur_Latn"]
+    assert again.loc["big", "depth"] == pytest.approx(np.mean(others) / SIZES["big"][0])
     assert table["r_p_holm"].to_list() == pytest.approx(multipletests(table["r_p"].astype(float), method="holm")[1])
 
 

@@ -15,9 +15,11 @@ from test_analysis_simulated import simulate
 from test_report import chromium, markup, save
 
 from align_pipeline.config.lang import name_of, names
-from align_pipeline.figures import interactive
+from align_pipeline.figures import interactive, short, style
+from align_pipeline.inference.study import Study
 from align_pipeline.measurements.alignment.leads import depth
 from align_pipeline.page import columns
+from align_pipeline.page.part import Part, _compact
 from align_pipeline.report import report
 
 AXE = REPOSITORY / "node_modules" / "axe-core" / "axe.min.js"
@@ -65,6 +67,23 @@ def test_a_figure_has_its_rows_and_no_language_twice() -> None:
         assert {one["name"] for one in spec["params"]} >= {"pinned", "hovered"}
 
 
+def test_chance_is_drawn_with_its_range_over_languages() -> None:
+    part = cells().assign(chance=lambda t: 0.05 * t["layer"] + 0.01 * (t["language"] == "tam_Taml"))
+    spec = made(interactive.curves(part))["spec"]
+    drawn = [layer for layer in spec["layer"] if layer.get("data", {}).get("name") in spec["datasets"]]
+    assert [layer["mark"]["type"] for layer in drawn] == ["area", "line"]
+    (name,) = {layer["data"]["name"] for layer in drawn}
+    last = spec["datasets"][name][-1]
+    assert (last["layer"], last["min"], last["max"]) == (4, 0.2, 0.21)
+    assert last["mean"] == pytest.approx(0.61 / 3, abs=1e-4)
+
+
+def test_a_language_that_is_not_known_can_be_found_too() -> None:
+    found = interactive.about(pd.Series(["qaa_Latn", "swh_Latn"]))
+    assert found["qaa_Latn"] == ["qaa_Latn", "unknown", "unknown", "unknown"]
+    assert found["swh_Latn"][:2] == ["Swahili", "Latn"]
+
+
 def test_missing_numbers_are_null_and_text_cannot_end_the_script() -> None:
     points = cells()[cells()["best_layer"]].rename(columns={"share": "alignment"})
     points = points.assign(accuracy=[0.5, 0.6, 0.4], stderr=[0.1, np.nan, 0.1], chance=np.nan, language="</script>&")
@@ -78,7 +97,18 @@ def test_missing_numbers_are_null_and_text_cannot_end_the_script() -> None:
 
 def test_names_of_neighbours_do_not_cover_each_other() -> None:
     points = cells()[cells()["best_layer"]].assign(alignment=[0.0, 0.001, 1.0], accuracy=[0.0, 0.001, 1.0])
-    assert interactive._apart(points).count(1) == 2
+    assert interactive._apart(points.assign(stderr=np.nan)).count(1) == 2
+    points = points.assign(alignment=[0.0, 0.03, 1.0], accuracy=[0.0, 0.06, 1.0])
+    assert interactive._apart(points.assign(stderr=np.nan)).count(1) == 3
+    assert interactive._apart(points.assign(stderr=2.0)).count(1) == 2  # errors need room too
+
+
+def test_long_names_leave_room_for_the_effects() -> None:
+    names = ["Modern Standard Arabic (romanised)", "a_metric_of_my_own_with_a_name_of_fifty_letters_" * 2]
+    with style.style():
+        (axes,) = short.effects(names, [1, 2], [0, 1], [2, 3], "effect").axes
+    assert axes.bbox.width / axes.figure.dpi > 1
+    assert [tick.get_text()[:12] for tick in axes.get_yticklabels()] == ["Modern Stand", "a_metric_of_"]
 
 
 def test_the_sentence_about_depth_has_the_numbers_of_a_plain_loop() -> None:
@@ -109,6 +139,31 @@ def test_columns_without_values_are_left_out() -> None:
     assert columns.is_empty(asked, kept)
     assert not columns.is_empty(asked[:2], kept)
     assert columns.reasons(rows) == ["why."]
+
+
+def test_a_page_without_interactive_figures_has_languages_to_pick(tmp_path: Path) -> None:
+    save(tmp_path, None, simulate(3, 20, 3, seed=3)[1])
+    page = report.write([tmp_path], tmp_path / "out").read_text(encoding="utf-8")
+    assert 'class="live"' not in page
+    listed = re.search(r'id="languages">(.*?)</script>', page)
+    assert listed is not None
+    assert len(json.loads(listed[1])) == 4
+
+
+def test_models_whose_names_have_the_same_letters_have_their_own_figures(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    drawings: dict[str, Any] = {}
+    for name in ("模型", "说明"):
+        part = Part(name, "t", {}, Study(pd.DataFrame(), {}, pd.DataFrame()), pd.DataFrame(), 2, tmp_path, drawings)
+        address = part.draw(lambda name=name: Figure(figsize=(1, 1), label=name), "curves")
+        assert address.startswith("data:image/svg+xml,")
+    assert [draw().get_label() for draw in drawings.values()] == ["模型", "说明"]
+    assert {path.stem for path in tmp_path.glob("*.svg")} == set(drawings)
+
+
+def test_quotes_in_a_picture_stay_quotes() -> None:
+    assert _compact('<text x="1">a "b" \'c\'</text>') == "<text x='1'>a &quot;b&quot; &#39;c&#39;</text>"
 
 
 @pytest.mark.parametrize("languages", [1, 8])
@@ -146,6 +201,7 @@ PROBE = """<script>addEventListener("load", function () {
     var rows = Array.from(document.querySelectorAll("main tbody tr"));
     rows = rows.filter(function (row) { return row.cells[0].title === "swh_Latn"; });
     out.filtered = rows.length > 0 && rows.every(function (r) { return r.hidden; });
+    out.second = document.getElementById("second").hidden;
     dispatchEvent(new Event("beforeprint"));
     out.open = document.querySelectorAll("details:not([open])").length === 0;
     document.title = JSON.stringify(out);
@@ -164,8 +220,12 @@ def probed(page: Path, script: str, folder: Path, *flags: str) -> Any:
 
 
 def test_figures_keep_and_filter_languages_in_a_browser(written: Path, tmp_path: Path) -> None:
-    found = probed(written, PROBE, tmp_path)
-    expected = {"drawn": True, "hidden": True, "kept": "Swahili ×", "rows": True, "filtered": True, "open": True}
+    second = '<tr id="second"><td>m</td><td title="swh_Latn">Swahili</td></tr></tbody>'  # a language, not in front
+    copy = tmp_path / "report.html"
+    copy.write_text(written.read_text(encoding="utf-8").replace("</tbody>", second, 1), encoding="utf-8")
+    found = probed(copy, PROBE, tmp_path)
+    expected = {"drawn": True, "hidden": True, "kept": "Swahili ×", "rows": True, "filtered": True, "second": True}
+    expected["open"] = True
     assert found == expected
 
 

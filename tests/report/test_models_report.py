@@ -159,3 +159,26 @@ def test_models_with_one_kind_of_table_are_compared(kind: str, tmp_path: Path, m
         {"predictions": "accuracy"}.get(kind, kind)
     }
     assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+def test_a_model_without_the_first_metric_has_no_number_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Part, "draw", lambda *_: "")
+    for i, (metric, pooling) in enumerate((("dali", "last"), ("mexa_t", "weighted"))):
+        alignment, predictions = tables(f"m{i}", 0, 0, i)
+        write(
+            tmp_path / "runs" / f"m{i}", f"m{i}", (alignment.assign(metric=metric, pooling=pooling), predictions), None
+        )
+    page = report.write([tmp_path / "runs"], tmp_path / "out").read_text(encoding="utf-8")
+    first = re.search(r"<table.*?</table>", page[page.index('<h2 id="models">') :], re.DOTALL)
+    assert first is not None
+    heads = re.findall(r"<th [^>]*>(.*?)</th>", first[0])
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", first[0], re.DOTALL)]
+    cells = {row[0]: dict(zip(heads, row, strict=True)) for row in rows if row}
+    assert all(cells["m0"][name] != "\N{EN DASH}" for name in ("Accuracy", "Best layer", "Aligned", "r"))
+    assert cells["m1"]["Accuracy"] != "\N{EN DASH}"
+    assert [cells["m1"][name] for name in ("Best layer", "Aligned", "r")] == ["\N{EN DASH}"] * 3
+    # languages have their names here too, with their codes where the page's script looks for them
+    by_language = page[page.index("Accuracy and alignment by language and model") :]
+    assert '<td class="t" title="swh_Latn">Swahili</td>' in by_language[: by_language.index("</table>")]

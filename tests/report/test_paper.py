@@ -22,7 +22,7 @@ from test_methods import summary
 from align_pipeline.config.lang import known_languages
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.errors import InputError
-from align_pipeline.figures import curves, labels, look, plots, style
+from align_pipeline.figures import curves, labels, look, models, plots, style
 from align_pipeline.figures.look import MOST, Look
 from align_pipeline.inference import study as analysis
 from align_pipeline.report import latex, paper, report
@@ -125,6 +125,102 @@ def test_the_same_tables_give_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / f"a.{form}").read_bytes() == (tmp_path / f"b.{form}").read_bytes()
 
 
+NAMES = {
+    "few": ["gemma3-270m", "smollm2-135m", "smollm2-135m-chat"],
+    "long": ["a", "averyveryverylongmodelname-" * 4 + "_end_70B-instruct", "Meta-Llama-3.1-70B-Instruct-AWQ-INT4"],
+    "many": [f"pythia-160m@step{2**i}" for i in range(12)],
+}
+
+
+def of_models(names: list[str]) -> Iterator[tuple[str, Any]]:
+    """Functions that draw the figures of several models."""
+    metrics = [("dali", "last"), ("dali_strong", "last"), ("mexa_t", "weighted")]
+    about = {"task": "xcopa", "metric": "dali", "pooling": "last", "pivot": ENGLISH, "chance": 0.02, "n": 250}
+    rows = [
+        about | {"model": name, "language": code, "layer": k, "depth": k / 12, "inner": k < 12, "share": 0.04 * k}
+        for name in names
+        for code in CODES[:5]
+        for k in range(13)
+    ]
+    part = pd.DataFrame(rows)
+    table = pd.DataFrame(
+        {"model": name, "parameters": 10**7 * (i + 1), "step": 100 * i, "metric": metric, "pooling": pooling}
+        for i, name in enumerate(names)
+        for metric, pooling in metrics
+    ).assign(task="xcopa", alignment_task="xcopa", series="org/name", english_accuracy=0.7, chance=0.1, n_languages=5)
+    for value in ("accuracy", "alignment", "r", "same_item"):
+        table = table.assign(**{value: 0.3, f"{value}_low": 0.1, f"{value}_high": 0.5})
+    yield "depth", lambda: models.depth(part)
+    yield "depth_by_language", lambda: models.depth_by_language(part)
+    yield "parameters", lambda: models.scale(table, "parameters")
+    yield "step", lambda: models.scale(table, "step")
+    yield "relation", lambda: models.relation(table)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one"), [("few", LOOKS[0]), ("few", LOOKS[1]), ("long", None), ("long", LOOKS[0]), ("many", LOOKS[0])]
+)
+def test_figures_of_several_models_fit(kind: str, one: Look | None) -> None:
+    """No text leaves the figure or covers another one of its panel, on the page and in a paper."""
+    for name, draw in of_models(NAMES[kind]):
+        with style.style(one):
+            figure = draw()
+            figure.draw_without_rendering()
+            if one is not None:
+                assert figure.get_size_inches()[0] == pytest.approx(one.width), name
+            shown = [legend.get_window_extent() for legend in figure.legends]
+            for axes in (one for one in figure.axes if one.get_visible()):
+                legend = axes.get_legend()
+                shown += [] if legend is None else [legend.get_window_extent()]
+                low, high = sorted(axes.get_ylim())
+                ticks = [tick for tick in axes.get_yticklabels() if low <= tick.get_position()[1] <= high]
+                words = [*ticks, axes.xaxis.label, axes.yaxis.label, axes.title]
+                boxes = [text.get_window_extent() for text in words if text.get_text()]
+                shown += boxes
+                for a, b in combinations(boxes, 2):
+                    assert not a.shrunk(0.98, 0.8).overlaps(b.shrunk(0.98, 0.8)), name
+                assert axes.bbox.width > 0.12 * figure.bbox.width, name
+            for box in shown:
+                assert box.x0 > -2, name
+                assert box.x1 < figure.bbox.width + 2, name
+                assert box.y0 > -2, name
+                assert box.y1 < figure.bbox.height + 2, name
+
+
+@pytest.mark.parametrize(
+    ("series", "called"),
+    [
+        (["EleutherAI/pythia-70m", "runs/x/*"], ["pythia-70m", "x"]),
+        (["a/checkpoints/*", "b/checkpoints/*"], ["a/checkpoints", "b/checkpoints"]),
+        (["out/pythia-*", "out/llama-*"], ["out/pythia-*", "out/llama-*"]),
+    ],
+)
+def test_trainings_are_told_apart(series: list[str], called: list[str]) -> None:
+    """Otherwise a line would join the checkpoints of two trainings."""
+    table = pd.DataFrame({"series": np.repeat(series, 2), "step": [0, 1, 0, 1], "accuracy": [0.1, 0.2, 0.3, 0.4]})
+    table = table.assign(model=list("abcd"), task="t", metric="", pooling="", english_accuracy=0.5, n_languages=2)
+    with style.style():
+        (axes,) = models.scale(table, "step").axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()[:2]] == called
+    values = [list(map(float, line.get_ydata())) for line in axes.lines]
+    assert [0.1, 0.2] in values
+    assert [0.3, 0.4] in values
+
+
+def test_labels_of_points_stay_inside_the_axes_of_the_page() -> None:
+    draw = dict(figures(30))["scatter"]
+    with style.style():
+        figure = draw()
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        assert len(axes.texts) > 30
+        boxes = [text.get_window_extent() for text in axes.texts[:-1] if text.get_text()]
+    assert min(box.x0 for box in boxes) >= axes.bbox.x0 - 1
+    assert max(box.x1 for box in boxes) <= axes.bbox.x1 + 1
+
+
 @pytest.mark.parametrize("count", range(2, 9))
 def test_legends_are_inside_the_figure(count: int) -> None:
     """Checked on the box that matplotlib computes, for texts of several lengths."""
@@ -170,6 +266,7 @@ def test_colours_of_groups() -> None:
     [
         ("a_b & 50% #1 {x}", r"a\_b \& 50\% \#1 \{x\}"),
         ("DALI$_S$ costs $5", r"DALI$_S$ costs \$5"),
+        ("模 é", r"\texttt{U+6A21} é"),
         ("−0.5 <0.001 → a\\b~^", r"$-$0.5 $<$0.001 $\to$ a\textbackslash{}b\textasciitilde{}\textasciicircum{}"),
     ],
 )
@@ -206,6 +303,24 @@ def test_a_table_by_hand() -> None:
     assert "tha" not in text  # not its best layer
 
 
+def test_captions_and_first_cells_that_latex_would_misread() -> None:
+    table = pd.DataFrame({"model": ["m@step2"] * 2, "low": [0.1, 0.2], "high": [0.3, 0.4]})
+    text = latex.tables("made", table, "values", str)
+    assert r"Model: m@step2.}\label{tab:made}" in text
+    assert [line for line in text.splitlines() if "[0." in line] == [r"{}[0.10, 0.30] \\", r"{}[0.20, 0.40] \\"]
+
+
+def test_rows_of_long_text_take_more_of_a_page() -> None:
+    table = pd.DataFrame(
+        {"layer": range(60), "value": 0.5, "note": [f"{i} not defined, " + "because " * 20 for i in range(60)]}
+    )
+    parts = re.findall(r"\\midrule(.*?)\\bottomrule", latex.tables("made", table, "values", str), re.DOTALL)
+    assert sum(part.count(r"\\") for part in parts) == 60
+    assert max(part.count(r"\\") for part in parts) <= latex.ROWS / 4 + 1  # a note takes four lines
+    alike = table.assign(note="not defined, " + "because " * 20)  # stands in the caption
+    assert latex.tables("made", alike, "values", str).count(r"\midrule") == 2
+
+
 def test_long_and_wide_tables_are_split_and_nothing_is_lost() -> None:
     rng = np.random.default_rng(0)
     rows = 60
@@ -237,13 +352,47 @@ def test_the_document_compiles(written: Path) -> None:
     tables = {path.stem for path in written.glob("*.csv")}
     assert set(re.findall(r"\\input\{tables/(.*?)\}", document)) == tables
     assert {path.stem for path in (written / "paper" / "tables").glob("*.tex")} == tables
+    log = compiled(written / "paper", document)
+    assert "Overfull \\hbox" not in log
+    assert "Float too large" not in log
+
+
+def compiled(folder: Path, document: str) -> str:
+    """What pdflatex says."""
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex on this machine")
+    (folder / "paper.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=written / "paper", capture_output=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=120)
     log = done.stdout.decode("latin-1")
     assert done.returncode == 0, log[-2000:]
-    assert "Overfull \\hbox" not in log
+    return log
+
+
+def test_all_letters_compile(tmp_path: Path) -> None:
+    letters = [chr(k) for k in (*range(0x21, 0x7F), *range(0xA1, 0x250), *range(0x391, 0x3CA), *range(0x1E00, 0x1F00))]
+    head, _, _ = paper._document([], False).partition(r"\section*{Figures}")
+    compiled(tmp_path, "\n\n".join([head, *map(latex.escape, [*letters, "\N{MINUS SIGN}…模"]), r"\end{document}"]))
+
+
+def test_many_figures_compile_and_those_drawn_for_the_page_are_scaled(tmp_path: Path) -> None:
+    def draw(width: float, height: float = 1.5) -> Any:
+        from matplotlib.figure import Figure
+
+        return Figure(figsize=(width, height))
+
+    drawings = {"page": lambda: draw(9.0), "small": lambda: draw(2.0), "tall": lambda: draw(3.0, 20.0)} | dict.fromkeys(
+        (f"f{i}" for i in range(130)), lambda: draw(3.25)
+    )
+    paper.write(tmp_path, Look(), {}, drawings, False)
+    text = (tmp_path / "figures.tex").read_text(encoding="utf-8")
+    for name, options in (("page", True), ("small", False), ("tall", True)):
+        how = r"[width=\textwidth,height=0.85\textheight,keepaspectratio]" if options else ""
+        start = r"\begin{figure*}" if options else r"\begin{figure}"
+        assert "\n".join((start, r"\centering", rf"\includegraphics{how}{{figures/{name}.pdf}}")) in text
+    assert text.count(r"\includegraphics{figures/f") == 130
+    log = compiled(tmp_path, (tmp_path / "paper.tex").read_text(encoding="utf-8"))
+    assert "Overfull" not in log
     assert "Float too large" not in log
 
 

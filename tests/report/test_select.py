@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from test_methods import summary as recorded
 from test_report import save
 from test_tuning_report import tables, text_of, tuned, write
 
@@ -15,6 +16,7 @@ from align_pipeline.data.items import ENGLISH
 from align_pipeline.errors import InputError
 from align_pipeline.page.part import Part
 from align_pipeline.report import read, report, results, select
+from align_pipeline.report.methods import paragraph
 from align_pipeline.report.select import Choice
 
 MODELS = ("gemma3-270m", "org/big:v2")
@@ -86,6 +88,18 @@ def test_another_task_still_says_how_many_layers_there_are(everything: read.Tabl
     assert [s["data"] for s in found.summaries] == [None]
     found = select.choose(replace(everything, summaries=full), Choice(tasks=("xcopa",)))
     assert all(s["data"] for s in found.summaries)
+
+
+def test_the_paragraph_for_a_paper_is_about_what_was_chosen(everything: read.Tables) -> None:
+    codes = sorted({str(code) for code in everything.predictions["language"].unique()} - {ENGLISH})
+    about = {"languages": [{"language": code, "n": 10} for code in codes]}
+    full = tuple(recorded(model=MODELS[0], task=task, **about) for task in ("xcopa", "xstorycloze"))
+    both = replace(everything, summaries=full)
+    text = paragraph(select.choose(both, Choice(tasks=("xstorycloze",))).summaries)
+    assert "XStoryCloze" in text
+    assert "XCOPA" not in text
+    text = paragraph(select.choose(both, Choice(models=(MODELS[0],), languages=(codes[0],))).summaries)
+    assert text.count("was used in 1 language and English") == 2
 
 
 def test_a_report_of_a_part_is_that_of_its_folders(runs: Path, everything: read.Tables) -> None:

@@ -174,6 +174,7 @@ def _layers(part: Part) -> Iterator[SimpleNamespace]:
             name=metric_name(metric, pooling),
             languages=rows["language"].nunique(),
             n=rows["n"].max(),
+            chance=rows["chance"].notna().any(),
             curves=part.draw(partial(curves.curves, rows, last), "curves", metric, pooling),
             curves_live=interactive.curves(rows),
             heatmap=part.draw(partial(curves.heatmap, rows), "heatmap", metric, pooling),
