@@ -198,7 +198,9 @@ def test_the_sentence_claims_no_more_than_the_numbers() -> None:
         assert ("<b>Undecided whether English leads</b>" in sentence) == (one.low <= 0 <= one.high)
     assert verdicts >= {"leads", "undecided"}
     x, y, names = draw(8, "equal", 0)
-    assert "English's lead is not defined, because there are fewer than 5 languages." in said(p.best(x[:4], y[:4], names))
+    assert "English's lead is not defined, because there are fewer than 5 languages." in said(
+        p.best(x[:4], y[:4], names)
+    )
 
 
 # ---- a job

@@ -54,7 +54,7 @@ class Pivots:
         left_out = sum(sum(pair.left_out.values()) for pair in self.pairs if pair.english.language != ENGLISH)
         log.info(
             "Pivots: %d pairs of a language and a pivot; in the mean pair %.1f items are left out, because they are "
-            "missing or have another right answer in one of the two.",
+            "missing or have another right answer or number of options in one of the two.",
             *(len(self.pairs), left_out / max(len(self.pairs) - len(job.pairs), 1)),
         )
         self.states = KeptStates(job, list(sides_of(self.pairs).values()))
