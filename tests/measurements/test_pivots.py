@@ -312,6 +312,17 @@ def test_a_second_job_computes_nothing(finished: tuple[Path, Any], model_folder:
     )
 
 
+@pytest.mark.parametrize("more", [["task.limit=6"], ["layers=[3,1]", "pivot=[spa]"]])
+def test_another_job_finds_no_wrong_states_in_the_cache(
+    finished: tuple[Path, Any], model_folder: Path, data: Path, tmp_path: Path, more: list[str]
+) -> None:
+    asked = random_job(model_folder, data, "lang=[swh,spa]", "pivot=[spa,tur]", *more)
+    for name, cache in (("kept", finished[0] / "cache"), ("fresh", "null")):
+        run_job(tmp_path / name, *asked, f"cache={cache}")
+    kept, fresh = (pd.read_parquet(tmp_path / name / "pivots.parquet") for name in ("kept", "fresh"))
+    pd.testing.assert_frame_equal(kept, fresh)
+
+
 def test_a_pivot_in_the_place_of_english_gives_ts_and_tf(finished: tuple[Path, Any]) -> None:
     predictions = pd.read_parquet(finished[0] / "job" / "predictions.parquet")
     rows = predictions.astype({"language": str})
