@@ -56,6 +56,7 @@ def _held_out(held_out: pd.DataFrame) -> Figure:
         if values.between(0, 1).all():  # shares; a metric of one's own may give other numbers
             axes.set(ylim=(-0.02, 1.02))
         axes.set(xlabel="Layer", title=style.METRICS.get(metric, metric))
-    grid[0][0].set_ylabel("Share of aligned held-out items")
+    has_numbers = not held_out["value"].between(0, 1).all()
+    grid[0][0].set_ylabel("Share of aligned held-out items" + (" or mean over them" if has_numbers else ""))
     grid[0][-1].legend(fontsize=8)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,8 @@ from align_pipeline.figures.style import MEAN
 from align_pipeline.inference import numbers
 from align_pipeline.measurements.alignment.similarity import Similarities, partners, text_tokens
 from align_pipeline.report import report
+from align_pipeline.tune import figures as tune_figures
+from align_pipeline.tune import tune
 
 CODES = ("swh_Latn", "spa_Latn", "tur_Latn", "deu_Latn")
 KEYS = ["language", "metric", "layer", "item_id"]
@@ -210,3 +213,16 @@ def test_what_cannot_work_is_refused(
 def test_other_pivots_count_only_aligned_items(base: list[str], tmp_path: Path) -> None:
     run_job(tmp_path, *base, asked(), "pivot=all", "lang=[swh,spa]", "evaluate=false")
     assert set(pd.read_parquet(tmp_path / "pivots.parquet")["metric"]) == {"dali"}
+
+
+def test_training_says_mean_of_held_out_numbers(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    rows = [{"step": s, "metric": "k", "language": "x", "layer": 0, "value": v} for s, v in ((0, -0.5), (9, 2.0))]
+    progress = SimpleNamespace(held_out=rows, losses=[{"objective": "lm", "loss": 1.0, "step": 9}])
+    tuned = SimpleNamespace(micro_batch=4, steps=9)
+    caplog.set_level("INFO")
+    tune._tell(tmp_path, progress, "m", tuned, {}, ["k"])
+    assert "x, k: -0.50 before, 2.00 after (mean over held-out items, highest of all layers)." in caplog.text
+    figure = tune_figures._held_out(pd.DataFrame(rows))
+    low, high = figure.axes[0].get_ylim()
+    assert low < -0.5
+    assert high > 2.0
