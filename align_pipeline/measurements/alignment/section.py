@@ -134,6 +134,7 @@ def _overview(part: Part) -> dict[str, Any]:
         "every": table.sort_values(["accuracy", "language"], ascending=[False, True]),
         "twice": bool(table["language"].duplicated().any()),  # then the pivot tells the rows apart
         "metrics": list(metric_names(every).values()),
+        "has_numbers": len(every) > len(part.metrics),
     }
 
 
