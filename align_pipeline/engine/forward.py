@@ -91,8 +91,10 @@ def hidden_states(
         InputError: a hidden state is NaN or infinite (names model, layer and group), or one text alone exceeds the
             device's memory.
     """
-    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     size = len(groups[0])
+    if any(len(group) != size for group in groups):
+        raise ValueError("groups of different sizes")
+    batch_tokens = distributed.least(token_budget(lm, batch_tokens))
     texts = [text for group in groups for text in group]
     together, alone = _apart(lm, texts)
     rows = _renamed(chains([texts[m] for m in alone]), alone)

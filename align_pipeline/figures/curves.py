@@ -16,7 +16,9 @@ from align_pipeline.figures import labels, look
 from align_pipeline.figures.look import points
 from align_pipeline.figures.style import (
     INK,
+    MEAN,
     OKABE_ITO,
+    SHARE,
     TASKS,
     item_counts,
     language_codes,
@@ -41,7 +43,8 @@ def layer_curves(alignment: pd.DataFrame, folder: Path, baselines: pd.DataFrame 
     """Draw the share of aligned items by layer, one line per language.
 
     Args:
-        alignment: as `ALIGNMENT`, with one or several models and tasks.
+        alignment: as `ALIGNMENT`, with one or several models and tasks; in rows with ``is_number``, ``value`` is a
+            metric's number.
         folder: the output folder.
         baselines: as `BASELINES`, for the lines of chance levels.
 
@@ -56,7 +59,9 @@ def layer_curves(alignment: pd.DataFrame, folder: Path, baselines: pd.DataFrame 
     paths = []
     for (model, task, metric, pooling), part in cells.groupby(_PART, observed=True):
         name = "_".join(slug(str(word)) for word in ("curves", *([model] if several else []), task, metric, pooling))
-        paths += save(lambda part=part: curves(part), folder / name, ("png",))
+        is_number = "is_number" in part and bool(part["is_number"].any())
+        what = MEAN if is_number else SHARE
+        paths += save(lambda part=part, what=what: curves(part, what=what), folder / name, ("png",))
     return paths
 
 
@@ -70,14 +75,17 @@ def shares(alignment: pd.DataFrame, baselines: pd.DataFrame | None = None) -> pd
     keys = [*_PART, "language", "pivot", "layer"]
     aligned = alignment[alignment["language"] != ENGLISH].groupby(keys, observed=True)["value"]
     cells = aligned.agg(share="mean", n="size").reset_index()
+    if "is_number" in alignment:
+        numbers = alignment.loc[alignment["is_number"], _PART].drop_duplicates()
+        cells = cells.merge(numbers.assign(is_number=True), "left").astype({"is_number": bool})
     if baselines is None or baselines.empty:
         return cells
     mismatched = baselines[baselines["kind"] == "mismatched"].groupby(keys, observed=True)["value"]
     return cells.merge(mismatched.mean().rename("chance").reset_index(), how="left")
 
 
-def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
-    """Share of aligned items by layer, with a labelled line per language; a dot marks each language's best layer.
+def curves(part: pd.DataFrame, last: int | None = None, what: str = SHARE) -> Figure:
+    """Share of aligned items, or mean number, by layer, with a labelled line per language; a dot marks its best layer.
 
     In a paper the labels are names alone, and only those of `look.labelled`.
 
@@ -85,6 +93,7 @@ def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
         part: language, pivot, layer, share and n of one task, metric and pooling, and chance if it is known: its mean
             over languages is drawn, with the range from the lowest to the highest.
         last: layer L, after the final norm, which cannot be the best; default: the highest of several layers.
+        what: is shown.
     """
     table = part.assign(label=language_names(part)).pivot(index="label", columns="layer", values="share")
     layers = table.columns.to_numpy(int)
@@ -98,12 +107,13 @@ def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
     size = 8.5 if count <= 25 else 6.2
     gap = 0.155 if count <= 25 else 0.108  # inches between labels
     height = max(4.4, gap * count + 1.3)
-    shown = {name: f"{name}  {best[name]:.2f}" + (f" at {where[name]}" if best[name] > 0 else "") for name in names}
+    has_best = {name: what == MEAN or best[name] > 0 for name in names}  # without an aligned item, no layer is the best
+    shown = {name: f"{name}  {best[name]:.2f}" + (f" at {where[name]}" if has_best[name] else "") for name in names}
     figure, axes = new_figure(9.0, height, right=0.45 + max(map(len, shown.values())) * size * 0.6 / 72)
     for name in sorted(names, key=named.__contains__):  # those without a label below the others
         values, thick = table.loc[name].to_numpy(float), len(named) <= 12 and name in named
         axes.plot(layers, values, color=colours[name], linewidth=1.8 if thick else 0.9, alpha=0.95, zorder=2)
-        if best[name] > 0 and name in named:  # without an aligned item, no layer is the best
+        if has_best[name] and name in named:
             axes.plot(
                 where[name], best[name], "o", color=colours[name], markersize=5 if len(named) <= 25 else 3, zorder=3
             )
@@ -115,12 +125,12 @@ def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
         labels.group_legend(axes, list(codes.values()))
     elif axes.get_legend_handles_labels()[0]:
         labels.legend(axes, 8.5, loc="upper left")
-    top = max(0.05, float(np.nanmax(table.to_numpy(float))) * 1.06)
-    axes.set_ylim(-0.02 * top, top)
+    bottom, top = min(0.0, float(np.nanmin(table))), max(0.05, float(np.nanmax(table)) * 1.06)
+    axes.set_ylim(bottom - 0.02 * (top - bottom), top)
     axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
     axes.set_xticks(layer_ticks(layers))
     axes.set_xlabel("layer (hidden state)")
-    axes.set_ylabel("share of items aligned")
+    axes.set_ylabel(what)
     texts = [
         {
             "s": shown[name] if look.current() is None else name,
@@ -140,10 +150,10 @@ def curves(part: pd.DataFrame, last: int | None = None) -> Figure:
     return figure
 
 
-def heatmap(part: pd.DataFrame) -> Figure:
-    """Share of aligned items, language by layer, sorted by each language's best share; a ring marks the best layer."""
+def heatmap(part: pd.DataFrame, what: str = SHARE) -> Figure:
+    """Share of aligned items, or mean number, language by layer, sorted by the best; a ring marks its layer."""
     table = part.assign(label=language_names(part)).pivot(index="label", columns="layer", values="share")
-    best = part[part["best_layer"]].assign(label=language_names).set_index("label")[["share", "layer"]]
+    best = part[part["best_layer"].astype(bool)].assign(label=language_names).set_index("label")[["share", "layer"]]
     table = table.loc[best.sort_values("share", ascending=False).index]
     layers = table.columns.to_numpy(int)
     count = len(table)
@@ -151,8 +161,11 @@ def heatmap(part: pd.DataFrame) -> Figure:
     size = 6.2 if count > 30 else 8.5
     names = [str(name) for name in table.index]
     figure, axes = new_figure(9.0, height, left=room_for(names, size), right=1.0, rows=count)
-    image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
-    ringed = best.loc[table.index, "share"].to_numpy(float) > 0  # without an aligned item, no layer is the best
+    image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", interpolation="nearest")
+    image.set_clim(vmin=min(0.0, float(np.nanmin(table))))
+    ringed = (best.loc[table.index, "share"].to_numpy(float) > 0) | (
+        what == MEAN
+    )  # without an aligned item, no layer is the best
     at = np.searchsorted(layers, best.loc[table.index, "layer"].to_numpy())[ringed]
     rows = np.arange(count)[ringed]
     ring = 4.0 if count > 30 else 6.0
@@ -166,7 +179,7 @@ def heatmap(part: pd.DataFrame) -> Figure:
     )
     axes.grid(visible=False)
     axes.set_xlabel("layer (hidden state)")
-    labels.colour_bar(figure, axes, image, "share of items aligned", height)
+    labels.colour_bar(figure, axes, image, what, height)
     labels.row_labels(axes, names, size, language_codes(part), count - 1)
     set_title(axes, part_name(part), f"{languages(count)}, {item_counts(part['n'])}; ring: best layer")
     return figure

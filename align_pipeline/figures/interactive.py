@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from align_pipeline.config.lang import known_languages, name_of
-from align_pipeline.figures.style import CLASSES, layer_ticks
+from align_pipeline.figures.style import CLASSES, MEAN, SHARE, layer_ticks
 
 UNKNOWN = "unknown"
 _IS_CHOSEN = "indexof(pinned, datum.language) >= 0 || hovered == datum.language"
@@ -26,19 +26,20 @@ _TURN = 0.65
 _LANGUAGE = ["name:language", "script:script", "family:family", "resource:resource class"]
 
 
-def curves(part: pd.DataFrame, small: bool = False) -> Markup:
-    """Share of aligned items by layer, a line per language; a dot marks the best layer, a dashed line chance.
+def curves(part: pd.DataFrame, small: bool = False, what: str = SHARE) -> Markup:
+    """Share of aligned items, or mean number, by layer, a line per language; dot: best layer; dashed: chance.
 
     Args:
         part: language, pivot, layer, share, best_layer and chance (missing if it is not known) of one model, task and
             metric.
         small: for a card: no legend, the mean over languages, and no range of chance.
+        what: is shown, `style.SHARE` or `style.MEAN`.
     """
     import altair as alt
 
-    rows = {**_units(part), "layer": part["layer"], "share": part["share"].round(4), "best": _best(part)}
+    rows = {**_units(part), "layer": part["layer"], "share": part["share"].round(4), "best": _best(part, what)}
     x = alt.X("layer:Q", title="layer (hidden state)", axis=_layers(part), scale=alt.Scale(nice=False, zero=False))
-    y = alt.Y("share:Q", title="share of items aligned", scale=alt.Scale(zero=True))
+    y = alt.Y("share:Q", title=what, scale=alt.Scale(zero=True))
     base = _base(alt)
     usual = 0.4 if small else 0.75
     lines = base.mark_line(clip=True).encode(
@@ -66,7 +67,7 @@ def curves(part: pd.DataFrame, small: bool = False) -> Markup:
             lines,
             *([mean] if small else []),
             dots,
-            _near(alt, base, x, y),
+            _near(alt, base, x, y, what=what),
             _names(base, "layer", x, y, "datum.best"),
         ),
         rows,
@@ -74,7 +75,7 @@ def curves(part: pd.DataFrame, small: bool = False) -> Markup:
     )
 
 
-def scatter(part: pd.DataFrame, small: bool = False, against: str = "accuracy") -> Markup:
+def scatter(part: pd.DataFrame, small: bool = False, against: str = "accuracy", what: str = SHARE) -> Markup:
     """Accuracy against alignment, a point per language with its standard error; dashed: guessing.
 
     Args:
@@ -82,6 +83,7 @@ def scatter(part: pd.DataFrame, small: bool = False, against: str = "accuracy") 
             missing.
         small: for a card: no legend, and no names before a point is chosen.
         against: what the column accuracy holds, in words.
+        what: the column alignment holds, likewise.
     """
     import altair as alt
 
@@ -89,7 +91,7 @@ def scatter(part: pd.DataFrame, small: bool = False, against: str = "accuracy") 
     rows |= {"low": (part["accuracy"] - part["stderr"]).round(4), "high": (part["accuracy"] + part["stderr"]).round(4)}
     rows["named"] = pd.Series(0 if small else _apart(part), index=part.index)
     ticks, roomy = alt.Axis(tickCount=5 if small else 10), alt.Scale(zero=False, padding=12)
-    x = alt.X("alignment:Q", title="share of items aligned (best layer)", scale=roomy, axis=ticks)
+    x = alt.X("alignment:Q", title=f"{what} (best layer)", scale=roomy, axis=ticks)
     y = alt.Y("accuracy:Q", title=against, scale=alt.Scale(zero=False, padding=8))
     base, guess = _base(alt), part["chance"].mean()
     bars = base.mark_rule(color="#9a9a9a").encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), opacity=_faint(alt, 0.5))
@@ -100,7 +102,7 @@ def scatter(part: pd.DataFrame, small: bool = False, against: str = "accuracy") 
     lines = [line.mark_rule(strokeDash=[5, 4], color="#808080")] if not pd.isna(guess) else []
     if lines and not small:  # the caption of a card says it
         lines.append(line.mark_text(text="guessing", align="left", baseline="bottom", dx=4, dy=-2, x=0, fontSize=10))
-    near = _near(alt, base, x, y, ("alignment", "accuracy"))
+    near = _near(alt, base, x, y, ("alignment", "accuracy"), what)
     return _packed(
         alt.layer(
             *lines, bars, points, near, _names(base, "alignment", x, y, "datum.named && width > 520", always=True)
@@ -110,11 +112,11 @@ def scatter(part: pd.DataFrame, small: bool = False, against: str = "accuracy") 
     )
 
 
-def heatmap(part: pd.DataFrame) -> Markup:
-    """Share of aligned items, language by layer, sorted by each language's best share; a ring marks the best layer."""
+def heatmap(part: pd.DataFrame, what: str = SHARE) -> Markup:
+    """Share of aligned items, or mean number, language by layer, sorted by the best; a ring marks its layer."""
     import altair as alt
 
-    rows = {**_units(part), "layer": part["layer"], "share": part["share"].round(4), "best": _best(part)}
+    rows = {**_units(part), "layer": part["layer"], "share": part["share"].round(4), "best": _best(part, what)}
     best = part.assign(unit=rows["unit"])[part["best_layer"].astype(bool)].set_index("unit")["share"]
     best = best.sort_values(ascending=False, kind="stable")
     # rows are named by the script, and sorted as `order` says
@@ -126,10 +128,13 @@ def heatmap(part: pd.DataFrame) -> Markup:
         x,
         y,
         color=alt.Color(
-            "share:Q", title="share aligned", scale=alt.Scale(scheme="cividis", domainMin=0), legend=_legend(alt)
+            "share:Q",
+            title=_title(what),
+            scale=alt.Scale(scheme="cividis", domainMin=min(0.0, float(part["share"].min()))),
+            legend=_legend(alt),
         ),
         opacity=_faint(alt, 1, 0.45),
-        tooltip=_tooltip(alt, "layer", "share"),
+        tooltip=_tooltip(alt, "layer", "share", what=what),
     )
     at_best = base.transform_filter("datum.best")  # rings that are visible on dark and on light
     rings = [
@@ -199,9 +204,13 @@ def _units(part: pd.DataFrame) -> dict[str, pd.Series[Any]]:
     return {"language": codes, "unit": unit} | ({"pivot": pivots} if twice else {})
 
 
-def _best(part: pd.DataFrame) -> pd.Series[Any]:
+def _best(part: pd.DataFrame, what: str) -> pd.Series[Any]:
     """1 at a language's best layer, if it has an aligned item there."""
-    return (part["best_layer"].astype(bool) & (part["share"] > 0)).astype(int)
+    return (part["best_layer"].astype(bool) & ((part["share"] > 0) | (what == MEAN))).astype(int)
+
+
+def _title(what: str) -> str:
+    return "share aligned" if what == SHARE else what
 
 
 def _apart(part: pd.DataFrame) -> list[int]:
@@ -266,10 +275,10 @@ def _thick(alt: Any, usual: float, chosen: float) -> Any:
     return alt.when(_IS_CHOSEN).then(alt.value(chosen)).otherwise(alt.value(usual))
 
 
-def _tooltip(alt: Any, *numbers: str) -> list[Any]:
+def _tooltip(alt: Any, *numbers: str, what: str = SHARE) -> list[Any]:
     named = [alt.Tooltip(f"{field}:N", title=title) for field, title in (one.split(":") for one in _LANGUAGE)]
     formats = {"layer": "d", "accuracy": ".3f", "share": ".3f", "alignment": ".3f"}
-    titles = {"share": "share aligned", "alignment": "share aligned"}
+    titles = dict.fromkeys(("share", "alignment"), _title(what))
     kind = {"layer": "O"}
     return [
         *named,
@@ -280,12 +289,14 @@ def _tooltip(alt: Any, *numbers: str) -> list[Any]:
     ]
 
 
-def _near(alt: Any, base: Any, x: Any, y: Any, numbers: tuple[str, ...] = ("layer", "share")) -> Any:
+def _near(alt: Any, base: Any, x: Any, y: Any, numbers: tuple[str, ...] = ("layer", "share"), what: str = SHARE) -> Any:
     """Invisible points: the one closest to the pointer is hovered."""
     near = alt.selection_point(
         "near", on="pointermove", nearest=True, fields=["language"], clear="pointerout", empty=False
     )
-    return base.mark_circle(opacity=0, size=40).encode(x, y, tooltip=_tooltip(alt, *numbers)).add_params(near)
+    return (
+        base.mark_circle(opacity=0, size=40).encode(x, y, tooltip=_tooltip(alt, *numbers, what=what)).add_params(near)
+    )
 
 
 def _names(base: Any, field: str, x: Any, y: Any, where: str, always: bool = False) -> Any:

@@ -26,6 +26,7 @@ from align_pipeline.figures.style import (
     MARKERS,
     OKABE_ITO,
     ORANGE,
+    SHARE,
     TASKS,
     draw_inside,
     language_codes,
@@ -42,13 +43,14 @@ from align_pipeline.figures.style import (
 )
 
 
-def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]) -> Figure:
+def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any], what: str = SHARE) -> Figure:
     """Accuracy against alignment (max over layers), one point per language, labelled with its name.
 
     Args:
         part: rows of `study.points` with ``reduce`` max, with accuracy's ``stderr`` and ``chance`` if they are known.
         numbers: the matching row of `languages.language_level`.
         classes: resource class, 0 to 5, by FLORES code.
+        what: is aligned: `style.SHARE` or `style.MEAN`.
     """
     figure, axes = new_figure(9.0, 6.4, right=1.1)
     codes, named = language_codes(part), look.labelled(language_codes(part))
@@ -70,7 +72,7 @@ def scatter(part: pd.DataFrame, numbers: pd.Series[Any], classes: pd.Series[Any]
     else:
         _by_class(axes, x, y, own)
     axes.margins(0.06, 0.07)
-    axes.set_xlabel("share of items aligned, max over layers")
+    axes.set_xlabel(f"{what}, max over layers")
     axes.set_ylabel("accuracy")
     labels.group_legend(axes, list(codes.values()))
     axes.autoscale_view()  # the final limits must be known before labels are placed

@@ -28,6 +28,8 @@ BLUE, ORANGE, GREEN = OKABE_ITO[:3]
 INK, GRID = "#222222", "#DDDDDD"
 
 
+SHARE, MEAN = "share of items aligned", "mean over items"
+"""What figures show of a metric that says yes or no, and of one that gives numbers."""
 METRICS = {"dali": "DALI", "dali_strong": "DALI$_S$", "mexa_t": "MEXA$_T$", "mexa": "MEXA"}
 
 

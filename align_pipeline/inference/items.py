@@ -184,7 +184,7 @@ def _cmh_rows(cells: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def cmh(counts: Array) -> dict[str, Any]:
     """Cochran-Mantel-Haenszel test over strata; each row of `counts` holds aligned and all items of a, then of b."""
     k_a, n_a, k_b, n_b = counts.T
-    informative = (n_a > 0) & (n_b > 0) & (k_a + k_b > 0) & (k_a + k_b < n_a + n_b)
+    informative = _informative(counts)
     found: dict[str, Any] = {"n": int((n_a + n_b)[informative].sum()), "n_languages": int(informative.sum())}
     if not informative.any():
         return found | {"note": "not defined, because no language has both groups with both aligned and other items"}
@@ -194,16 +194,35 @@ def cmh(counts: Array) -> dict[str, Any]:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
         stratified = StratifiedTable(tables)
-        test = stratified.test_null_odds()
         low, high = stratified.oddsratio_pooled_confint()
         homogeneity = stratified.test_equal_odds().pvalue if informative.sum() > 1 else np.nan
+    z, p = null_odds(counts)
     log_odds = float(stratified.logodds_pooled)
     found |= {"log_odds": log_odds, "odds_ratio": float(stratified.oddsratio_pooled), "low": float(low)}
-    found |= {"high": float(high), "z": float(np.sign(log_odds) * np.sqrt(test.statistic)), "p": float(test.pvalue)}
+    found |= {"high": float(high), "z": z, "p": p}
     if np.isfinite(homogeneity):
         return found | {"p_homogeneity": float(homogeneity), "note": ""}
     few = "only one language contributes" if informative.sum() == 1 else "too few items are in some cells"
     return found | {"note": f"p_homogeneity not defined, because {few}"}
+
+
+def null_odds(counts: Array) -> tuple[float, float]:
+    """z (above 0: a is aligned more often) and two-sided p of the Cochran-Mantel-Haenszel test without a continuity
+    correction, for `counts` as in `cmh`; NaN without an informative stratum."""
+    k_a, n_a, k_b, n_b = counts[_informative(counts)].T
+    k, n = k_a + k_b, n_a + n_b
+    if not len(n):
+        return float("nan"), float("nan")
+    variance = (n_a * n_b * k * (n - k) / (n**2 * (n - 1))).sum()
+    z = float((k_a - n_a * k / n).sum() / np.sqrt(variance))
+    return z, float(2 * stats.norm.sf(abs(z)))
+
+
+def _informative(counts: Array) -> Array:
+    """[strata]: whether both groups have items, and some but not all items are aligned."""
+    k_a, n_a, k_b, n_b = counts.T
+    found: Array = (n_a > 0) & (n_b > 0) & (k_a + k_b > 0) & (k_a + k_b < n_a + n_b)
+    return found
 
 
 def _logit_rows(

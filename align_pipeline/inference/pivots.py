@@ -19,7 +19,7 @@ from scipy import stats
 from scipy.cluster.hierarchy import linkage
 
 from align_pipeline.data.items import ENGLISH
-from align_pipeline.inference.items import holm
+from align_pipeline.inference.items import adjusted, null_odds
 
 Array = NDArray[np.float64]
 ORDERS = 2000
@@ -60,6 +60,11 @@ class Best:
         return "" if np.isnan(self.r).all() else self.pivots[int(np.nanargmax(self.r))]
 
     @property
+    def is_beaten(self) -> bool:
+        """Whether another pivot has a higher r than English, over the same languages."""
+        return bool((self.leads < 0).any())
+
+    @property
     def verdict(self) -> str:
         """``leads``, ``trails`` or ``undecided``, about English."""
         return "leads" if self.low > 0 else "trails" if self.high < 0 else "undecided"
@@ -88,12 +93,16 @@ def matrix(table: pd.DataFrame, layer: int) -> pd.DataFrame:
 
 
 def tree(shares: pd.DataFrame) -> Array:
-    """scipy's average linkage of the languages by their shares; a language is wholly aligned with itself."""
+    """scipy's average linkage of the languages by their shares; a language is wholly aligned with itself.
+
+    A pair that no job compared counts as the mean of its pivot.
+    """
     filled = shares.to_numpy(float).copy()
     for i, code in enumerate(shares.index):
         if code in shares.columns:
             filled[i, shares.columns.get_loc(code)] = 1.0
-    found: Array = linkage(np.nan_to_num(filled), "average", optimal_ordering=True)
+    filled = np.where(np.isnan(filled), np.nanmean(filled, axis=0), filled)
+    found: Array = linkage(filled, "average", optimal_ordering=True)
     return found
 
 
@@ -197,15 +206,13 @@ def transfer(table: pd.DataFrame) -> pd.DataFrame:
     for pivot, own in table.groupby("pivot", sort=False):
         use = own[(own["ts"] > 0) & (own["tf"] > 0)]
         ts, tf, a, b = (use[name].to_numpy(float) for name in ("ts", "tf", "aligned_ts", "aligned_tf"))
-        n, k = ts + tf, a + b
-        weight = ts * tf / n
-        variance = (weight / n * k * (n - k) / np.maximum(n - 1, 1)).sum()
-        z = float((a - ts * k / n).sum() / np.sqrt(variance)) if variance > 0 else float("nan")
+        z, p = null_odds(np.column_stack([a, ts, b, tf]))
+        weight = ts * tf / (ts + tf)
         difference = float((weight * (a / ts - b / tf)).sum() / weight.sum()) if len(use) else float("nan")
         counts = {"languages": len(use), "ts": int(ts.sum()), "tf": int(tf.sum())}
-        rows.append({"pivot": pivot, **counts, "difference": difference, "z": z, "p": 2 * stats.norm.sf(abs(z))})
+        rows.append({"pivot": pivot, **counts, "difference": difference, "z": z, "p": p})
     found = pd.DataFrame(rows, columns=["pivot", "languages", "ts", "tf", "difference", "z", "p"])
-    return found.assign(p_holm=holm(found["p"].to_numpy(float)))
+    return found.assign(p_holm=adjusted(found["p"]))
 
 
 def seen_from(predictions: pd.DataFrame, pivot: str) -> pd.DataFrame:

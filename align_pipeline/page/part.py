@@ -132,6 +132,7 @@ class Section:
         schema: the required columns, which must not have empty cells, and the optional ones.
         show: renders a part to HTML, as `template.render` does; "" if there is nothing to show.
         optional: columns that may be missing or have empty cells.
+        empty: columns that must be there, but may have empty cells.
         csv: description of the rows, if the report also writes them to ``<table>.csv``.
         others: further tables of the measurement and their columns, by name; they may be missing.
         leads: what the section says of a part at the top of the page.
@@ -141,6 +142,7 @@ class Section:
     schema: pa.Schema
     show: Callable[[Part], str]
     optional: frozenset[str] = frozenset()
+    empty: frozenset[str] = frozenset()
     csv: str = ""
     others: Mapping[str, pa.Schema] = field(default_factory=dict)
     leads: Callable[[Part], Sequence[Lead]] = no_leads

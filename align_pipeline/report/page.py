@@ -147,7 +147,12 @@ def _studies(results: Results) -> Iterator[tuple[str, str]]:
     """(model, task) pairs of all tables with both columns."""
     for model, task, _, _ in results.study.blocks:
         yield model, task
-    for table in (results.study.predictions, results.tables.translations, *results.tables.added.values()):
+    for table in (
+        results.study.predictions,
+        results.numbers,
+        results.tables.translations,
+        *results.tables.added.values(),
+    ):
         if {"model", "task"} <= set(table):
             yield from table[["model", "task"]].drop_duplicates().itertuples(index=False, name=None)
 

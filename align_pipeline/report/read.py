@@ -148,7 +148,7 @@ def _read(path: Path, section: Section) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0].rstrip('.')}.") from error
     for f, column in zip(wanted, columns, strict=True):
-        empty = column.null_count and f.name not in section.optional
+        empty = column.null_count and f.name not in section.optional | section.empty
         if empty or (pa.types.is_int8(f.type) and f.name in ("value", "correct") and not _binary(column)):
             raise InputError(f"{path} has {'empty cells' if empty else 'values other than 0 and 1'} in {f.name}.")
     table = pa.table(dict(zip([f.name for f in wanted], columns, strict=True)))
@@ -163,6 +163,9 @@ def _read(path: Path, section: Section) -> pa.Table:
 def _laws(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray, str]]:
     """Validity rules: a column, a mask of the rows whose value is possible, and the rule in words."""
     have = set(table.column_names)
+    if {"value", "item_id"} <= have and "kind" not in have:  # of alignment, not of baselines
+        number = table["margin"].is_valid() if "margin" in have else pa.scalar(False)
+        yield "value", pc.or_(table["value"].is_valid(), number), "only a metric's number in margin can stand for it"
     if "confidence" in have:
         sure = table["confidence"]
         yield (
@@ -200,4 +203,4 @@ def _column(column: pa.ChunkedArray, f: pa.Field) -> pa.ChunkedArray:
 
 def _binary(column: pa.ChunkedArray) -> bool:
     ends = pc.min_max(column).as_py()
-    return not len(column) or (ends["min"] >= 0 and ends["max"] <= 1)
+    return ends["min"] is None or (ends["min"] >= 0 and ends["max"] <= 1)

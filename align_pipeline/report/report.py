@@ -113,7 +113,7 @@ def _write_all(results: Results, folder: Path, failed: Sequence[str], look: Look
 
 def _tables(results: Results) -> Iterator[tuple[str, tuple[pd.DataFrame, str]]]:
     """The name, rows and description of each CSV file."""
-    rare = ("against_published", "patching", "translation_patching", "tuning", "models")
+    rare = ("against_published", "numbers", "patching", "translation_patching", "tuning", "models")
     for name, about in FILES.items():
         table = getattr(results, name)
         if not name.startswith(rare) or len(table):

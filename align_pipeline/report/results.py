@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from align_pipeline.config.lang import known_languages
-from align_pipeline.inference import answers, items, languages
+from align_pipeline.inference import answers, items, languages, numbers
 from align_pipeline.inference import study as analysis
 from align_pipeline.inference.consistency import consistency, consistency_alignment
 from align_pipeline.inference.findings import chance, findings
@@ -52,6 +52,7 @@ class Results:
     study: analysis.Study
     languages: pd.DataFrame
     cells: pd.DataFrame
+    numbers: pd.DataFrame
     chance: pd.DataFrame
     verdicts: pd.DataFrame
     items_by_language: pd.DataFrame
@@ -89,6 +90,7 @@ class Results:
 FILES = {
     "verdicts": "the numbers in the findings: effect, interval, p and verdict of each question",
     "chance": "share of aligned items compared with chance, per language, metric and layer",
+    "numbers": "metrics that give numbers: mean over items, per language, metric and layer",
     "items_by_language": "TS against TF at each language's best layer: permutation tests and cluster bootstrap",
     "items_pooled": "TS against TF over all languages: permutation tests (max-T over layers) and cluster bootstrap",
     "same_item": "each item compared over its languages: linear and conditional logistic regression",
@@ -131,21 +133,26 @@ def analyse(tables: Tables, seed: int = 0, reference: str | None = None) -> Resu
         InputError: tables contradict each other, or there is no model of the reference's name.
     """
     known = language_table()
-    study = analysis.join(tables.alignment, tables.predictions, last_layers(tables.summaries))
+    last = last_layers(tables.summaries)
+    aligned, measured = numbers.split(tables.alignment)
+    study = analysis.join(aligned, tables.predictions, last)
     cells = analysis.tally(study)
+    means = numbers.means(measured, tables.baselines, last)
     groups = analysis.groups(study.predictions)
     groups = groups.merge(answers.above_chance(study.predictions), "left", analysis.UNIT)
-    points = analysis.points(study, cells)
+    every = pd.concat([cells, numbers.as_shares(means)], ignore_index=True) if len(means) else cells
+    points = analysis.points(study, every)
     found = findings(study, cells, seed)
     chances = chance(study, cells, tables.baselines, found.items_by_language)
     level = languages.language_level(points, known, seed=seed)
-    patched = units.join(tables.patching, tables.predictions, last_layers(tables.summaries))
-    again = translation_patching_analysis.analyse(tables.translation_patching, last_layers(tables.summaries), seed=seed)
+    patched = units.join(tables.patching, tables.predictions, last)
+    again = translation_patching_analysis.analyse(tables.translation_patching, last, seed=seed)
     return Results(
         tables=tables,
         study=study,
         languages=known,
         cells=cells,
+        numbers=means,
         chance=chances,
         verdicts=verdicts(level, found, chances),
         items_by_language=found.items_by_language,

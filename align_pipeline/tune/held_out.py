@@ -10,7 +10,7 @@ from align_pipeline.data.items import ENGLISH, Item
 from align_pipeline.data.parallel import Pairs
 from align_pipeline.data.tasks import ItemSet, Pair
 from align_pipeline.engine.model import LanguageModel
-from align_pipeline.measurements.alignment.metrics import Metric, Mexa
+from align_pipeline.measurements.alignment.metrics import Metric, Mexa, Number, of_items
 from align_pipeline.measurements.alignment.similarity import EnglishStates, english_states, similarities
 
 
@@ -22,19 +22,19 @@ class HeldOut:
         parts: a language's items with their English, and the metrics by name.
     """
 
-    parts: Sequence[tuple[Pair, Mapping[str, Metric]]]
+    parts: Sequence[tuple[Pair, Mapping[str, Metric | Number]]]
 
     @classmethod
     def of(
-        cls, sentences: Mapping[str, Pairs], task: Sequence[Pair], items: int, metrics: Mapping[str, Metric]
+        cls, sentences: Mapping[str, Pairs], task: Sequence[Pair], items: int, metrics: Mapping[str, Metric | Number]
     ) -> HeldOut:
         """MEXA on held-out sentences by FLORES code, and the metrics on the first items of a task's pairs."""
-        mexa: Metric = Mexa()
+        mexa: Metric | Number = Mexa()
         found = [(_sentences(code, pairs), {"mexa": mexa}) for code, pairs in sentences.items()]
         return cls([*found, *((replace(pair, ids=pair.ids[:items]), metrics) for pair in task if metrics)])
 
     def measure(self, lm: LanguageModel, batch_tokens: int | None) -> list[dict[str, Any]]:
-        """One row per metric, language and layer, with the share of aligned items and their number."""
+        """One row per metric, language and layer: share of aligned items or mean number, and the number of items."""
         rows: list[dict[str, Any]] = []
         last: tuple[ItemSet, EnglishStates] | None = None  # languages often share their English, one after the other
         lm.model.eval()
@@ -44,7 +44,7 @@ class HeldOut:
             every = similarities(lm, pair, last[1], batch_tokens, lambda texts: None)
             known = {"language": pair.language.language, "n": len(pair.ids)}
             for name, metric in metrics.items():
-                shares = (metric.margin(every) > 0).double().mean(dim=1).tolist()
+                shares = of_items(metric, every).mean(dim=1).tolist()
                 rows += [
                     {"metric": name, "layer": layer, "value": share, **known} for layer, share in enumerate(shares)
                 ]

@@ -27,6 +27,7 @@ from align_pipeline.engine.checks import check, parts, path_of
 from align_pipeline.engine.identity import model_key
 from align_pipeline.errors import InputError
 from align_pipeline.figures.style import METRICS
+from align_pipeline.measurements.alignment.metrics import Number
 from align_pipeline.store import folders
 from align_pipeline.tracking import console
 from align_pipeline.tracking import wandb as tracking
@@ -135,7 +136,8 @@ def _tune(config: TuningConfig, folder: Path, settings: Mapping[str, Any]) -> Pa
             _write(saved, lm, folder, base, kept, prints, progress)
             run.summarise({key: value for key, value in record.items() if isinstance(value, (int, str))})
     if distributed.is_main():
-        _tell(folder, progress, str(model["name"]), config.tune, objectives)
+        numbers = [name for name, metric in metrics.items() if isinstance(metric, Number)]
+        _tell(folder, progress, str(model["name"]), config.tune, objectives, numbers)
     return folder
 
 
@@ -257,13 +259,21 @@ def _write(
     checkpoint.remove(folder)
 
 
-def _tell(folder: Path, progress: Progress, name: str, tune: TuneConfig, objectives: Mapping[str, Objective]) -> None:
-    """Say on the console what changed, and how to evaluate the model."""
+def _tell(
+    folder: Path,
+    progress: Progress,
+    name: str,
+    tune: TuneConfig,
+    objectives: Mapping[str, Objective],
+    numbers: Sequence[str],
+) -> None:
+    """Say on the console what changed, and how to evaluate the model; `numbers` names the metrics that give numbers."""
     rows = pd.DataFrame(progress.held_out)
     best = rows.groupby(["metric", "language", "step"])["value"].max().unstack("step")
     for keys, values in zip(best.index, best.to_numpy(), strict=True):
-        said = "%s, %s: %.2f before, %.2f after (share of aligned held-out sentences or items, highest of all layers)."
-        log.info(said, keys[1], METRICS.get(keys[0], keys[0]), values[0], values[-1])
+        what = "mean over held-out items" if keys[0] in numbers else "share of aligned held-out sentences or items"
+        said = "%s, %s: %.2f before, %.2f after (%s, highest of all layers)."
+        log.info(said, keys[1], METRICS.get(keys[0], keys[0]), values[0], values[-1], what)
     guessing = math.log(tune.micro_batch)
     losses = pd.DataFrame(progress.losses)
     for objective in (key for key, one in objectives.items() if isinstance(one, Contrastive)):

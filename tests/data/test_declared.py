@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,8 +16,10 @@ from conftest import compose, run_job, write_hub
 from hydra.utils import instantiate
 
 from align_pipeline.config.lang import Language, known_languages
+from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.source import Source
-from align_pipeline.data.tasks import Declared
+from align_pipeline.data.tasks import Declared, ItemSet
+from align_pipeline.data.tasks.parallel import pair
 from align_pipeline.errors import InputError
 
 SWH = Language(**known_languages()["swh"])
@@ -119,6 +122,41 @@ def test_bad_rows_are_named_by_file_and_line(change: dict[str, Any], sentence: s
     as_jsonl(tmp_path / "swh_Latn.jsonl", bad(change))
     task = instantiate(compose("task=choice", f"task.files={tmp_path}/LANG.jsonl").task)
     with pytest.raises(InputError, match=sentence):
+        task.pairs([SWH], Source("embedded"))
+
+
+def uneven(language: str, more: set[int]) -> Rows:
+    return [
+        row | {"choices": [*row["choices"], "one more"]} if k in more else row for k, row in enumerate(quiz(language))
+    ]
+
+
+def test_items_with_another_number_of_options_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    as_jsonl(tmp_path / "eng_Latn.jsonl", uneven("eng_Latn", {0}))
+    as_jsonl(tmp_path / "swh_Latn.jsonl", uneven("swh_Latn", {3}))
+    content = run_job(tmp_path / "run", "task=choice", f"task.files={tmp_path}/LANG.jsonl", "lang=swh")
+    (row,) = content["languages"]
+    assert row["n"] == 4
+    reasons = [f"another number of options than most items (3) in {name}" for name in ("English", "swh_Latn")]
+    assert row["left_out"] == dict.fromkeys(reasons, 1)
+    assert f"swh_Latn: 1 items are not paired and left out: {reasons[1]}" in caplog.text
+    assert len(pd.read_parquet(tmp_path / "run" / "predictions.parquet")) == 2 * 5
+
+
+def test_a_pair_with_other_numbers_of_options_is_no_other_right_answer(tmp_path: Path) -> None:
+    task = instantiate(compose("task=choice", f"task.files={tmp_path}/LANG.jsonl").task)
+    rows = [quiz("eng_Latn"), uneven("swh_Latn", {3})]
+    english, swahili = (tuple(task.item(row, "x") for row in of) for of in rows)
+    found = pair(ItemSet("swh_Latn", ENGLISH, swahili), ItemSet(ENGLISH, ENGLISH, english), None)
+    assert found.left_out == {"another number of options than in English": 1}
+    assert "q3" not in found.ids
+
+
+def test_languages_without_a_common_item_are_refused(tmp_path: Path) -> None:
+    as_jsonl(tmp_path / "eng_Latn.jsonl", uneven("eng_Latn", set(range(6))))
+    as_jsonl(tmp_path / "swh_Latn.jsonl", quiz("swh_Latn"))
+    task = instantiate(compose("task=choice", f"task.files={tmp_path}/LANG.jsonl").task)
+    with pytest.raises(InputError, match="No item of swh_Latn has the same number of options .* q0 has 3 .* English 4"):
         task.pairs([SWH], Source("embedded"))
 
 

@@ -166,9 +166,12 @@ def extended(mine: Path, log: Path, *arguments: str) -> dict[str, Any]:
 
 
 def test_a_metric_and_a_measurement_of_ones_own(mine: Path, tmp_path: Path) -> None:
-    content = extended(mine, tmp_path, "metric=[dali,close]", "lang=[swh]", "task.limit=4")
+    content = extended(mine, tmp_path, "metric=[dali,close,mean_margin]", "lang=[swh]", "task.limit=4")
     (row,) = content["languages"]
-    assert set(row["metrics"]) == {"dali", "close"}
+    assert set(row["metrics"]) == {"dali", "close", "mean_margin"}
+    alignment = pd.read_parquet(tmp_path / "run/alignment.parquet").set_index("metric")
+    assert alignment.loc["mean_margin", "value"].isna().all()
+    assert set(alignment.loc["close", "value"]) <= {0, 1}
     norms = pd.read_parquet(tmp_path / "run/norms.parquet")
     assert norms["norm"].tolist() == row["norms"]
     assert norms["layer"].tolist() == list(range(9))

@@ -27,6 +27,7 @@ from align_pipeline.inference.study import groups
 from align_pipeline.measurements.alignment.similarity import text_tokens
 from align_pipeline.measurements.pivots.figures import order_of
 from align_pipeline.measurements.pivots.table import PIVOTS
+from align_pipeline.page.template import render
 from align_pipeline.report import report
 from align_pipeline.store import folders
 
@@ -128,6 +129,19 @@ def test_transfer_is_cochran_mantel_haenszel() -> None:
     assert np.sign(found["z"]) == np.sign(found["difference"])
 
 
+def test_a_pivot_without_a_test_counts_in_no_adjustment_and_a_whole_group_may_be_aligned() -> None:
+    row = {"language": "a", "ts": 30, "tf": 20, "aligned_ts": 30, "aligned_tf": 10}
+    table = pd.DataFrame([row | {"pivot": "x"}, row | {"pivot": "y", "tf": 0, "aligned_tf": 0}])
+    x, y = p.transfer(table).to_dict("records")
+    # [[30, 0], [10, 10]]: the pooled odds ratio is infinite, the test is defined
+    test = StratifiedTable([np.array([[30, 0], [10, 10]])]).test_null_odds(correction=False)
+    assert x["p"] == pytest.approx(test.pvalue)
+    assert x["p_holm"] == x["p"]
+    assert x["z"] > 0
+    assert math.isnan(y["p"])
+    assert math.isnan(y["p_holm"])
+
+
 def test_the_layer_is_the_highest_before_the_last() -> None:
     table = pd.DataFrame({"layer": [0, 1, 2, 3] * 2, "aligned": [1, 4, 4, 9, 1, 3, 3, 9], "n": 10})
     assert p.layer_of(table, 3) == 1
@@ -147,6 +161,46 @@ def test_the_matrix_is_in_the_order_of_the_tree() -> None:
     assert [shares.index[i] for i in leaves_list(found)] == rows
     distance = math.dist([0.5, 1, 0.1, 0.9], [0.5, 0.9, 0.1, 1])
     assert found[0, 2] == pytest.approx(distance)
+
+
+def test_a_pair_that_no_job_compared_does_not_tell_languages_apart() -> None:
+    shares = pd.DataFrame(
+        [[0.9, 0.5, np.nan], [0.9, 0.5, 0.9], [0.2, 0.5, 0.9]], index=["a", "b", "c"], columns=["eng_Latn", "x", "y"]
+    )
+    found = p.tree(shares)
+    assert set(found[0, :2]) == {0, 1}
+    assert found[0, 2] == pytest.approx(0)
+
+
+def said(found: p.Best) -> str:
+    """The finding of the report's section, as one line."""
+    table = p.named(found).assign(share=0.5, agreement=0.5, kappa=0.1, note=found.note)
+    table = table.assign(**{f"transfer_{name}": 1.0 for name in ("ts", "tf", "difference", "p_holm")})
+    at = {pivot: (r, level) for pivot, r, level in zip(found.pivots, found.r, found.p, strict=True)}
+    of_best, english = at.get(found.best, (None, None)), at["eng_Latn"][0]
+    one = SimpleNamespace(name="DALI", layer=3, best=found, best_r=of_best[0], best_p=of_best[1], english_r=english)
+    one = SimpleNamespace(**vars(one), image="a", layers="b", table=table, languages=8, n=10, chance=None)
+    page = render("align_pipeline/measurements/pivots/section.html", metrics=[one])
+    return " ".join(page[: page.index("</li>")].split())
+
+
+def test_the_sentence_claims_no_more_than_the_numbers() -> None:
+    verdicts = set()
+    for seed, kind in itertools.product(range(12), ("equal", "lead")):
+        x, y, names = draw(8, kind, seed)
+        one = p.best(x, y, names, orders=50)
+        sentence = said(one)
+        verdicts.add(one.verdict)
+        own = [np.flatnonzero(~np.isnan(column)) for column in x.T]
+        r, english = ([stats.pearsonr(x[rows, k * j], y[rows])[0] for j, rows in enumerate(own)] for k in (1, 0))
+        assert ("would beat English by as much" in sentence) == any(a > b for a, b in zip(r, english, strict=True))
+        assert ("<b>English leads</b>" in sentence) == (one.low > 0)
+        assert ("<b>Undecided whether English leads</b>" in sentence) == (one.low <= 0 <= one.high)
+    assert verdicts >= {"leads", "undecided"}
+    x, y, names = draw(8, "equal", 0)
+    assert "English's lead is not defined, because there are fewer than 5 languages." in said(
+        p.best(x[:4], y[:4], names)
+    )
 
 
 # ---- a job
@@ -258,6 +312,17 @@ def test_a_second_job_computes_nothing(finished: tuple[Path, Any], model_folder:
     )
 
 
+@pytest.mark.parametrize("more", [["task.limit=6"], ["layers=[3,1]", "pivot=[spa]"]])
+def test_another_job_finds_no_wrong_states_in_the_cache(
+    finished: tuple[Path, Any], model_folder: Path, data: Path, tmp_path: Path, more: list[str]
+) -> None:
+    asked = random_job(model_folder, data, "lang=[swh,spa]", "pivot=[spa,tur]", *more)
+    for name, cache in (("kept", finished[0] / "cache"), ("fresh", "null")):
+        run_job(tmp_path / name, *asked, f"cache={cache}")
+    kept, fresh = (pd.read_parquet(tmp_path / name / "pivots.parquet") for name in ("kept", "fresh"))
+    pd.testing.assert_frame_equal(kept, fresh)
+
+
 def test_a_pivot_in_the_place_of_english_gives_ts_and_tf(finished: tuple[Path, Any]) -> None:
     predictions = pd.read_parquet(finished[0] / "job" / "predictions.parquet")
     rows = predictions.astype({"language": str})
@@ -273,6 +338,7 @@ def test_a_pivot_in_the_place_of_english_gives_ts_and_tf(finished: tuple[Path, A
 def test_the_report_has_the_matrix(finished: tuple[Path, Any], tmp_path: Path) -> None:
     page = report.write([finished[0] / "job"], tmp_path).read_text(encoding="utf-8")
     assert "Which pivot?" in page
+    assert "English's lead is not defined, because there are fewer than 5 languages." in " ".join(page.split())
     assert (tmp_path / "pivots.csv").exists()
     assert (tmp_path / "plots" / "pivots_belebele_dali_last.png").exists()
 

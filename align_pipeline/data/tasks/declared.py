@@ -83,8 +83,8 @@ class Declared(ChoiceTask):
     answers: Any = None
     """The options' own texts where `doc_to_choice` is only their letters: like `doc_to_choice`, for alignment."""
     options: int | None = None
-    """The number of options: rows with fewer or more options with text are left out and counted. null: none is left
-    out, and an option without text is an error."""
+    """The number of options: rows with fewer or more options with text are left out and counted. null: that of most
+    items, and an option without text is an error."""
     first_target: int = 0
     """The number of the first option."""
     target_names: Sequence[str] = ()

@@ -231,7 +231,11 @@ class ParallelTask(ABC):
 
     def _side(self, source: Source, config: str, language: str, pivot: str) -> ItemSet:
         items, left_out = self._sorted(source, config, self.split)
-        limited = items if self.limit is None or language != ENGLISH else items[: self.limit]
+        usual = Counter(len(item.options) for item in items).most_common(1)[0][0]
+        reason = f"another number of options than most items ({usual})"  # chance levels need one number
+        left_out |= {item.id: reason for item in items if len(item.options) != usual}
+        even = [item for item in items if len(item.options) == usual]
+        limited = even if self.limit is None or language != ENGLISH else even[: self.limit]
         return ItemSet(language, pivot, tuple(self._prompted(limited, items, source, config)), left_out)
 
     def _prompted(self, items: Sequence[Item], every: Sequence[Item], source: Source, config: str) -> Iterable[Item]:
@@ -293,7 +297,8 @@ def _first(left_out: Mapping[str, str]) -> str:
 
 
 def pair(language: ItemSet, english: ItemSet, limit: int | None, level: int = logging.WARNING) -> Pair:
-    """Pair two sides by id; ids that only one side has, or whose gold labels differ, are left out and counted.
+    """Pair two sides by id; ids that only one side has, or whose gold labels or numbers of options differ, are left out
+    and counted.
 
     Args:
         language: all items of the language.
@@ -302,7 +307,7 @@ def pair(language: ItemSet, english: ItemSet, limit: int | None, level: int = lo
         limit: if set, items of the language without an English counterpart are dropped and not counted.
 
     Raises:
-        InputError: the sides share no id.
+        InputError: the sides share no id, or no item is alike in both.
     """
     own, other = language.by_id(), english.by_id()
     if limit is not None:
@@ -314,18 +319,26 @@ def pair(language: ItemSet, english: ItemSet, limit: int | None, level: int = lo
             f"{language.language} and {side} have no ids in common, such as "
             f"'{next(iter(own))}' in {language.language} and '{next(iter(other))}' in {_called(english)}."
         )
-    alike = [i for i in shared if (own[i].gold, len(own[i].options)) == (other[i].gold, len(other[i].options))]
+    as_many = [i for i in shared if len(own[i].options) == len(other[i].options)]
+    alike = [i for i in as_many if own[i].gold == other[i].gold]
     name = _called(english)
     ruled_out = _ruled_out(language, english, limit)
     counts = {
         **ruled_out,
         f"missing in {language.language}": sum(i not in own and i not in language.left_out for i in other),
         f"missing in {name}": sum(i not in other and i not in english.left_out for i in language.by_id()),
-        f"another right answer than in {name}": len(shared) - len(alike),
+        f"another number of options than in {name}": len(shared) - len(as_many),
+        f"another right answer than in {name}": len(as_many) - len(alike),
     }
     left_out = {reason: number for reason, number in counts.items() if number}
     for reason, number in left_out.items():
         log.log(level, "%s: %d items are not paired and left out: %s.", language.language, number, reason)
+    if not alike:
+        raise InputError(
+            f"No item of {language.language} has the same number of options and the same right answer as in {name}; "
+            f"for example, {shared[0]} has {len(own[shared[0]].options)} options and the right one is number "
+            f"{own[shared[0]].gold + 1}, in {name} {len(other[shared[0]].options)} and {other[shared[0]].gold + 1}."
+        )
     asked_otherwise = sum(own[i].category != other[i].category for i in alike)
     if (
         asked_otherwise

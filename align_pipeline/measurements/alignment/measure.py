@@ -21,7 +21,7 @@ from align_pipeline.data.items import Item
 from align_pipeline.data.tasks import Pair, ParallelTask
 from align_pipeline.errors import InputError
 from align_pipeline.figures.curves import layer_curves as draw
-from align_pipeline.measurements.alignment.metrics import Metric, Mexa
+from align_pipeline.measurements.alignment.metrics import Metric, Mexa, Number, of_items
 from align_pipeline.measurements.alignment.similarity import (
     EnglishStates,
     Similarities,
@@ -112,14 +112,19 @@ class Alignment:
         self.job.num_layers = len(next(iter(every.premises.values())).own) - 1
         chosen = every.at(layers(self.job.config, self.job.num_layers))
         for name, metric in self.metrics.items():
+            columns = self._columns(pair, name, metric.pooling)
+            if isinstance(metric, Number):
+                margin = metric.numbers(chosen).cpu().numpy().astype(np.float32)
+                refuse_infinite(name, margin, columns)
+                yield columns | {"value": [None] * margin.size, "margin": margin.ravel()}
+                continue
             margin = metric.margin(chosen).cpu().numpy()
-            values = {"value": (margin > 0).astype(np.int8).ravel(), "margin": margin.ravel()}
-            yield self._columns(pair, name, metric.pooling) | values
+            yield columns | {"value": (margin > 0).astype(np.int8).ravel(), "margin": margin.ravel()}
 
     def _curves(self, pair: Pair, tensors: dict[str, Tensor]) -> list[Curve]:
         asked = layers(self.job.config, self.job.num_layers)
         every = Similarities.from_tensors(tensors).at(asked)
-        shares = {name: (metric.margin(every) > 0).double().mean(dim=1) for name, metric in self.metrics.items()}
+        shares = {name: of_items(metric, every).mean(dim=1) for name, metric in self.metrics.items()}
         return [Curve(name, pair.language.language, asked, share.tolist()) for name, share in shares.items()]
 
     def _columns(self, pair: Pair, metric: str, pooling: str) -> Columns:
@@ -152,7 +157,7 @@ class Alignment:
 
     def tell(self) -> Told:
         """See `Measurement`."""
-        alignment, chance = self.job.table(self.table), self.job.table("baselines")
+        alignment, chance = averaged(self.job.table(self.table)), self.job.table("baselines")
         found, by_chance = curves(alignment), mismatched(chance)
         rows = {
             (pair.language.language, pair.english.pivot): {
@@ -164,12 +169,21 @@ class Alignment:
             }
             for pair in self.job.pairs
         }
+        numbers = [name for name, metric in self.metrics.items() if isinstance(metric, Number)]
         columns = [
-            Column(f"{name}\nmax @layer, chance", functools.partial(_cell, name), no_wrap=True) for name in self.metrics
+            Column(
+                f"{name}\nmax{' mean' if name in numbers else ''} @layer, chance",
+                functools.partial(_cell, name, name in numbers),
+                no_wrap=True,
+            )
+            for name in self.metrics
         ]
         last = self.job.num_layers
         where = _over(layers(self.job.config, last), last)
-        caption = f"Metrics: share of aligned items, {where}, and that of mismatched items at the same layer."
+        share = "" if len(numbers) == len(self.metrics) else "share of aligned items"
+        mean = f"mean over items ({', '.join(numbers)})" if numbers else ""
+        shown = " or ".join(filter(None, [share, mean]))
+        caption = f"Metrics: {shown}, {where}, and that of mismatched items at the same layer."
         return Told(rows, found, draw(alignment, self.job.folder, chance), columns, caption, place=1)
 
     @staticmethod
@@ -180,12 +194,12 @@ class Alignment:
         return {f"{metric}_{key}": told[key] for metric, told in found for key in keys if told[key] is not None}
 
 
-def baselines(metric: Metric, every: Similarities) -> Iterator[tuple[str, Tensor, int]]:
+def baselines(metric: Metric | Number, every: Similarities) -> Iterator[tuple[str, Tensor, int]]:
     """Kind, values [layers, items] and n of each baseline of a metric; see `BASELINES`."""
     if metric.needs == "options" and every.options:
         for kind, variants in (("mismatched", list(every.mismatched())), ("deranged", list(every.deranged()))):
             if variants:
-                aligned = [(metric.margin(variant) > 0).float() for variant in variants]
+                aligned = [of_items(metric, variant).float() for variant in variants]
                 yield kind, torch.stack(aligned).mean(dim=0), len(variants)
     if isinstance(metric, Mexa):
         size = every.premises[metric.pooling].own.shape[1]
@@ -195,13 +209,42 @@ def baselines(metric: Metric, every: Similarities) -> Iterator[tuple[str, Tensor
             yield "common_n", metric.among(every, COMMON_N), COMMON_N
 
 
-def metrics_of(config: Config) -> dict[str, Metric]:
-    """Instances of the metrics that the config names."""
-    return {name: instantiate(one) for name, one in config.metrics.items()}
+def refuse_infinite(name: str, numbers: np.ndarray[Any, Any], columns: Columns) -> None:
+    """Refuse a metric's numbers, of which one is not finite.
+
+    Raises:
+        InputError: there is one; names layer and item.
+    """
+    bad = np.flatnonzero(~np.isfinite(numbers.ravel()))
+    if len(bad):
+        where = f"item {columns['item_id'][bad[0]]} of {columns['language']}, layer {columns['layer'][bad[0]]}"
+        raise InputError(f"metric={name} gives {numbers.ravel()[bad[0]]} for {where}; its numbers must be finite.")
+
+
+def metrics_of(config: Config) -> dict[str, Metric | Number]:
+    """Instances of the metrics that the config names.
+
+    Raises:
+        InputError: a class is no metric.
+    """
+    found = {name: instantiate(one) for name, one in config.metrics.items()}
+    for name, metric in found.items():
+        if hasattr(metric, "margin") == isinstance(metric, Number):
+            raise InputError(
+                f"metric={name}: {type(metric).__name__} must have either `margin` (aligned where it is above 0) or "
+                "`numbers` (shown as they are), and `needs` and `pooling`."
+            )
+    return found
+
+
+def averaged(alignment: pd.DataFrame) -> pd.DataFrame:
+    """The table with what is averaged over items in `value`: 1 or 0, or a metric's number; `is_number` says which."""
+    is_number = alignment["value"].isna()
+    return alignment.assign(value=alignment["value"].where(~is_number, alignment["margin"]), is_number=is_number)
 
 
 def curves(alignment: pd.DataFrame) -> list[Curve]:
-    """Share of aligned items per layer, by language and metric."""
+    """Share of aligned items, or mean number, per layer, by language and metric; from `averaged`."""
     keys = ["language", "metric", "pooling"]
     shares = alignment.groupby([*keys, "layer"], sort=False)["value"].mean().reset_index()
     return [
@@ -249,10 +292,12 @@ def _over(reported: Sequence[int], last: int) -> str:
     return f"over only layer{'s' if len(shown) > 1 else ''} {layer_range(shown)}{behind}"
 
 
-def _cell(metric: str, row: Mapping[str, Any]) -> str:
+def _cell(metric: str, is_number: bool, row: Mapping[str, Any]) -> str:
     told = row["metrics"][metric]
     chance = "–" if told["chance"] is None else f"{told['chance']:.3f}"
-    at = f" @{told['best_layer']}" if told["max"] > 0 else ""  # without an aligned item, no layer is the best
+    at = (
+        f" @{told['best_layer']}" if told["max"] > 0 or is_number else ""
+    )  # without an aligned item, no layer is the best
     return f"{told['max']:.3f}{at}, {chance}"
 
 

@@ -2,13 +2,14 @@
 
 Each metric returns a margin in cosine, [layers, items]: positive if the criterion holds (aligned, value 1), zero for a
 tie and negative if it fails (value 0). All comparisons of METHOD are strict, so value = margin > 0.
-The dataclasses at the end are the metrics of ``conf/metric``; a new metric is another such class.
+The dataclasses at the end are the metrics of ``conf/metric``; a new metric is another such class. A metric that
+says how much, not whether, gives `Number.numbers` in the place of a margin; they are not cut at 0.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -69,6 +70,30 @@ class Metric(Protocol):
     def margin(self, similarities: Similarities) -> Tensor:
         """[layers, items]."""
         ...
+
+
+@runtime_checkable
+class Number(Protocol):
+    """The interface of a metric that gives a number per item, more for better alignment, instead of yes or no."""
+
+    needs: ClassVar[str]
+    """See `Metric`."""
+
+    @property
+    def pooling(self) -> str:
+        """See `Metric`."""
+        ...
+
+    def numbers(self, similarities: Similarities) -> Tensor:
+        """[layers, items]."""
+        ...
+
+
+def of_items(metric: Metric | Number, similarities: Similarities) -> Tensor:
+    """[layers, items], float64: what is averaged over items: 1 if aligned and 0 if not, or the metric's numbers."""
+    if isinstance(metric, Number):
+        return metric.numbers(similarities).double()
+    return (metric.margin(similarities) > 0).double()
 
 
 def _check_pooling(pooling: str) -> None:

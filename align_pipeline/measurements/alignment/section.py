@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.figures import curves, interactive, plots
+from align_pipeline.figures.style import MEAN, SHARE
+from align_pipeline.inference.numbers import as_shares
 from align_pipeline.inference.study import MIN_LANGUAGES
 from align_pipeline.inference.tuning import OTHER, TRAINED
 from align_pipeline.inference.verdicts import BOUNDS, LEVEL
@@ -25,7 +27,7 @@ from align_pipeline.page.template import render
 def _show(part: Part) -> Markup:
     """Headline findings, then alignment against accuracy: over languages, by layer and over items."""
     is_answered = part.of("translation_scores").empty  # without answers there is no accuracy to compare with
-    if not part.metrics and part.of("calibration").empty:
+    if not part.metrics and part.of("numbers").empty and part.of("calibration").empty:
         return Markup()
     answered = None
     if is_answered:
@@ -109,16 +111,16 @@ def _by_language(part: Part) -> Iterator[SimpleNamespace]:
 def _overview(part: Part) -> dict[str, Any]:
     """Accuracy and best alignment per language."""
     cells, groups = part.of("cells"), part.of("groups")
-    units = pd.concat([cells[["language", "pivot"]], groups[["language", "pivot"]]]).drop_duplicates()
+    units = pd.concat([of[["language", "pivot"]] for of in (cells, part.of("numbers"), groups)]).drop_duplicates()
     table = units.merge(groups.drop(columns=["model", "task"]), how="left", on=["language", "pivot"])
     own = part.of("points").drop_duplicates(["language", "pivot"])[["language", "pivot", "fertility"]]
     table = table.merge(own, how="left", on=["language", "pivot"])
-    for i, (metric, pooling) in enumerate(part.metrics):
-        rows = of_metric(cells, metric, pooling)
-        best = rows.loc[rows["best_layer"], ["language", "pivot", "share", "layer"]]
-        chances = of_metric(part.of("chance"), metric, pooling)[["language", "pivot", "layer", "chance"]]
-        best = best.merge(chances, "left", ["language", "pivot", "layer"])
-        best["layer"] = best["layer"].where(best["share"] > 0)  # without an aligned item, no layer is the best
+    every = [*part.metrics, *_numbers(part)]
+    for i, (metric, pooling) in enumerate(every):
+        rows = _rows(part, metric, pooling)
+        best = rows.loc[rows["best_layer"].astype(bool), ["language", "pivot", "share", "layer", "chance"]]
+        if i < len(part.metrics):
+            best["layer"] = best["layer"].where(best["share"] > 0)  # without an aligned item, no layer is the best
         best = best.rename(columns={"share": f"max_{i}", "layer": f"at_{i}", "chance": f"chance_{i}"})
         mean = rows[rows["inner"].astype(bool)].groupby(["language", "pivot"])["share"].mean().rename(f"mean_{i}")
         table = table.merge(best, how="left", on=["language", "pivot"]).merge(
@@ -131,7 +133,8 @@ def _overview(part: Part) -> dict[str, Any]:
         "chances": chances,
         "every": table.sort_values(["accuracy", "language"], ascending=[False, True]),
         "twice": bool(table["language"].duplicated().any()),  # then the pivot tells the rows apart
-        "metrics": list(metric_names(part.metrics).values()),
+        "metrics": list(metric_names(every).values()),
+        "has_numbers": len(every) > len(part.metrics),
     }
 
 
@@ -150,10 +153,12 @@ def _languages(part: Part) -> dict[str, Any]:
         if len(rows) < 2:  # a point alone shows nothing
             continue
         rows = points_of(part, rows)
-        image = part.draw(partial(plots.scatter, rows, numbers.iloc[0], part.languages["resource"]), *words)
+        what = _what(part, metric, pooling)
+        image = part.draw(partial(plots.scatter, rows, numbers.iloc[0], part.languages["resource"], what), *words)
         one = SimpleNamespace(
-            name=metric_name(metric, pooling), n=len(rows), image=image, live=interactive.scatter(rows)
+            name=metric_name(metric, pooling), n=len(rows), image=image, live=interactive.scatter(rows, what=what)
         )
+        one.what = what
         scatters.append(one)
     drawn = layers["pearson"].notna().any() and layers["layer"].nunique() > 1
     return {
@@ -167,26 +172,43 @@ def _languages(part: Part) -> dict[str, Any]:
 
 
 def _layers(part: Part) -> Iterator[SimpleNamespace]:
-    """Alignment by layer."""
-    for metric, pooling in part.metrics:
-        rows, last = with_chance(part, metric, pooling), _last(part, metric, pooling)
+    """Alignment by layer: shares of aligned items, then the means of metrics that give numbers."""
+    for metric, pooling in (*part.metrics, *_numbers(part)):
+        rows, what = _rows(part, metric, pooling), _what(part, metric, pooling)
         yield SimpleNamespace(
             name=metric_name(metric, pooling),
+            what=what,
             languages=rows["language"].nunique(),
             n=rows["n"].max(),
             chance=rows["chance"].notna().any(),
-            curves=part.draw(partial(curves.curves, rows, last), "curves", metric, pooling),
-            curves_live=interactive.curves(rows),
-            heatmap=part.draw(partial(curves.heatmap, rows), "heatmap", metric, pooling),
-            heatmap_live=interactive.heatmap(rows),
+            curves=part.draw(partial(curves.curves, rows, _last(rows), what), "curves", metric, pooling),
+            curves_live=interactive.curves(rows, what=what),
+            heatmap=part.draw(partial(curves.heatmap, rows, what), "heatmap", metric, pooling),
+            heatmap_live=interactive.heatmap(rows, what),
         )
 
 
-def _last(part: Part, metric: str, pooling: str) -> int:
+def _numbers(part: Part) -> list[tuple[str, str]]:
+    """(metric, pooling) of the metrics that give numbers."""
+    return sorted(set(part.of("numbers")[["metric", "pooling"]].itertuples(index=False, name=None)))
+
+
+def _rows(part: Part, metric: str, pooling: str) -> pd.DataFrame:
+    """The shares, or means, of one metric by language and layer, with chance."""
+    if (metric, pooling) in _numbers(part):
+        return as_shares(of_metric(part.of("numbers"), metric, pooling))
+    return with_chance(part, metric, pooling)
+
+
+def _what(part: Part, metric: str, pooling: str) -> str:
+    """What a metric's figures show."""
+    return MEAN if (metric, pooling) in _numbers(part) else SHARE
+
+
+def _last(rows: pd.DataFrame) -> int:
     """The first layer after those that count; one past the last layer if all count."""
-    block = part.study.blocks[part.model, part.task, metric, pooling]
-    outside = block.layers[~block.inner]
-    return int(outside[0]) if len(outside) else int(block.layers[-1]) + 1
+    outside = rows.loc[~rows["inner"].astype(bool), "layer"]
+    return int(outside.min() if len(outside) else rows["layer"].max() + 1)
 
 
 def _items(part: Part) -> dict[str, Any]:
@@ -239,8 +261,10 @@ def _pooled(part: Part) -> dict[str, Any]:
 
 SECTION = Section(
     "alignment",
-    ALIGNMENT.remove(ALIGNMENT.get_field_index("margin")),
+    ALIGNMENT,
     _show,
+    optional=frozenset({"margin"}),  # only metrics that give numbers need it
+    empty=frozenset({"value"}),  # which they leave empty
     others={"baselines": BASELINES},
     leads=leads,
 )

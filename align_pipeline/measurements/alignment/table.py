@@ -16,8 +16,8 @@ ALIGNMENT = pa.schema(
         ("pooling", TEXT),  # last, weighted
         ("layer", INT),  # index into Hugging Face hidden_states: 0 is the embedding output
         ("item_id", TEXT),
-        ("value", pa.int8()),  # 1: aligned
-        ("margin", pa.float32()),  # by how much the criterion holds (> 0) or fails, in cosine
+        ("value", pa.int8()),  # 1: aligned; empty for a metric that gives numbers
+        ("margin", pa.float32()),  # by how much the criterion holds (> 0) or fails, in cosine; or the metric's number
     ]
 )
 
@@ -33,7 +33,7 @@ BASELINES = pa.schema(
         ("item_id", TEXT),
         ("cluster", TEXT),  # shared by dependent items (Belebele's passage); an independent item has its own id
         ("kind", TEXT),  # mismatched: with other items; deranged: options reordered; common_n: MEXA among fewer
-        ("value", pa.float32()),  # the share of the item's comparisons in which it counts as aligned
+        ("value", pa.float32()),  # the share of the item's comparisons in which it counts as aligned; or mean number
         ("n", INT),  # number of comparisons (mismatched, deranged), or of sentences (common_n)
     ]
 )

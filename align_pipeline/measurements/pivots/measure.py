@@ -19,9 +19,10 @@ from align_pipeline.config import Config
 from align_pipeline.config.pivots import ENGLISH_ONLY
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.tasks import Pair, ParallelTask, sides_of
+from align_pipeline.errors import InputError
 from align_pipeline.inference.pivots import layer_of
 from align_pipeline.measurements.alignment.measure import metrics_of, texts_of
-from align_pipeline.measurements.alignment.metrics import Metric, Mexa
+from align_pipeline.measurements.alignment.metrics import Metric, Mexa, Number
 from align_pipeline.measurements.alignment.similarity import (
     EnglishStates,
     OptionCosines,
@@ -49,12 +50,12 @@ class Pivots:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.metrics = metrics_of(job.config)
+        self.metrics = counted(job.config)
         self.pairs = job.every_pair
         left_out = sum(sum(pair.left_out.values()) for pair in self.pairs if pair.english.language != ENGLISH)
         log.info(
             "Pivots: %d pairs of a language and a pivot; in the mean pair %.1f items are left out, because they are "
-            "missing or have another right answer in one of the two.",
+            "missing or have another right answer or number of options in one of the two.",
             *(len(self.pairs), left_out / max(len(self.pairs) - len(job.pairs), 1)),
         )
         self.states = KeptStates(job, list(sides_of(self.pairs).values()))
@@ -69,6 +70,8 @@ class Pivots:
     @staticmethod
     def check(config: Config, task: ParallelTask, last: int | None) -> None:
         """See `Measurement`."""
+        if not counted(config):
+            raise InputError("pivot counts aligned items, but the metrics give numbers; add metric=dali to them.")
         if last is not None:
             layers(config, last)
 
@@ -157,6 +160,11 @@ class Pivots:
             for pivot, share in told.items()
             if pivot != "layer"
         }
+
+
+def counted(config: Config) -> dict[str, Metric]:
+    """The metrics by which an item is aligned or not; those that give numbers are compared with English only."""
+    return {name: metric for name, metric in metrics_of(config).items() if not isinstance(metric, Number)}
 
 
 def compared(pair: Pair, pivot: EnglishStates, language: EnglishStates, device: torch.device) -> Similarities:

@@ -57,7 +57,7 @@ def _metric(part: Part, rows: pd.DataFrame, predictions: pd.DataFrame, agree: An
         image=part.draw(partial(heat_map, shares, layer), "pivots", metric, pooling),
         layers=part.draw(partial(every_layer, own), "pivots", "layers", metric, pooling),
         table=table.assign(note=found.note),
-        languages=len(shares),
+        languages=int(found.n.max()),
         n=at["n"].max(),
         chance=at["chance"].mean(),
     )

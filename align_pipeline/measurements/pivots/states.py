@@ -55,7 +55,7 @@ class KeptStates:
                 what = f"Embedded {side.language} ({side.pivot})"
                 with self.job.stages.stage("extraction", what, _texts(side)) as go:
                     found = pooled_states(lm, tokens, ids, POOLINGS, self.job.config.batch_tokens, go)
-                return {pooling: states[chosen] for pooling, states in found.items()}
+                return {pooling: states[chosen].cpu() for pooling, states in found.items()}  # a GPU is for passes
 
             key = self._key(side, model_key(self.job.config.model) or {}) if self.cache.folder else {}
             note = {
