@@ -51,10 +51,13 @@ class Live:
             for group in tracking.GROUPS:
                 self._run.define_metric(f"{group}/*", step_metric="layer")
         except Exception as error:
-            with contextlib.suppress(Exception):
-                self._run.finish(exit_code=1)
+            tracking.abandon(self._run)
             self._run = None
             tracking.complain(self.config, error, f"nothing is logged; {_KEPT}")
+
+    @property
+    def _is_online(self) -> bool:
+        return self.config.mode is WandbMode.online
 
     @property
     def is_open(self) -> bool:
@@ -83,13 +86,13 @@ class Live:
         try:
             do(self._run)
         except Exception as error:
-            with contextlib.suppress(Exception):  # left open, it would swallow the next job's run in this process
-                self._run.finish(exit_code=1)
+            tracking.abandon(self._run)
             self._run = None
             if self.config.required:
                 self.failure = error
             else:
-                tracking.complain(self.config, error, f"nothing more is logged; {_KEPT}")
+                more = f"; `wandb sync {self.folder}/wandb/run-*` uploads the rest" if self._is_online else ""
+                tracking.complain(self.config, error, f"nothing more is logged; {_KEPT}{more}")
 
     def close(self, failed: str | None = None) -> None:
         """End the run, as failed if a reason is given.
@@ -102,6 +105,7 @@ class Live:
         self.act(lambda run: run.finish(exit_code=0 if failed is None else 1))
         if self._run is not None:
             tracking.tell_offline(self.config, self.folder)
+            tracking.tell_full(self.folder)
         self._run = None
         self._place.close()
         if self.failure is not None and failed is None:

@@ -14,8 +14,15 @@ from typing import Any
 
 from align_pipeline.config.wandb import WandbConfig, WandbMode
 from align_pipeline.errors import InputError
+from align_pipeline.files import room
 
 log = logging.getLogger(__name__)
+_PATIENCE = 30
+"""Seconds that a job waits for W&B's server when it begins, and again when it ends. What is not uploaded by then stays
+in the output folder."""
+
+_FULL = 2**20
+"""Free bytes on a disk that is as good as full."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +110,32 @@ def complain(config: WandbConfig, error: BaseException, consequence: str) -> Non
     log.warning("W&B failed (%s): %s.", reason, consequence)
 
 
+def abandon(run: Any) -> None:
+    """Give up a run that failed; an open one would swallow the next job's run in this process."""
+    with contextlib.suppress(Exception):
+        run.finish(exit_code=1)
+    _end_process()
+
+
+def _end_process() -> None:
+    """End W&B's own process, which may be dead or hold the id of a run that failed; the next run starts another."""
+    import wandb
+
+    with contextlib.suppress(Exception, SystemExit):  # it ends with the exit code of its process
+        wandb.teardown()
+
+
 def tell_offline(config: WandbConfig, folder: Path) -> None:
     """Say where an offline run is kept and how to upload it."""
     if config.mode is WandbMode.offline:
         log.info("The W&B run is kept offline; upload it with `wandb sync %s/wandb/offline-run-*`.", folder)
+
+
+def tell_full(folder: Path) -> None:
+    """Say that the disk of W&B's files is full, as W&B itself then leaves out rows and says nothing."""
+    place, free = room(folder / "wandb")
+    if free < _FULL:
+        log.warning("The disk of %s is full: W&B's run may be incomplete; the results are still in %s.", place, folder)
 
 
 @contextlib.contextmanager
@@ -163,7 +192,7 @@ def start(
             mode=mode.value,
             dir=str(folder),
             # The machine's name and git data are not part of the experiment, and a git remote may contain a token.
-            # On a busy cluster node W&B's default timeout of 30 s is too short.
+            # On a busy cluster node W&B's own process needs longer to start than the default of 30 s.
             settings=wandb.Settings(
                 console="off",
                 disable_git=True,
@@ -171,7 +200,10 @@ def start(
                 x_disable_machine_info=True,
                 x_disable_stats=kind == "report",  # GPU and memory use of jobs
                 x_service_wait=300,
-                init_timeout=300,
+                init_timeout=_PATIENCE if mode is WandbMode.online else 300,
+                # Without it W&B tries for hours to reach a server that went away.
+                finish_timeout=_PATIENCE,
+                finish_timeout_raises=True,
             ),
         )
 
@@ -183,6 +215,7 @@ def start(
         complain(
             config, error, f"the run is kept offline; upload it later with `wandb sync {folder}/wandb/offline-run-*`"
         )
+        _end_process()
         return init(WandbMode.offline)
 
 
