@@ -220,6 +220,7 @@ def _stage(one: Measurement, passes: Passes, is_read: bool) -> Stage:
         return Stage(one.name, units, cached, 0, 0, 0, 0, 0.0, 0, "")
     assert job.lm.plan is not None
     plan = job.lm.plan.take()
+    size += plan.stored
     seconds += _pass_seconds(plan, job, one)
     tokens, padded = (after - first for after, first in zip(job.lm.counted(), before, strict=True))
     if passes.cache.folder is None:

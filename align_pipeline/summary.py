@@ -62,7 +62,7 @@ def content(
         "job": folders.identity(job.config),
         "task": job.task.name,
         "model": job.config.model.name,
-        "parameters": job.parameters,
+        "parameters": passes.parameters(),
         "revision": None if job.given else job.config.model.revision,
         "commit": None if job.given else commit(job.config.model),
         "languages": rows,

@@ -130,6 +130,23 @@ def test_kept_states_are_read_and_not_written(tmp_path: Path) -> None:
     assert found["languages"] == expected["languages"]
 
 
+def test_the_disk_has_the_states_that_pivots_keep(tmp_path: Path) -> None:
+    asked = ["task=xcopa", "lang=[swh,ind]", "task.limit=6", "pivot=[eng,ind]", "evaluate=false"]
+    cache = tmp_path / "cache"
+    found = planned(tmp_path / "first", f"cache={cache}", *asked)
+    run_job(tmp_path / "job", f"cache={cache}", *asked)
+    states = sum(
+        path.with_suffix(".safetensors").stat().st_size
+        for path in cache.rglob("*.json")
+        if "States of" in path.read_text(encoding="utf-8")
+    )
+    stored = sum(path.stat().st_size for path in cache.rglob("*.safetensors"))
+    assert states > stored / 2
+    assert found.size == pytest.approx(stored, rel=0.1)
+    assert found.size < stored  # each entry has a header
+    assert planned(tmp_path / "then", f"cache={cache}", *asked).size == 0
+
+
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "align_pipeline.run", *arguments],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from align_pipeline.errors import InputError
@@ -25,3 +26,5 @@ class PairsConfig:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise InputError(f"The limit of {self.limit} sentence pairs is too small; use 1 or more, or null for all.")
+        if "LANG" in self.source:  # the same files are one source, however their path is written
+            self.source = os.path.abspath(self.source)

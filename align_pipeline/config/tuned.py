@@ -41,8 +41,20 @@ def base_path_of(model: ModelConfig) -> str:
 
 
 def source_of(data: str | None, model: ModelConfig) -> str:
-    """Where rows come from: ``hub``, ``embedded`` or a folder; embedded is the default only for embedded models."""
-    return data or ("embedded" if base_path_of(model).startswith("embedded:") else "hub")
+    """Where rows come from: ``hub``, ``embedded`` or a folder; embedded is the default only for embedded models.
+
+    A folder is absolute, so that the same one is one source wherever a command starts and however it is written.
+    """
+    if data:
+        return whole_path(data)
+    return "embedded" if base_path_of(model).startswith("embedded:") else "hub"
+
+
+def whole_path(data: str) -> str:
+    """The absolute path of ``data=<folder>``; ``hub``, ``embedded`` and what is no folder stay as they are."""
+    if data in ("hub", "embedded") or not Path(data).is_dir():
+        return data
+    return str(Path(data).resolve())
 
 
 def tuned(folder: str | None, key: str) -> Any:

@@ -41,7 +41,7 @@ class Source:
     """A place that rows are read from.
 
     Attributes:
-        name: ``hub``, ``embedded``, or the folder as the user gave it.
+        name: ``hub``, ``embedded``, or the folder.
         commits: the commits on the hub that rows were read from, by data set.
     """
 

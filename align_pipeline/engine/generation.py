@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import inspect
 import itertools
@@ -279,9 +280,9 @@ class Batch:
         going = self.rows
         while going:
             with first:
-                found = self._step()
+                found, tokens = self.step()
             first = _NOTHING
-            chosen = dict(zip(self.rows, found.tolist(), strict=True))
+            chosen = dict(zip(self.rows, tokens, strict=True))
             for row in going:
                 outputs[row].append(chosen[row])
             going = [row for row in going if chosen[row] not in self.lm.line_ends and len(outputs[row]) < limits[row]]
@@ -306,15 +307,15 @@ class Batch:
         ).logits[:, -1]
         return logits
 
-    def _step(self) -> Tensor:
-        """[rows]: the most likely next tokens."""
+    def step(self) -> tuple[Tensor, Tokens]:
+        """[rows]: the most likely next tokens, on the model's device and here."""
         logits = self._logits()
         best: Tensor
         found: Tensor
         best, found = logits.float().max(dim=-1)
         if not torch.isfinite(best).all():
             raise InputError(f"{self.lm.name} gives logits that are not finite numbers; try model.dtype=float32.")
-        return found
+        return found, found.tolist()
 
     def _append(self, found: Tensor, going: Sequence[int]) -> None:
         """Append the chosen tokens; drop finished rows once there are enough of them."""
@@ -342,21 +343,13 @@ def _planned(lm: LanguageModel, rows: int, wide: int, behind: int, alone: int) -
     def repeat() -> Callable[[], object]:
         from align_pipeline.engine.kv_cache import roomy
 
-        cache, ones = roomy(lm.model.config, keep_all=_own_masks(lm)), torch.ones(rows, behind + wide, dtype=torch.long)
-        columns = ones.to(lm.device)
-        tokens = torch.zeros_like(columns)
-        if behind:  # one row's prefix, copied to all
-            mask = _mask(lm, columns[:1, :behind], behind)
-            lm.decoder(input_ids=tokens[:1, :behind], attention_mask=mask, past_key_values=cache, use_cache=True)
-            cache.batch_repeat_interleave(rows)
-        given = {
-            "input_ids": tokens[:, behind:],
-            "attention_mask": _mask(lm, columns, wide),
-            "past_key_values": cache,
-            "use_cache": True,
-        }
-        keep = {"logits_to_keep": 1} if "logits_to_keep" in call_arguments(lm) else {}
-        return lambda: lm.model(**given, **keep)
+        real = dataclasses.replace(lm, plan=None)
+        trunk = roomy(real.model.config, keep_all=_own_masks(real))
+        if behind:  # one row's prefix, which the batch copies to all
+            tokens = torch.zeros(1, behind, dtype=torch.long, device=real.device)
+            mask = _mask(real, torch.ones_like(tokens), behind)
+            real.decoder(input_ids=tokens, attention_mask=mask, past_key_values=trunk, use_cache=True)
+        return Batch(real, trunk, behind, [[0] * wide] * rows).step
 
     work = work_of(lm, rows, wide, behind, rows)
     lm.plan.add("generation" if wide == 1 else "prompts", work, rows * wide, alone, repeat)

@@ -60,12 +60,14 @@ class Plan:
         kinds: by name.
         alone: tokens of all texts, each alone and without sharing.
         kept: the most bytes of pooled states that are in memory together, since the beginning.
+        stored: bytes of states that go to the cache beside the units' results.
         held: the prefix in the KV cache of the passes that are timed.
     """
 
     kinds: dict[str, Kind] = field(default_factory=dict)
     alone: int = 0
     kept: int = 0
+    stored: int = 0
     held: Any = None
     _rng: random.Random = field(default_factory=lambda: random.Random(0))
 
@@ -88,8 +90,8 @@ class Plan:
 
     def take(self) -> Plan:
         """What was counted since the last call."""
-        taken = Plan(self.kinds, self.alone, self.kept)
-        self.kinds, self.alone = {}, 0
+        taken = Plan(self.kinds, self.alone, self.kept, self.stored)
+        self.kinds, self.alone, self.stored = {}, 0, 0
         return taken
 
     @property

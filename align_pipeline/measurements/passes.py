@@ -15,7 +15,7 @@ from torch import Tensor
 
 from align_pipeline import distributed
 from align_pipeline.engine.identity import model_key
-from align_pipeline.errors import writing
+from align_pipeline.errors import InputError, writing
 from align_pipeline.measurements.base import Job, Measurement, Unit, tables_of
 from align_pipeline.store.cache import Cache
 from align_pipeline.store.tables import Table, table
@@ -56,6 +56,21 @@ class Passes:
             key = model_key(self.job.config.model) if self.job.lm else None
         assert key is not None or not distributed.is_main()
         return key or {}
+
+    def parameters(self) -> int | None:
+        """`Job.parameters`, kept in the cache: counting them imports transformers, which a cached job does not need."""
+        if self.job.given is not None:
+            return self.job.parameters
+        key = {"kind": "parameters", **self.model_key}
+        found = self.cache.find(key)
+        if found is not None:
+            return int(found["parameters"])
+        number = self.job.parameters
+        if number is not None:
+            note = {"model": self.job.config.model.name, "what": "Number of parameters"}
+            with contextlib.suppress(InputError):  # a cache that is full or only read costs the next job a count
+                self.cache.get(key, lambda: {"parameters": torch.tensor(number)}, note)
+        return number
 
     def write(self, one: Measurement, job: str) -> None:
         """Compute a measurement's units and write its tables, labelled with the job. The main process writes."""

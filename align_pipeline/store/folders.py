@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from align_pipeline.config import Config
 from align_pipeline.config.pivots import ENGLISH_ONLY
+from align_pipeline.config.tuned import whole_path
 from align_pipeline.errors import ELSEWHERE, InputError, writing
 
 SUMMARY, ERROR, NOTHING = "summary.json", "error.txt", "nothing_to_do.txt"
@@ -208,7 +209,7 @@ def _difference(theirs: Any, own: Mapping[str, Any]) -> str | None:
         if sets[0] != sets[1]:
             told = [" and ".join(names) or "none" for names in sets]
             return f"{key}: {told[0]} there and {told[1]} here"
-    before, now = _flat(theirs), _flat(own)
+    before, now = (_whole(_flat(settings)) for settings in (theirs, own))
     for key in [*now, *(key for key in before if key not in now)]:
         head, _, rest = key.partition(".")
         elsewhere = head in _NOT_ASKED or (head == "model" and rest in _NOT_ASKED_OF_MODEL)
@@ -216,6 +217,12 @@ def _difference(theirs: Any, own: Mapping[str, Any]) -> str | None:
             told = ["null" if value is None else str(value) for value in (before.get(key), now.get(key))]
             return f"{key} is {told[0]} there and {told[1]} here"
     return None
+
+
+def _whole(flat: dict[str, Any]) -> dict[str, Any]:
+    """The same settings, with the data folder's absolute path."""
+    data = flat.get("data")
+    return flat | {"data": whole_path(data)} if isinstance(data, str) else flat
 
 
 def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from align_pipeline import distributed
 from align_pipeline.config import from_hydra, resolved
 from align_pipeline.config.messages import one_sentence
-from align_pipeline.config.tuned import TUNING
+from align_pipeline.config.tuned import TUNING, whole_path
 from align_pipeline.config.wandb import WandbConfig
 from align_pipeline.errors import InputError
 from align_pipeline.store import folders
@@ -55,6 +55,8 @@ _running: list[Sweep] = []
 _claimed: list[tuple[Path, str | None]] = []
 _failures: list[str] = []
 """One line for each failed job; of sweeps without a `Sweep`, that is of trainings, nothing else knows them."""
+_noted: list[Path] = []
+"""Their folders."""
 _RESULTS = (SUMMARY, TUNING)
 
 
@@ -150,7 +152,8 @@ def _refuse_other_sweeps(folder: Path, overrides: list[str]) -> None:
     record = folder / "multirun.yaml"
     if not record.is_file():
         return
-    before = list(OmegaConf.load(record).hydra.overrides.task)
+    before = [_whole(one) for one in OmegaConf.load(record).hydra.overrides.task]
+    overrides = [_whole(one) for one in overrides]
     differing = sorted(set(before) ^ set(overrides))
     if differing:
         where = "only here" if differing[0] in overrides else "only there"
@@ -158,6 +161,12 @@ def _refuse_other_sweeps(folder: Path, overrides: list[str]) -> None:
             f"{folder} holds another sweep ({differing[0]} {where}): to continue it, repeat its command; give this "
             "sweep another folder (hydra.sweep.dir=<folder>). Cached results are not computed again."
         )
+
+
+def _whole(override: str) -> str:
+    """An override; in ``data=``, the folder's absolute path."""
+    key, _, value = override.partition("=")
+    return f"{key}={','.join(map(whole_path, value.split(',')))}" if key == "data" else override
 
 
 def _jobs(config: DictConfig) -> list[list[str]] | None:
@@ -301,6 +310,7 @@ def noted_ending(folder: Path) -> str | None:
     reason = ending(folder)
     if reason is not None:
         _failures.append(f"{folder.name}: {reason}")
+        _noted.append(folder)
     return reason
 
 
@@ -329,7 +339,11 @@ def finish() -> list[str]:
         One line for each failed job.
     """
     failed: list[str] = [] if _running else [*_failures]
+    for folder in _noted:
+        if (folder / TUNING).exists():  # a good model of another training, whose name the failed one shares
+            (folder / ERROR).unlink(missing_ok=True)
     _failures.clear()
+    _noted.clear()
     while _running:
         sweep = _running.pop()
         failed += failed_jobs(sweep.folder)

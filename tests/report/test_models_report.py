@@ -115,6 +115,19 @@ def test_a_cached_job_knows_its_parameters_without_loading(tmp_path: Path, monke
     assert again["revision"] is None
 
 
+def test_a_cached_job_does_not_count_its_parameters_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ["task=xcopa", "lang=[ind]", "task.limit=3", "task.num_fewshot=0", "metric=dali"]
+    first = run_job(tmp_path / "first", *job, f"cache={tmp_path / 'cache'}")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("counting imports transformers")
+
+    monkeypatch.setattr(base, "parameters", refuse)
+    assert run_job(tmp_path / "again", *job, f"cache={tmp_path / 'cache'}")["parameters"] == first["parameters"]
+    with pytest.raises(AssertionError, match="imports"):
+        run_job(tmp_path / "uncached", *job)
+
+
 def test_tuned_models_are_compared_with_their_base_and_not_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

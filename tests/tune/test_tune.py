@@ -538,6 +538,25 @@ def test_an_earlier_failure_in_a_sweep_is_forgotten(tuned: Path, model_folder: P
     assert sweep.has_ended(tuned)
 
 
+def test_a_training_that_shares_a_name_leaves_the_other_ones_folder_as_it_was(
+    tuned: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    """A sweep's failed training is told, and its reason does not stay beside the good model."""
+    sweep.finish()
+    folder = tmp_path / "tuned"
+    shutil.copytree(tuned, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="holds another tuned model") as caught:
+        train(folder, command(model_folder, "tune.learning_rate=0.5"))
+    sweep.note_failure(caught.value, folder)
+    (failed,) = sweep.finish()
+    assert failed.startswith("tuned: ")
+    assert "holds another tuned model" in failed
+    (folder / ".lock").unlink(missing_ok=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert sweep.has_result(folder)
+
+
 # ---- W&B
 
 

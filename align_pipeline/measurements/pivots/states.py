@@ -40,6 +40,7 @@ class KeptStates:
         self.job = job
         self.cache = Cache(Path(job.config.cache) if job.config.cache else None)
         self._known: dict[tuple[str, str], EnglishStates] = {}
+        self._planned: set[str] = set()
         self._check_room(sides)
 
     def __call__(self, side: ItemSet) -> EnglishStates:
@@ -64,7 +65,13 @@ class KeptStates:
                 "what": f"States of {side.language} ({side.pivot})",
             }
             if lm.plan is not None:  # a dry run: nothing is kept, and the zeros that stand for states are narrower
-                states = self._blank(side) if self.cache.has(key) else compute()
+                if key and (key["texts"] in self._planned or self.cache.has(key)):
+                    states = self._blank(side)
+                else:
+                    self._planned |= {key["texts"]} if key else set()
+                    states = compute()
+                    wide = int(lm.model.config.get_text_config().hidden_size)
+                    lm.plan.stored += sum(one.nbytes // lm.width * wide for one in states.values())
             else:
                 got = distributed.kept(lambda computed: (self.cache.mapped(key, computed, note), False), compute)
                 states = {} if got is None else got[0]
