@@ -18,9 +18,9 @@ from align_pipeline.files import room
 
 log = logging.getLogger(__name__)
 _PATIENCE = 30
-"""Seconds that a job waits for W&B's server when it begins, and again when it ends. What is not uploaded by then stays
-in the output folder."""
-
+"""Seconds that a job waits for W&B's server when it begins."""
+_UPLOAD = 120
+"""Seconds that it waits for uploads when it ends. What is not uploaded by then stays in the output folder."""
 _FULL = 2**20
 """Free bytes on a disk that is as good as full."""
 
@@ -202,7 +202,7 @@ def start(
                 x_service_wait=300,
                 init_timeout=_PATIENCE if mode is WandbMode.online else 300,
                 # Without it W&B tries for hours to reach a server that went away.
-                finish_timeout=_PATIENCE,
+                finish_timeout=_UPLOAD,
                 finish_timeout_raises=True,
             ),
         )

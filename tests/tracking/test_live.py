@@ -97,6 +97,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{found.http.server_port}")
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setattr(tracking, "_PATIENCE", 2)
+    monkeypatch.setattr(tracking, "_UPLOAD", 2)
     yield found
     found.die()
     wandb.teardown()
