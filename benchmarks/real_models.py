@@ -131,31 +131,34 @@ def matrix_rate(lm: LanguageModel) -> float:
 def scoring(lm: LanguageModel, data: str, case: str) -> list[str]:
     """A task against the harness."""
     name, config, shots, limit = SCORING[case]
-    if name == "global_mmlu_lite":
-        data = in_the_layout_of_global_mmlu(data, limit)
-    items = replace(task(name, limit=limit), num_fewshot=shots)._side(Source(data), config, config, "eng_Latn").items
+    with tempfile.TemporaryDirectory() as folder:
+        if name == "global_mmlu_lite":
+            in_the_layout_of_global_mmlu(data, Path(folder), limit)
+            data = folder
+        items = (
+            replace(task(name, limit=limit), num_fewshot=shots)._side(Source(data), config, config, "eng_Latn").items
+        )
 
-    def ours() -> list[list[float]]:
-        return [list(p.loglikelihoods) for p in predict(lm, items[:limit], None, lambda n: None)]
+        def ours() -> list[list[float]]:
+            return [list(p.loglikelihoods) for p in predict(lm, items[:limit], None, lambda n: None)]
 
-    own, found = measured(lm, ours)
-    line = row(lm, case, own)
-    other, expected = measured(lm, lambda: harness(lm, data, name, config, shots, limit))
+        own, found = measured(lm, ours)
+        line = row(lm, case, own)
+        other, expected = measured(lm, lambda: harness(lm, data, name, config, shots, limit))
     error = max(abs(a - b) for x, y in zip(found, expected, strict=True) for a, b in zip(x, y, strict=True))
     line[1], line[3] = f"{other.seconds:.1f} s", f"{other.seconds / own.seconds:.1f}x"
     line[6] = f"{error:.0e}"
     return line
 
 
-def in_the_layout_of_global_mmlu(data: str, count: int) -> str:
-    """A data folder with Belebele's Spanish questions, without their passages, as Global-MMLU's: the data set itself is
+def in_the_layout_of_global_mmlu(data: str, folder: Path, count: int) -> None:
+    """Write a data folder with Belebele's Spanish questions, without their passages, as Global-MMLU's: the data set is
     not at hand, but its questions are of this length."""
     found = []
     for k, row in enumerate(Source(data).load("facebook/belebele", "spa_Latn", "test", None, None)[: count + 5]):
         options = {f"option_{letter}": row[f"mc_answer{j}"] for j, letter in enumerate("abcd", 1)}
         answer = "ABCD"[int(row["correct_answer_num"]) - 1]
         found.append({"sample_id": f"a/test/{k}", "question": row["question"], **options, "answer": answer})
-    folder = Path(tempfile.mkdtemp(prefix="global_mmlu-"))
     base = folder / "CohereLabs/Global-MMLU-Lite"
     base.mkdir(parents=True)
     for split, rows in (("dev", found[:5]), ("test", found[5:])):
@@ -163,7 +166,6 @@ def in_the_layout_of_global_mmlu(data: str, count: int) -> str:
         (base / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     splits = "".join(f"  - split: {split}\n    path: {split}.jsonl\n" for split in ("dev", "test"))
     (base / "README.md").write_text(f"---\nconfigs:\n- config_name: es\n  data_files:\n{splits}---\n", encoding="utf-8")
-    return str(folder)
 
 
 def states(lm: LanguageModel, groups: list[list[list[int]]], poolings: list[str]) -> torch.Tensor:

@@ -163,9 +163,8 @@ def heatmap(part: pd.DataFrame, what: str = SHARE) -> Figure:
     figure, axes = new_figure(9.0, height, left=room_for(names, size), right=1.0, rows=count)
     image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", interpolation="nearest")
     image.set_clim(vmin=min(0.0, float(np.nanmin(table))))
-    ringed = (best.loc[table.index, "share"].to_numpy(float) > 0) | (
-        what == MEAN
-    )  # without an aligned item, no layer is the best
+    # Without an aligned item, no layer is the best.
+    ringed = (best.loc[table.index, "share"].to_numpy(float) > 0) | (what == MEAN)
     at = np.searchsorted(layers, best.loc[table.index, "layer"].to_numpy())[ringed]
     rows = np.arange(count)[ringed]
     ring = 4.0 if count > 30 else 6.0

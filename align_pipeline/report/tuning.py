@@ -16,7 +16,7 @@ from align_pipeline.figures import tuning as figures
 from align_pipeline.inference import mediation as linked
 from align_pipeline.inference import tuning as paired
 from align_pipeline.inference.study import Study
-from align_pipeline.inference.verdicts import BOUNDS, LEVEL
+from align_pipeline.inference.verdicts import LEVEL, verdict
 from align_pipeline.page.numbers import metric_name, metric_names
 from align_pipeline.page.part import CARD, Lead, Part
 from align_pipeline.page.template import render
@@ -56,6 +56,7 @@ def notes(study: Study, summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     return paired.without_base(study, paired.versions(summaries))
 
 
+_SAID = {"supported": "it rose", "ruled_out": "a gain of 5 points or more is ruled out", "undecided": "undecided"}
 QUESTION = "Does tuning raise alignment, and accuracy with it?"
 
 
@@ -85,17 +86,25 @@ def leads(part: Part) -> list[Lead]:
     shown = {
         "model": part.model,
         "row": chosen,
-        "aligned": {name: chosen[f"{name}_aligned"] for name in ("difference", "low", "high", "p_holm")},
+        "aligned": {name: chosen[f"{name}_aligned"] for name in ("difference", "low", "high")},
+        "verdicts": [_judged(chosen, end) for end in ("_aligned", "")],
         "name": metric_name(part.metrics[0][0], ""),
         "count": languages["language"].nunique(),
-        "level": LEVEL,
-        "bound": BOUNDS["share of right answers"],
         "image": part.draw(partial(short.effects, names, middle, low, high, "points"), CARD, "tuning"),
     }
     answer, figure = (
         render("align_pipeline/report/tuning_lead.html", what=what, **shown) for what in ("answer", "figure")
     )
     return [Lead(QUESTION, 0, Markup(" ".join(answer.split())), figure)]
+
+
+def _judged(row: Mapping[Any, Any], end: str) -> str:
+    """The verdict on a difference of shares in words; a fall is said too."""
+    effect, p, adjusted, high = (row[f"{name}{end}"] for name in ("difference", "p", "p_holm", "high"))
+    if adjusted < LEVEL and effect < 0:
+        return "it fell"
+    about = {"effect": effect, "p": p, "p_adjusted": adjusted, "unit": "share of right answers", "limit": high}
+    return _SAID[verdict(SimpleNamespace(**about)) or "undecided"]
 
 
 def show(part: Part) -> Markup:

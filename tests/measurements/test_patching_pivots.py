@@ -129,7 +129,6 @@ def units(n: int, languages: int, english: float, other: float, seed: int) -> li
                     log_odds_before=np.zeros(n),
                     english_correct=rng.random(n) < 0.9,
                     category=np.full(n, "", dtype=object),
-                    cluster=np.arange(n) // 2,
                     clusters=names,
                 )
             )

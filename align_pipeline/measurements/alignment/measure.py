@@ -295,9 +295,8 @@ def _over(reported: Sequence[int], last: int) -> str:
 def _cell(metric: str, is_number: bool, row: Mapping[str, Any]) -> str:
     told = row["metrics"][metric]
     chance = "–" if told["chance"] is None else f"{told['chance']:.3f}"
-    at = (
-        f" @{told['best_layer']}" if told["max"] > 0 or is_number else ""
-    )  # without an aligned item, no layer is the best
+    # Without an aligned item, no layer is the best.
+    at = f" @{told['best_layer']}" if told["max"] > 0 or is_number else ""
     return f"{told['max']:.3f}{at}, {chance}"
 
 

@@ -206,7 +206,7 @@ def _contrast(unit: Unit, control: int, resamples: int, seed: int) -> pd.DataFra
         only_control=[*only[1], *more],
         p_mcnemar=[*p, *more],
         p_holm=[*holm(p), *more],
-        p_layers=[*max_t((treated - controlled)[:, both], unit.cluster[both], seed), *more],
+        p_layers=[*max_t((treated - controlled)[:, both], pd.factorize(unit.clusters)[0][both], seed), *more],
     )
 
 

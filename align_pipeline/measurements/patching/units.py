@@ -41,8 +41,7 @@ class Unit:
         log_odds_before: float [n].
         english_correct: bool [n]; in the pivot's language, if that is not English.
         category: str [n].
-        cluster: int [n].
-        clusters: str [n], their names, the same in all units of a task.
+        clusters: str [n], the items' clusters; names are the same in all units of a task.
     """
 
     key: tuple[Any, ...]
@@ -56,7 +55,6 @@ class Unit:
     log_odds_before: Array
     english_correct: Array
     category: Array
-    cluster: Array
     clusters: Array
 
     @property
@@ -151,7 +149,6 @@ def join(patching: pd.DataFrame, predictions: pd.DataFrame, last_layers: dict[st
                 log_odds_before=known["log_odds"].to_numpy(float),
                 english_correct=right == 1,
                 category=known["category"].fillna("").to_numpy(object),
-                cluster=pd.factorize(known["cluster"])[0],
                 clusters=known["cluster"].to_numpy(object),
             )
         )

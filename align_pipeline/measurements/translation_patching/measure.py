@@ -16,6 +16,7 @@ from torch import Tensor
 
 from align_pipeline.config import Config
 from align_pipeline.config.patch import UNPATCHED, Component
+from align_pipeline.config.pivots import ENGLISH_ONLY
 from align_pipeline.data.tasks import Flores, Pair, ParallelTask, Translation
 from align_pipeline.measurements.base import Columns, Job, Told, Unit
 from align_pipeline.measurements.patching.figures import draw_translation
@@ -44,6 +45,8 @@ class TranslationPatching:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.asked_for = patch.plan(job.config.patch, cast(Flores, job.task), job.pairs, job.source)
+        if job.config.pivot != ENGLISH_ONLY:
+            log.info("Patched translation takes activations of English only, not of other pivots.")
         self._held: dict[tuple[str, str], patch.Sentences] = {}
 
     @staticmethod
