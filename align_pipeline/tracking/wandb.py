@@ -90,6 +90,8 @@ def checked(config: WandbConfig) -> WandbConfig:
         wandb.Settings(project=config.project, entity=config.entity, run_group=config.group)
         mode = WandbMode.offline
         if config.mode is WandbMode.online:
+            # Where WANDB_MODE=offline is set and the config asks for online, login() would check nothing.
+            wandb.setup(wandb.Settings(mode="online"))
             wandb.login()  # on a terminal it asks for the key
     except Exception as error:
         what = "nothing is logged" if mode is WandbMode.disabled else "the run is kept offline"

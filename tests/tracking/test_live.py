@@ -139,10 +139,20 @@ def test_a_server_that_never_answers_leaves_the_run_offline(
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
 
 
+@pytest.mark.parametrize("mode", ["offline", None])
 @pytest.mark.parametrize("key", ["wrong", None])
 def test_a_refused_login_leaves_the_run_offline(
-    server: Server, key: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    server: Server,
+    key: str | None,
+    mode: str | None,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if mode is None:
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+    else:
+        monkeypatch.setenv("WANDB_MODE", mode)  # the config's word counts
     monkeypatch.setattr(server, "answer", lambda name: {"data": {"viewer": None}})
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     if key is None:
