@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from align_pipeline.errors import InputError
-from align_pipeline.measurements.alignment.metrics import Dali, DaliStrong, Mexa, MexaT, dali, dali_strong, mexa
+from align_pipeline.measurements.alignment.metrics import (
+    Dali,
+    DaliStrong,
+    Mexa,
+    MexaT,
+    Retrieval,
+    dali,
+    dali_strong,
+    mexa,
+)
 from align_pipeline.measurements.alignment.similarity import (
     MISMATCHES,
     OptionCosines,
@@ -119,6 +128,23 @@ def test_mexa_is_the_double_loop_however_it_streams(pair: tuple[Vectors, Vectors
     for margin, expected in zip(margins, literal_mexa(e, x), strict=True):
         if decided(margin):
             assert (margin > 0) == expected
+
+
+def test_retrieval_finds_what_argmax_finds_in_both_directions_and_mexa_needs_both() -> None:
+    generator = np.random.default_rng(3)
+    e, x = generator.normal(size=(2, 12, 5))
+    x = e + 1.5 * x  # some are found, others are not
+    stream = PremiseStream(torch.tensor(e, dtype=torch.float32)[None], first_equal(e)[0], first_equal(x)[0])
+    stream.add(list(range(12)), torch.tensor(x, dtype=torch.float32)[None])
+    every = Similarities({}, {"weighted": stream.finish()})
+    s = np.array([[cos(a, b) for b in x] for a in e])
+    found = {d: (Retrieval(d).margin(every)[0] > 0).numpy() for d in ("xx-en", "en-xx")}
+    assert (found["xx-en"] == (s.argmax(axis=0) == np.arange(12))).all()
+    assert (found["en-xx"] == (s.argmax(axis=1) == np.arange(12))).all()
+    assert (found["xx-en"] != found["en-xx"]).any()
+    assert ((Mexa().margin(every)[0] > 0).numpy() == (found["xx-en"] & found["en-xx"])).all()
+    with pytest.raises(InputError, match="direction=both does not exist; available: xx-en, en-xx"):
+        Retrieval("both")
 
 
 def test_most_random_cases_are_decided() -> None:

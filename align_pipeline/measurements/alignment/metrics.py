@@ -180,3 +180,25 @@ class MexaT(Mexa):
     """`mexa` over a task's premises, as a config."""
 
     needs: ClassVar[str] = "premises"
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Top-1 retrieval among a task's premises, as a config: of all translations, is its own the closest to a premise?
+
+    With other pivots, ``en`` in the direction stands for the pivot.
+    """
+
+    direction: str = "xx-en"
+    pooling: str = "weighted"
+    needs: ClassVar[str] = "premises"
+
+    def __post_init__(self) -> None:
+        _check_pooling(self.pooling)
+        if self.direction not in ("xx-en", "en-xx"):
+            raise InputError(f"direction={self.direction} does not exist; available: xx-en, en-xx.")
+
+    def margin(self, similarities: Similarities) -> Tensor:
+        """[layers, items]: cosine with the own translation minus that with the closest other one."""
+        found = similarities.premises[self.pooling]
+        return found.own - (found.column if self.direction == "xx-en" else found.row)
