@@ -19,13 +19,13 @@ from rich.progress import track
 from rich.table import Table
 from statsmodels.stats.proportion import proportion_confint
 
+from align_pipeline.arguments import Arguments, command
 from align_pipeline.errors import InputError, writing
 from align_pipeline.inference import languages, permutation, same_item
 from align_pipeline.inference import study as analysis
 from align_pipeline.inference.arrays import Bundle, bundle
 from align_pipeline.inference.items import adjusted
 from align_pipeline.inference.verdicts import LEVEL, QUESTIONS, is_supported
-from align_pipeline.report.arguments import Arguments, command
 from align_pipeline.report.read import read
 from align_pipeline.report.results import last_layers
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from align_pipeline import machine
-from align_pipeline.errors import InputError, unknown
+from align_pipeline.arguments import Arguments, command
+from align_pipeline.errors import InputError
 from align_pipeline.store.cache import entries, prune
 
 USAGE = """List or remove entries of the cache of forward passes.
@@ -20,27 +19,20 @@ USAGE = """List or remove entries of the cache of forward passes.
   python -m align_pipeline.cache prune model=llama2-7b      ... and entries of a model (with both: its old ones)"""
 
 
-def main(given: Sequence[str]) -> None:
-    """The command line.
+def main(given: Sequence[str] | None = None) -> None:
+    """The command line."""
+    command(given, USAGE, _run)
 
-    Raises:
-        InputError: an argument is invalid; says which.
-    """
-    if any(argument in ("-h", "--help") for argument in given):
-        print(USAGE)
-        return
+
+def _run(given: Sequence[str]) -> None:
     pruning = "prune" in given
-    keys = ["folder", "older_than_days", "model"] if pruning else ["folder"]
-    options = dict(argument.partition("=")[::2] for argument in given if argument != "prune")
-    for key in options:
-        if key not in keys:
-            raise unknown("argument", key, keys if pruning else ["prune", *keys])
-    if options.get("folder") == "":
-        raise InputError("folder= is empty; set it with folder=<folder>.")
-    folder = Path(options.get("folder", "outputs/cache"))
+    keys = ("folder", "older_than_days", "model") if pruning else ("folder",)
+    known = keys if pruning else ("prune", *keys)
+    asked = Arguments([argument for argument in given if argument != "prune"], keys, known=known)
+    folder = asked.path("folder") or Path("outputs/cache")
     if not folder.is_dir():
         raise InputError(f"The cache folder '{folder}' does not exist; choose another with folder=<folder>.")
-    found = prune(folder, _days(options.get("older_than_days")), options.get("model")) if pruning else entries(folder)
+    found = prune(folder, _days(asked.text("older_than_days")), asked.text("model")) if pruning else entries(folder)
     for entry in found:
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         said = " ".join(entry.note.get(key, "") for key in ("model", "task", "what")).strip() or entry.path.stem[:12]
@@ -62,8 +54,4 @@ def _days(given: str | None) -> float | None:
 
 
 if __name__ == "__main__":
-    machine.let_print()
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"Error: {error}")
+    main()

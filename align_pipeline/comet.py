@@ -1,7 +1,7 @@
 """COMET scores for finished runs: ``python -m align_pipeline.comet runs=<folder or glob>``.
 
 unbabel-comet needs older versions of transformers and numpy than this package, so it has its own environment. This
-module therefore imports nothing else of the package but its errors::
+module therefore imports nothing else of the package but its arguments and errors::
 
     python -m venv comet && comet/bin/pip install unbabel-comet pyarrow
     comet/bin/python -m align_pipeline.comet runs='outputs/runs/*'    # from a checkout, or pip install --no-deps
@@ -12,16 +12,14 @@ reference and is gated on the hub) of every ``translations.parquet``. The report
 
 from __future__ import annotations
 
-import glob
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from align_pipeline.arguments import Arguments, command
 from align_pipeline.errors import InputError, unknown
 
 MODELS = {"comet": "Unbabel/wmt22-comet-da", "cometkiwi": "Unbabel/wmt22-cometkiwi-da"}
@@ -85,35 +83,21 @@ def fill(path: Path, score: str, scorer: Callable[[list[dict[str, str]]], list[f
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """The command line. A user's mistake ends in one sentence and exit code 1."""
-    given = sys.argv[1:] if given is None else given
-    if not given or any(argument in ("-h", "--help") for argument in given):
-        print(USAGE)
-        return
-    try:
-        _fill_all(dict(argument.partition("=")[::2] for argument in given))
-    except InputError as error:
-        sys.exit(f"Error: {error}")
+    """The command line."""
+    command(given, USAGE, _fill_all)
 
 
-def _fill_all(values: dict[str, Any]) -> None:
-    keys = ("runs", "scores", "batch")
-    wrong = next((key for key in values if key not in keys), None)
-    if wrong is not None:
-        raise unknown("argument", wrong, keys)
-    scores = values.get("scores", "comet").split(",")
+def _fill_all(given: Sequence[str]) -> None:
+    asked = Arguments(given, ("runs", "scores", "batch"), required=("runs",))
+    scores, batch = asked.names("scores") or ("comet",), asked.whole("batch", 16, least=1)
     for score in scores:
         if score not in MODELS:
             raise unknown("score", score, MODELS)
-    batch = values.get("batch", "16")
-    if not batch.isdigit() or int(batch) < 1:
-        raise InputError(f"batch={batch} is not valid; use a whole number, 1 or greater.")
-    folders = [Path(name) for name in sorted(glob.glob(values.get("runs", ""), recursive=True))]
-    paths = sorted({path for folder in folders for path in folder.rglob("translations.parquet")})
+    paths = sorted({path for folder in asked.folders("runs") for path in folder.rglob("translations.parquet")})
     if not paths:
-        raise InputError(f"There is no translations.parquet in runs={values.get('runs', '')} or its subfolders.")
+        raise InputError(f"There is no translations.parquet in runs={asked.text('runs')} or its subfolders.")
     for score in scores:
-        scorer = load(score, int(batch))
+        scorer = load(score, batch)
         for path in paths:
             print(f"{path}: {fill(path, score, scorer):,} rows, {score}")
 

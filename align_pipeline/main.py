@@ -7,7 +7,7 @@ import re
 import sys
 from importlib import import_module, metadata
 
-from align_pipeline.errors import InputError, unknown
+from align_pipeline.errors import unknown
 
 VERBS = {
     "run": ("align_pipeline.run", "run one job or, with -m, a sweep; the verb may be left out"),
@@ -19,8 +19,6 @@ VERBS = {
     "workspace": ("align_pipeline.workspace", "save a W&B workspace for these runs"),
 }
 """Verb -> module with a function `main`, and what it does."""
-_GIVEN = ("align_pipeline.cache", "align_pipeline.workspace")
-"""Modules whose `main` takes the arguments and raises `InputError`."""
 
 
 def main() -> None:
@@ -43,14 +41,7 @@ def main() -> None:
     own = given[1:] if given[0] in VERBS else given
     sys.argv = [f"{sys.argv[0]} {verb}", *own]
     module, _ = VERBS[verb]
-    function = import_module(module).main
-    if module not in _GIVEN:
-        function()
-        return
-    try:
-        function(own)
-    except InputError as error:
-        sys.exit(f"Error: {error}")
+    import_module(module).main()
 
 
 def _verb_of_completion() -> list[str]:

@@ -1,19 +1,21 @@
-"""Create a W&B workspace with panels for the study's questions: `python -m align_pipeline.workspace`.
+"""The command `python -m align_pipeline.workspace`: create a W&B workspace with panels for the study's questions.
 
-    python -m align_pipeline.workspace entity=my-team project=align_pipeline
-
-It needs the extra `workspaces` and a W&B login. Building the workspace is tested offline; saving it needs W&B's server.
+Building the workspace is tested offline; saving it needs W&B's server.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from align_pipeline import machine
-from align_pipeline.errors import InputError, unknown
+from align_pipeline.arguments import Arguments, command
+from align_pipeline.errors import InputError
 
+USAGE = """Create a W&B workspace with panels for the study's questions, and print its address.
+
+  python -m align_pipeline.workspace entity=my-team project=align_pipeline
+
+It needs the extra `workspaces` (pip install 'align_pipeline[workspaces]') and a W&B login."""
 METRICS = ("dali", "dali_strong", "mexa_t")
 
 
@@ -81,19 +83,14 @@ def workspace(entity: str, project: str, metrics: Sequence[str] = METRICS) -> An
     )
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Save the workspace for ``entity=`` and ``project=``, and print its address.
+def main(given: Sequence[str] | None = None) -> None:
+    """The command line."""
+    command(given, USAGE, _run)
 
-    Raises:
-        InputError: an argument is invalid, or W&B refuses the workspace.
-    """
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    for key in given:
-        if key not in ("entity", "project"):
-            raise unknown("argument", key, ["entity", "project"])
-    if "entity" not in given:
-        raise InputError("entity is missing; give entity=<W&B user or team> project=<project>.")
-    made = workspace(given["entity"], given.get("project", "align_pipeline"))
+
+def _run(given: Sequence[str]) -> None:
+    asked = Arguments(given, ("entity", "project"), required=("entity",))
+    made = workspace(asked.values["entity"][-1], asked.text("project") or "align_pipeline")
     try:
         saved = made.save()
     except Exception as error:  # W&B can raise anything, its server's errors included
@@ -106,8 +103,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    machine.let_print()
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"Error: {error}")
+    main()

@@ -82,6 +82,16 @@ def test_a_shell_can_complete_the_command(typed: str, monkeypatch: pytest.Monkey
     assert call("-sc", "query=bash").stdout.split() == ["task=xstorycloze"]
 
 
+def test_a_pipe_that_closes_early_costs_no_traceback() -> None:
+    command = [sys.executable, "-m", "align_pipeline.cache", "--help"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # as head does
+        assert not process.stderr.read()
+
+
 def test_an_unknown_verb_is_one_sentence() -> None:
     done = call("reprot", "runs=x")
     assert (done.returncode, done.stdout) == (1, "")

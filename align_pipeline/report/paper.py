@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from align_pipeline.arguments import Arguments
 from align_pipeline.config.lang import known_languages
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.errors import InputError, unknown
 from align_pipeline.figures import style
 from align_pipeline.figures.look import MOST, Look
 from align_pipeline.report import latex
-from align_pipeline.report.arguments import Arguments
 from align_pipeline.report.results import Results
 
 KEYS = ("width", "font", "fontsize", "names", "color", "highlight")

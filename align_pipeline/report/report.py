@@ -15,12 +15,12 @@ from typing import Any
 
 import pandas as pd
 
+from align_pipeline.arguments import Arguments, command
 from align_pipeline.errors import InputError
 from align_pipeline.figures.look import Look
 from align_pipeline.measurements import sections
 from align_pipeline.measurements.translation import statistics as translation_analysis
 from align_pipeline.report import paper
-from align_pipeline.report.arguments import Arguments, command
 from align_pipeline.report.latex import prose
 from align_pipeline.report.methods import bibliography, paragraph
 from align_pipeline.report.page import headlines, render

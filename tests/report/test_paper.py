@@ -19,6 +19,7 @@ from conftest import REPOSITORY
 from test_analysis_simulated import simulate
 from test_methods import summary
 
+from align_pipeline.arguments import Arguments
 from align_pipeline.config.lang import known_languages
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.errors import InputError
@@ -26,7 +27,6 @@ from align_pipeline.figures import curves, labels, look, models, plots, style
 from align_pipeline.figures.look import MOST, Look
 from align_pipeline.inference import study as analysis
 from align_pipeline.report import latex, paper, report
-from align_pipeline.report.arguments import Arguments
 from align_pipeline.report.results import language_table
 
 CODES = [code for code in language_table().index if code != ENGLISH]

@@ -288,8 +288,12 @@ def test_entries_are_listed_and_pruned(tmp_path: Path, capsys: pytest.CaptureFix
     assert len(entries(tmp_path)) == 1
     command.main(["prune", "model=new", f"folder={tmp_path}"])
     assert entries(tmp_path) == []
-    for arguments in (["fodler=x"], [f"folder={tmp_path}", "older_than_days=3"], ["folder=/nowhere"]):
-        with pytest.raises(InputError):
+    for arguments, said in (
+        (["fodler=x"], "There is no argument 'fodler'; available: folder, prune"),
+        ([f"folder={tmp_path}", "older_than_days=3"], "There is no argument 'older_than_days'"),
+        (["folder=/nowhere"], "The cache folder '/nowhere' does not exist"),
+    ):
+        with pytest.raises(SystemExit, match=f"^Error: {said}"):
             command.main(arguments)
 
 

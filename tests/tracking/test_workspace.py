@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from wandb.errors import UsageError
 
-from align_pipeline.errors import InputError
 from align_pipeline.workspace import main, workspace
 
 pytest.importorskip("wandb_workspaces", reason="the extra `workspaces` is not installed")
@@ -22,9 +21,9 @@ def test_its_panels_read_what_jobs_log() -> None:
 
 
 def test_it_must_be_told_whose() -> None:
-    with pytest.raises(InputError, match="entity=<W&B user or team>"):
+    with pytest.raises(SystemExit, match="entity=<value> is missing; --help"):
         main([])
-    with pytest.raises(InputError, match="There is no argument 'projet'; available: project, entity"):
+    with pytest.raises(SystemExit, match="There is no argument 'projet'; available: project, entity"):
         main(["projet=x"])
 
 
@@ -33,5 +32,5 @@ def test_without_a_login_it_is_not_saved(monkeypatch: pytest.MonkeyPatch) -> Non
         raise UsageError("No API key configured.\nUse `wandb login` to log in.")
 
     monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", refused)
-    with pytest.raises(InputError, match=r"entity=me project=align_pipeline \(No API key .*wandb login"):
+    with pytest.raises(SystemExit, match=r"entity=me project=align_pipeline \(No API key .*wandb login"):
         main(["entity=me"])

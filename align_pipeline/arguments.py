@@ -1,4 +1,4 @@
-"""``key=value`` arguments of the commands that read finished runs."""
+"""``key=value`` arguments of the commands that compute nothing with a model."""
 
 from __future__ import annotations
 
@@ -18,23 +18,30 @@ class Arguments:
         given: the command line.
         keys: the keys that exist.
         required: those of `keys` that must be given.
+        known: the names that the error about another key lists; None for `keys`.
 
     Raises:
         InputError: a key does not exist, has no value or is missing.
     """
 
-    def __init__(self, given: Sequence[str], keys: Sequence[str], required: Sequence[str]) -> None:
+    def __init__(
+        self,
+        given: Sequence[str],
+        keys: Sequence[str],
+        required: Sequence[str] = (),
+        known: Sequence[str] | None = None,
+    ) -> None:
         self.values: dict[str, list[str]] = {}
         for argument in given:
             key, equals, value = argument.partition("=")
             if key not in keys:
-                raise unknown("argument", key, keys)
+                raise unknown("argument", key, known or keys)
             if not equals or not value:
-                raise InputError(f"{key} needs a value, as in {key}=<{'folder' if key in required else 'value'}>.")
+                raise InputError(f"{key} needs a value, as in {_example(key)}.")
             self.values.setdefault(key, []).append(value)
         for key in required:
             if key not in self.values:
-                raise InputError(f"{key}=<folder> is missing; --help shows how it is used.")
+                raise InputError(f"{_example(key)} is missing; --help shows how it is used.")
 
     def path(self, key: str) -> Path | None:
         """The last value given; None if there is none."""
@@ -75,6 +82,10 @@ class Arguments:
         return [path for pattern in self.values[key] for path in _matching(key, pattern)]
 
 
+def _example(key: str) -> str:
+    return f"{key}=<{'folder' if key in ('runs', 'out', 'folder') else 'value'}>"
+
+
 def _matching(key: str, pattern: str) -> list[Path]:
     if Path(pattern).is_dir():
         return [Path(pattern)]
@@ -94,12 +105,15 @@ def command(given: Sequence[str] | None, usage: str, run: Callable[[Sequence[str
         run: runs the command; may raise `InputError`.
     """
     given = sys.argv[1:] if given is None else given
-    if any(argument in ("-h", "--help") for argument in given):
-        print(usage)
-        return
     machine.let_print()
     try:
-        run(given)
+        if any(argument in ("-h", "--help") for argument in given):
+            print(usage)
+        else:
+            run(given)
+        sys.stdout.flush()
+    except BrokenPipeError:  # ... | head
+        sys.stderr.close()
     except InputError as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
