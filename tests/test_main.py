@@ -87,7 +87,8 @@ def test_a_pipe_that_closes_early_costs_no_traceback() -> None:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
     ) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.close()  # as head does
         assert not process.stderr.read()
 
