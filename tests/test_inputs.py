@@ -26,7 +26,6 @@ from align_pipeline import pipeline
 from align_pipeline.config.paths import EMBEDDED
 from align_pipeline.errors import InputError
 from align_pipeline.measurements.translation import scores
-from align_pipeline.report import report
 from align_pipeline.report.read import read
 from align_pipeline.store import folders
 from align_pipeline.tracking import wandb as tracking
@@ -702,7 +701,6 @@ def test_a_language_of_a_task_that_conf_does_not_know(model_folder: Path, tmp_pa
 
 def test_the_reports_command_prints_on_any_console(small: list[str], tmp_path: Path) -> None:
     run_job(tmp_path / "rün", *small)
-    report.main([f"runs={tmp_path / 'rün'}", f"out={tmp_path / 'out'}"])
     command = [sys.executable, "-m", "align_pipeline.report", f"runs={tmp_path / 'rün'}", f"out={tmp_path / 'öut'}"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)

@@ -41,6 +41,13 @@ def test_version_and_help_need_no_torch() -> None:
     assert done.stdout.split()[-1] == "False"
 
 
+def test_a_job_that_needs_no_statistics_starts_without_them() -> None:
+    code = "import sys, align_pipeline.pipeline; from align_pipeline.measurements import registered; registered()"
+    code += "; print({'scipy.stats', 'statsmodels', 'altair'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_verbs_pass_their_arguments_on() -> None:
     assert "task: xcopa" in call("run", "task=xcopa", "--cfg", "job").stdout.replace("name", "task")
     assert call("task=xcopa", "--cfg", "job").stdout == call("run", "task=xcopa", "--cfg", "job").stdout

@@ -44,8 +44,9 @@ def sequences(count: int, seed: int = 0, longest: int = 40) -> list[list[int]]:
 
 def plain_states(lm: LanguageModel, tokens: list[int]) -> dict[str, torch.Tensor]:
     """pooling -> [L + 1, D], from transformers' own output_hidden_states."""
+    asked = {"output_hidden_states": True, "logits_to_keep": 1}  # the logits of a long text take gigabytes
     with torch.inference_mode():
-        states = torch.stack(lm.model(input_ids=torch.tensor([tokens]), output_hidden_states=True).hidden_states)[:, 0]
+        states = torch.stack(lm.model(input_ids=torch.tensor([tokens]), **asked).hidden_states)[:, 0]
     steps = torch.arange(1, len(tokens) + 1).float()
     weighted = torch.einsum("t,ltd->ld", steps, states) / steps.sum()
     return {"last": states[:, -1], "weighted": weighted, "mean": states.mean(dim=1)}

@@ -16,7 +16,7 @@ import resource, sys
 from pathlib import Path
 import conftest
 from align_pipeline.measurements.accuracy import scoring as evaluate
-evaluate.BLOCK = 32
+evaluate.BLOCK = 16
 conftest.run_job(Path(sys.argv[1]), *sys.argv[2:])
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -38,7 +38,7 @@ def peak(folder: Path, model: Path, count: int) -> int:
 
 
 def test_eight_times_the_items_take_the_same_memory(model_folder: Path, tmp_path: Path) -> None:
-    assert evaluate.BLOCK > 32
-    small, large = (peak(tmp_path / str(count), model_folder, count) for count in (40, 320))
-    print(f"peak {small / 1024:.0f} MB for 40 items, {large / 1024:.0f} MB for 320")
+    assert evaluate.BLOCK > 16
+    small, large = (peak(tmp_path / str(count), model_folder, count) for count in (20, 160))
+    print(f"peak {small / 1024:.0f} MB for 20 items, {large / 1024:.0f} MB for 160")
     assert large < 1.2 * small

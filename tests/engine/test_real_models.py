@@ -111,7 +111,9 @@ def test_states_beyond_the_window(real_models: Path) -> None:
     assert lm.windows == {"sliding_attention": 512, "full_attention": None}
     (words,) = lm.encode(["The old farmer carried a basket of maize to the market before sunrise. " * 120])
     assert len(words) > 1300
-    groups = [[[*words[:at], *tail]] for at in (300, 511, 512, 513, 1300) for tail in ([818], [1972, 236743])]
+    one, two = [818], [1972, 236743]
+    cuts = [(300, one), (511, two), (512, one), (512, two), (513, two), (1300, one)]
+    groups = [[[*words[:at], *tail]] for at, tail in cuts]
     found = gathered(lm, groups, 8192, [9, 18])["last"]
     for index, (text,) in enumerate(groups):
         expected = plain_states(lm, text)["last"]

@@ -20,7 +20,7 @@ from align_pipeline.config.patch import KEPT, TREATMENT, Component, PatchItems, 
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.tasks import ChoiceTask, Pair, ParallelTask
 from align_pipeline.measurements.base import ASSUMED, Columns, Job, Told, Unit
-from align_pipeline.measurements.patching import conditions, figures, statistics
+from align_pipeline.measurements.patching import conditions, figures
 from align_pipeline.measurements.patching.learned import training
 from align_pipeline.measurements.patching.patch import Activations, Patched, chosen_layers, patch
 from align_pipeline.measurements.patching.table import PATCHING
@@ -136,6 +136,8 @@ class Patching:
 
     def tell(self) -> Told:
         """See `Measurement`."""
+        from align_pipeline.measurements.patching import statistics  # loads scipy.stats, which other jobs do not need
+
         seed = self.job.config.seed
         units = join(self.job.table(self.table), self.job.table("predictions"), self.job.last_layers)
         effects, found = statistics.effects(units, seed=seed), statistics.summary(units, seed=seed)

@@ -20,7 +20,6 @@ from align_pipeline.config.pivots import ENGLISH_ONLY
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.tasks import Pair, ParallelTask, sides_of
 from align_pipeline.errors import InputError
-from align_pipeline.inference.pivots import layer_of
 from align_pipeline.measurements.alignment.measure import metrics_of, texts_of
 from align_pipeline.measurements.alignment.metrics import Metric, Mexa, Number
 from align_pipeline.measurements.alignment.similarity import (
@@ -138,6 +137,8 @@ class Pivots:
 
     def tell(self) -> Told:
         """See `Measurement`."""
+        from align_pipeline.inference.pivots import layer_of  # loads scipy.stats, which other jobs do not need
+
         table = self.job.table(self.table).astype({"language": str, "pivot": str, "metric": str, "pooling": str})
         rows: dict[tuple[str, str], dict[str, Any]] = {
             (pair.language.language, pair.english.pivot): {"pivots": {}} for pair in self.job.pairs

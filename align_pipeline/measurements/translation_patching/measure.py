@@ -25,7 +25,7 @@ from align_pipeline.measurements.patching.patch import chosen_layers
 from align_pipeline.measurements.translation.measure import translations
 from align_pipeline.measurements.translation.scores import sentence_scores, sentence_statistics
 from align_pipeline.measurements.translation.translate import Hypotheses
-from align_pipeline.measurements.translation_patching import patch, statistics
+from align_pipeline.measurements.translation_patching import patch
 from align_pipeline.measurements.translation_patching.table import TRANSLATION_PATCHING
 from align_pipeline.page.numbers import layer_range
 from align_pipeline.tracking.wandb import Curve
@@ -132,6 +132,8 @@ class TranslationPatching:
 
     def tell(self) -> Told:
         """See `Measurement`."""
+        from align_pipeline.measurements.translation_patching import statistics  # loads scipy.stats
+
         found = statistics.analyse(self.job.table(self.table), self.job.last_layers, seed=self.job.config.seed)
         shared = ["model", "task", "language"]
         rows = {}
