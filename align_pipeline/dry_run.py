@@ -32,7 +32,7 @@ from align_pipeline.errors import InputError
 from align_pipeline.files import room
 from align_pipeline.measurements.base import ASSUMED, Job, Measurement, tables_of
 from align_pipeline.measurements.passes import Passes
-from align_pipeline.pipeline import known_of_tuning, selected
+from align_pipeline.selection import known_of_tuning, selected
 from align_pipeline.store.cache import Cache
 from align_pipeline.store.tables import table
 from align_pipeline.tracking.console import Stages

@@ -18,7 +18,7 @@ few=() fewest=() layers=() two=()
 if [ "${1:-}" = quick ]; then
   shift
   study=${STUDY:-outputs/studies/gemma3-270m-quick}
-  two=('lang=[ind,swh]') few=(task.limit=60) fewest=(task.limit=10) layers=('patch.layers=[4,10]')
+  two=('lang=[ind,swh]') few=(task.limit=24) fewest=(task.limit=10) layers=('patch.layers=[4,10]')
 fi
 run() { "${PYTHON:-python}" -m align_pipeline.run -m "$@" "${every[@]}" "${overrides[@]}"; }
 overrides=("$@")
