@@ -30,7 +30,14 @@ INK, GRID = "#222222", "#DDDDDD"
 
 SHARE, MEAN = "share of items aligned", "mean over items"
 """What figures show of a metric that says yes or no, and of one that gives numbers."""
-METRICS = {"dali": "DALI", "dali_strong": "DALI$_S$", "mexa_t": "MEXA$_T$", "mexa": "MEXA"}
+METRICS = {
+    "dali": "DALI",
+    "dali_strong": "DALI$_S$",
+    "mexa_t": "MEXA$_T$",
+    "mexa": "MEXA",
+    "retrieval_xx_en": "Retrieval xx-en",
+    "retrieval_en_xx": "Retrieval en-xx",
+}
 
 
 POOLINGS = {"last": "last token", "weighted": "position-weighted", "mean": "mean over tokens"}

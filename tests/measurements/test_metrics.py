@@ -143,6 +143,7 @@ def test_retrieval_finds_what_argmax_finds_in_both_directions_and_mexa_needs_bot
     assert (found["en-xx"] == (s.argmax(axis=1) == np.arange(12))).all()
     assert (found["xx-en"] != found["en-xx"]).any()
     assert ((Mexa().margin(every)[0] > 0).numpy() == (found["xx-en"] & found["en-xx"])).all()
+    assert Retrieval().by_chance(every).tolist() == [[pytest.approx(1 / 12)] * 12]
     with pytest.raises(InputError, match="direction=both does not exist; available: xx-en, en-xx"):
         Retrieval("both")
 
@@ -274,7 +275,7 @@ def test_what_mexa_gives_among_fewer_and_after_shuffles_is_the_mean_over_all_of_
     shuffles = [list(p) for p in itertools.permutations(range(n)) if all(i != j for i, j in enumerate(p))]
     if shuffles:
         share = np.mean([np.mean(literal_mexa(e, x[p])) for p in shuffles])
-        assert float(Mexa().swapped(every).mean()) == pytest.approx(share)
+        assert float(Mexa().by_chance(every).mean()) == pytest.approx(share)
 
 
 def test_chance_of_two_unrelated_options_is_one_in_six_and_of_four_one_in_1820() -> None:

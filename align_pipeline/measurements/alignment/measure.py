@@ -21,7 +21,7 @@ from align_pipeline.data.items import Item
 from align_pipeline.data.tasks import Pair, ParallelTask
 from align_pipeline.errors import InputError
 from align_pipeline.figures.curves import layer_curves as draw
-from align_pipeline.measurements.alignment.metrics import Metric, Mexa, Number, of_items
+from align_pipeline.measurements.alignment.metrics import Guessed, Metric, Mexa, Number, of_items
 from align_pipeline.measurements.alignment.similarity import (
     EnglishStates,
     Similarities,
@@ -201,11 +201,11 @@ def baselines(metric: Metric | Number, every: Similarities) -> Iterator[tuple[st
             if variants:
                 aligned = [of_items(metric, variant).float() for variant in variants]
                 yield kind, torch.stack(aligned).mean(dim=0), len(variants)
-    if isinstance(metric, Mexa):
+    if isinstance(metric, Guessed):
         size = every.premises[metric.pooling].own.shape[1]
         if size > 1:
-            yield "mismatched", metric.swapped(every), size - 1
-        if size > COMMON_N:
+            yield "mismatched", metric.by_chance(every), size - 1
+        if size > COMMON_N and isinstance(metric, Mexa):
             yield "common_n", metric.among(every, COMMON_N), COMMON_N
 
 

@@ -89,6 +89,15 @@ class Number(Protocol):
         ...
 
 
+@runtime_checkable
+class Guessed(Protocol):
+    """What a metric over premises or sentences may have as well: its chance level."""
+
+    def by_chance(self, similarities: Similarities) -> Tensor:
+        """[layers, items]: probability that an item counts as aligned if the two sides have nothing in common."""
+        ...
+
+
 def of_items(metric: Metric | Number, similarities: Similarities) -> Tensor:
     """[layers, items], float64: what is averaged over items: 1 if aligned and 0 if not, or the metric's numbers."""
     if isinstance(metric, Number):
@@ -155,7 +164,7 @@ class Mexa:
         found: PremiseCosines = similarities.premises[self.pooling]
         return mexa(found.own, found.row, found.column)
 
-    def swapped(self, similarities: Similarities) -> Tensor:
+    def by_chance(self, similarities: Similarities) -> Tensor:
         """[layers, items]: probability that an item is aligned after shuffling one side; the mean is MEXA by chance."""
         return similarities.premises[self.pooling].swapped
 
@@ -202,3 +211,8 @@ class Retrieval:
         """[layers, items]: cosine with the own translation minus that with the closest other one."""
         found = similarities.premises[self.pooling]
         return found.own - (found.column if self.direction == "xx-en" else found.row)
+
+    def by_chance(self, similarities: Similarities) -> Tensor:
+        """[layers, items]: 1/N."""
+        own = similarities.premises[self.pooling].own
+        return torch.full_like(own, 1 / own.shape[1])

@@ -21,7 +21,7 @@ from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.tasks import Pair, ParallelTask, sides_of
 from align_pipeline.errors import InputError
 from align_pipeline.measurements.alignment.measure import metrics_of, texts_of
-from align_pipeline.measurements.alignment.metrics import Metric, Mexa, Number
+from align_pipeline.measurements.alignment.metrics import Guessed, Metric, Number
 from align_pipeline.measurements.alignment.similarity import (
     EnglishStates,
     OptionCosines,
@@ -196,9 +196,9 @@ def compared(pair: Pair, pivot: EnglishStates, language: EnglishStates, device: 
 
 
 def by_chance(metric: Metric, every: Similarities) -> np.ndarray[Any, Any]:
-    """[layers]: the share of aligned items with options reordered (DALI) or sentences shuffled (MEXA), else NaN."""
-    if isinstance(metric, Mexa):
-        return metric.swapped(every).double().mean(dim=1).cpu().numpy()
+    """[layers]: the share of aligned items with options reordered (DALI) or as the metric says (MEXA), else NaN."""
+    if isinstance(metric, Guessed):
+        return metric.by_chance(every).double().mean(dim=1).cpu().numpy()
     if metric.needs == "options":
         variants = [(metric.margin(one) > 0).double().mean(dim=1) for one in every.deranged()]
         if variants:
