@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from align_pipeline.engine.forward import STEP_TOKENS, Advance, over_passes, sha
 from align_pipeline.engine.layout import Layout, Trunk, called_with, lay_out, planned
 from align_pipeline.engine.likelihood import scored_pass
 from align_pipeline.engine.model import LanguageModel, Tokens
-from align_pipeline.engine.tree import TRUNK_TOKENS, chains, lay, trie
+from align_pipeline.engine.tree import TRUNK_TOKENS, Node, chains, lay, trie
 from align_pipeline.errors import InputError
 
 _PROJECTIONS = {
@@ -243,28 +242,15 @@ def patched_loglikelihoods(
 
 def _cuts(beginnings: Sequence[Tokens]) -> list[tuple[int, ...]]:
     """Positions at which each prefix is cut into parts that others share, as in `tree.Step.cuts`."""
-    order = sorted(range(len(beginnings)), key=lambda i: beginnings[i])
-    common = [0] + [_common(beginnings[a], beginnings[b]) for a, b in itertools.pairwise(order)] + [0]
-    shared: list[set[int]] = [set() for _ in order]
-    for places in (range(len(order)), range(len(order) - 1, -1, -1)):
-        ends: list[int] = []  # lengths shared with a prefix on this side, ascending
-        for place in places:
-            nearest = common[place] if places.step > 0 else common[place + 1]
-            ends = [end for end in ends if end < nearest] + [nearest]
-            shared[place].update(ends)
-    found: list[tuple[int, ...]] = [()] * len(order)
-    for place, index in enumerate(order):
-        kept: list[int] = []
-        for end in sorted(shared[place] - {len(beginnings[index])}):
-            if end - (kept[-1] if kept else 0) >= TRUNK_TOKENS:
-                kept.append(end)
-        found[index] = (*kept, len(beginnings[index]))
+    found: list[tuple[int, ...]] = [()] * len(beginnings)
+    stack: list[tuple[Node, tuple[int, ...]]] = [(trie(beginnings), ())]
+    while stack:
+        node, above = stack.pop()
+        for member in node.members:
+            found[member] = (*above, node.end)
+        below = (*above, node.end) if node.end - (above[-1] if above else 0) >= TRUNK_TOKENS else above
+        stack.extend((child, below) for child in node.children)
     return found
-
-
-def _common(a: Tokens, b: Tokens) -> int:
-    """Length of the common prefix of two sequences."""
-    return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _longest(scoring: Scoring) -> Tokens:
