@@ -53,10 +53,8 @@ class Sweep:
 
 _running: list[Sweep] = []
 _claimed: list[tuple[Path, str | None]] = []
-_failures: list[str] = []
-"""One line for each failed job; of sweeps without a `Sweep`, that is of trainings, nothing else knows them."""
-_noted: list[Path] = []
-"""Their folders."""
+_failures: list[tuple[Path, str]] = []
+"""Folder and reason of each failed job; of sweeps without a `Sweep`, that is of trainings, nothing else knows them."""
 _RESULTS = (SUMMARY, TUNING)
 
 
@@ -309,8 +307,7 @@ def noted_ending(folder: Path) -> str | None:
     """`ending`, noted for `finish`."""
     reason = ending(folder)
     if reason is not None:
-        _failures.append(f"{folder.name}: {reason}")
-        _noted.append(folder)
+        _failures.append((folder, reason))
     return reason
 
 
@@ -338,12 +335,11 @@ def finish() -> list[str]:
     Returns:
         One line for each failed job.
     """
-    failed: list[str] = [] if _running else [*_failures]
-    for folder in _noted:
+    failed = [] if _running else [f"{folder.name}: {reason}" for folder, reason in _failures]
+    for folder, _ in _failures:
         if (folder / TUNING).exists():  # a good model of another training, whose name the failed one shares
             (folder / ERROR).unlink(missing_ok=True)
     _failures.clear()
-    _noted.clear()
     while _running:
         sweep = _running.pop()
         failed += failed_jobs(sweep.folder)
