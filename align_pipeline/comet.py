@@ -1,7 +1,7 @@
 """COMET scores for finished runs: ``python -m align_pipeline.comet runs=<folder or glob>``.
 
 unbabel-comet needs older versions of transformers and numpy than this package, so it has its own environment. This
-module therefore imports nothing else of the package but its arguments and errors::
+module therefore imports only the package's arguments and errors::
 
     python -m venv comet && comet/bin/pip install unbabel-comet pyarrow
     comet/bin/python -m align_pipeline.comet runs='outputs/runs/*'    # from a checkout, or pip install --no-deps
@@ -23,7 +23,13 @@ from align_pipeline.arguments import Arguments, command
 from align_pipeline.errors import InputError, unknown
 
 MODELS = {"comet": "Unbabel/wmt22-comet-da", "cometkiwi": "Unbabel/wmt22-cometkiwi-da"}
-USAGE = """Usage: python -m align_pipeline.comet runs=<folder or glob> [scores=comet,cometkiwi] [batch=16]"""
+USAGE = """Usage: python -m align_pipeline.comet runs=<folder or glob> [scores=comet,cometkiwi] [batch=16]
+
+  runs      a run's folder, a folder of runs, or a glob; may be given several times
+  scores    comet (default), cometkiwi, or both separated by a comma
+  batch     number of translations in a batch (default 16)
+
+It adds COMET scores to translations.parquet. It needs unbabel-comet, which needs an environment of its own."""
 
 
 def load(score: str, batch: int) -> Callable[[list[dict[str, str]]], list[float]]:

@@ -44,9 +44,8 @@ class Config:
     """The alignment metrics (group `metric`), by name: `_target_` is a class of
     align_pipeline.measurements.alignment.metrics."""
     pivot: Any = "eng"
-    """The languages that others are compared with: ``eng``; more codes as ``lang`` takes them, such as
-    ``[spa,zho_Hans]``, to which English is always added; or ``all``, every selected language. A pivot is also one of
-    the languages."""
+    """The languages that others are compared with: ``eng``, other codes of ``lang`` such as ``[spa,zho_Hans]`` (English
+    is always added), or ``all`` for every selected language. A pivot is also one of the languages."""
     patch: PatchConfig = field(default_factory=PatchConfig)
     """Activation patching (group `patch`)."""
     representations: Any = field(default_factory=list)
@@ -67,9 +66,9 @@ class Config:
     seed: int = 0
     """Random seed."""
     allow_overlap: bool = False
-    """Evaluate a tuned model also on texts that contain sentences it has learnt from; without it, that is refused."""
+    """Allow texts with sentences that a tuned model was trained on; otherwise this is an error."""
     dry_run: bool = False
-    """Only say what would be computed, how long it takes, and what is missing; nothing is computed or written."""
+    """Only say what would be computed, how long it would take, and what is missing; nothing is computed or written."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
     """Weights & Biases (group `wandb`)."""
     named: list[str] = field(default_factory=list)

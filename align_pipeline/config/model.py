@@ -37,7 +37,7 @@ class Attention(Enum):
 
 
 class Parallel(Enum):
-    """How a model that does not fit on one GPU is split over several."""
+    """How a model that does not fit on one GPU is split over several GPUs."""
 
     none = "none"
     device_map = "device_map"

@@ -21,7 +21,7 @@ class PairsConfig:
     limit: int | None = None
     """Only the first N pairs of each language."""
     allow_overlap: bool = False
-    """Go on if some sentences also occur in the evaluated texts; without it, that is refused."""
+    """Allow sentences that also occur in the evaluated texts; otherwise they are an error."""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:

@@ -63,7 +63,7 @@ KEPT = "english+"
 
 
 MAP_CONDITIONS = (*MAPS, *_PLACEBOS, *(KEPT + name for name in MAPS))
-"""All of these: ``maps``."""
+"""The conditions that ``maps`` stands for."""
 
 
 def map_of(condition: str) -> str:
@@ -73,7 +73,7 @@ def map_of(condition: str) -> str:
 
 
 def with_strength(condition: str, strength: float) -> str:
-    """A condition's name in the tables: maps of another strength than 1 have it in their name, as in ``shift*0.5``."""
+    """A condition's name in the tables; that of a map with a strength other than 1 contains it, as in ``shift*0.5``."""
     return f"{condition}*{strength:.12g}" if map_of(condition) and strength != 1 else condition
 
 
@@ -88,7 +88,7 @@ def is_placebo(condition: str) -> bool:
 
 
 def treatment_of(condition: str) -> str:
-    """The condition that a control is compared with, of the same strength; "" for what is no control."""
+    """The condition that a control is compared with, of the same strength; "" if it is not a control."""
     if is_placebo(condition) and not is_kept(condition):
         return map_of(condition) + "".join(condition.partition("*")[1:])
     return "" if condition == TREATMENT or map_of(condition) else TREATMENT
@@ -99,11 +99,11 @@ class PatchConfig:
     """Activation patching: replace an activation of the language's run, then score the options or translate again."""
 
     conditions: Any = field(default_factory=list)
-    """``all`` (the treatment and every control that the task supports) or a list of conditions, of which ``maps`` is
-    short for the learned maps with their placebos; [] patches nothing."""
+    """``all`` (the treatment and every control that the task supports) or a list of conditions; ``maps`` stands for the
+    learned maps with their placebos; [] patches nothing."""
     layers: Any = "auto"
-    """``all``, a list of layers, or ``auto``: all layers; for translation nine, from first to second last. Layer l of
-    attn, mlp and head is block l, counted from 1."""
+    """``all``, a list of layers, or ``auto``: all layers, or for translation nine from the first to the second last.
+    Layer l of attn, mlp and head is block l, counted from 1."""
     items: PatchItems = PatchItems.tf
     """tf (right in English, wrong in the language), ts (right in both) or all; translation always patches all."""
     site: str = "last"

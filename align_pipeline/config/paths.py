@@ -1,4 +1,4 @@
-"""TODO."""
+"""Folders of the package: its root, the embedded data and models, and ``conf``."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class LoraSettings:
     alpha: int = 16
     """The update is scaled by alpha / r."""
     dropout: float = 0.1
-    """Of the adapters' input."""
+    """Dropout of the adapters' input."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class TuneConfig:
     name: str = MISSING
     """Name of the preset, part of the tuned model's name."""
     role: Role = Role.treatment
-    """treatment, placebo or baseline: how the report compares it."""
+    """treatment, placebo or baseline; it decides how the report compares the tuned model."""
     objectives: dict[str, Any] = field(default_factory=dict)
     """The losses, by name: `_target_` is a class of align_pipeline.tune.objectives, other keys its arguments."""
     together: bool = False
@@ -70,11 +70,11 @@ class TuneConfig:
     warmup: float = 0.03
     """Share of the steps in which the learning rate rises from 0."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
+    """Maximum norm of the gradient; a larger gradient is scaled down to it."""
     steps: int = 200
     """Number of optimizer steps."""
     micro_batch: int = 32
-    """Sentence pairs in one pass; a contrastive loss has one negative fewer."""
+    """Sentence pairs in one pass; with N pairs, a contrastive loss has N - 1 negatives."""
     accumulation: int = 4
     """Micro-batches in one optimizer step, over all processes."""
     max_length: int = 128
@@ -86,9 +86,9 @@ class TuneConfig:
     held_out: int = 64
     """The last N pairs of each language are not trained on; alignment is measured on them."""
     evaluate_every: int = 50
-    """Steps between measurements of the held-out alignment; 0: only before and after."""
+    """Steps between measurements of the held-out alignment; 0: only before and after the training."""
     save_every: int = 50
-    """Steps between checkpoints; 0: none."""
+    """Steps between checkpoints; 0: no checkpoints."""
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "micro_batch": 1, "accumulation": 1, "max_length": 2, "held_out": 2}
@@ -121,14 +121,15 @@ class TuningConfig:
     languages: dict[str, Language] = field(default_factory=dict)
     """The languages whose pairs are trained on (group `lang`), by code."""
     task: Any = None
-    """The benchmark (group `task`) that the tuned model will be evaluated on: alignment is measured on its items, its
-    English examples are the data of the objective Answers, and sentence pairs that occur in its texts are refused."""
+    """The benchmark (group `task`) that the tuned model will be evaluated on: alignment is measured on its items, the
+    objective Answers trains on its English examples, and sentence pairs that occur in its texts are refused."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """The metrics (group `metric`) measured on the task's items while training; held-out sentences have MEXA."""
+    """The metrics (group `metric`) measured on the task's items while training; held-out sentences are
+    measured with MEXA."""
     task_items: int = 100
-    """Number of the task's items on which they are measured."""
+    """Number of the task's items on which the metrics are measured."""
     data: str | None = None
-    """As for `python -m align_pipeline.run`."""
+    """``hub``, ``embedded`` or a folder that contains ``<hub id>/``, as for `python -m align_pipeline.run`."""
     batch_tokens: int | None = None
     """Maximum tokens in one forward pass of a measurement; null: as many as fit the device's memory."""
     seed: int = 0

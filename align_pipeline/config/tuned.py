@@ -27,8 +27,8 @@ def tuning_of(folder: str | Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            f"model.tuned={folder} holds no tuned model (there is no {TUNING}): it is the folder that "
-            "python -m align_pipeline.tune writes, and is complete when that has ended."
+            f"model.tuned={folder} holds no tuned model (there is no {TUNING}); give it the folder of a training by "
+            "python -m align_pipeline.tune that has ended."
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
@@ -36,7 +36,7 @@ def tuning_of(folder: str | Path) -> dict[str, Any]:
 
 
 def base_path_of(model: ModelConfig) -> str:
-    """``model.path`` of the model that all training began with; another one if this one is tuned itself."""
+    """``model.path``; for a tuned model, that of the model that its first training began with."""
     return str(tuning_of(model.tuned)["base_path"]) if model.tuned else model.path
 
 

@@ -27,4 +27,4 @@ class WandbConfig:
     group: str | None = None
     """Group of the run; null: the sweep's folder in a sweep, no group in a single run."""
     required: bool = False
-    """Let a job fail if W&B fails; otherwise a warning is logged. The results are in the output folder either way."""
+    """End the job with an error if W&B fails; otherwise a warning is logged. The results are written in both cases."""

@@ -249,7 +249,7 @@ def refuse_overlap(prints: Prints, items: Iterable[Item], who: str, key: str, al
     if found and not allowed:
         raise InputError(
             f"{found} of the sentences that {who} has learnt from occur in the evaluated texts (Belebele's passages, "
-            f"for one, are FLORES+ sentences); evaluate another task, learn from other pairs, or set {key}=true."
+            f"for example, are FLORES+ sentences); evaluate another task, learn from other pairs, or set {key}=true."
         )
     if found:
         log.warning("%d of the sentences that %s has learnt from occur in the evaluated texts.", found, who)

@@ -104,4 +104,4 @@ def final_norm(lm: LanguageModel) -> Callable[[Tensor], Tensor]:
             return module
     if torch.equal(raw.to(last.device), last):
         return lambda state: state
-    raise InputError(f"The final norm of {lm.name} cannot be found, which logit_lens=true needs.")
+    raise InputError(f"The final norm of {lm.name} cannot be found; logit_lens=true needs it.")

@@ -147,7 +147,9 @@ def _task(config: TuningConfig, languages: Sequence[Language], source: Source) -
         return [], []
     task = instantiate(config.task)
     if not isinstance(task, ChoiceTask):
-        raise InputError(f"{task.name} has no answer options; tune with task=belebele, xcopa, xstorycloze, or without.")
+        raise InputError(
+            f"{task.name} has no answer options; tune with task=belebele, xcopa or xstorycloze, or without a task."
+        )
     supported = task.supported(languages, source, set())
     pairs = task.pairs(supported, source) if supported else []
     return pairs, task.examples(supported[0], source) if supported else []

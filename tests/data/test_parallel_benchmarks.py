@@ -282,7 +282,7 @@ def test_a_family_of_the_harness_reads_its_own_files(shots: int, tmp_path: Path)
         ("okapi/arc_multilingual", r"arc_ar\.yaml of the harness sets process_docs with .* utils\.process_docs; only"),
         ("afrimmlu/direct/prompt_1", "sets doc_to_text with the Python function utils.doc_to_text"),
         ("mmlu_prox/sw", "has no multiple-choice task"),
-        ("nothing", "task.family=nothing is no folder of"),
+        ("nothing", "task.family=nothing is neither a folder in"),
     ],
 )
 def test_families_that_cannot_be_read(family: str, sentence: str) -> None:

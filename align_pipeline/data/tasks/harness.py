@@ -80,7 +80,7 @@ def specs_of(family: str) -> Mapping[str, Mapping[str, Any]]:
 
     folder = Path(found.origin).parent / "tasks" / family
     if not folder.is_dir():
-        raise InputError(f"task.family={family} is no folder of {folder.parent} and no path of one.")
+        raise InputError(f"task.family={family} is neither a folder in {folder.parent} nor the path of a folder.")
     specs: dict[str, Mapping[str, Any]] = {}
     for path in sorted(folder.glob("*.yaml")):
         spec = load_yaml(path, resolve_func=False)
@@ -88,7 +88,7 @@ def specs_of(family: str) -> Mapping[str, Mapping[str, Any]]:
             continue
         _refuse_functions(path, spec)
         if spec.get("fewshot_delimiter", SHOT_SEPARATOR) != SHOT_SEPARATOR:
-            raise InputError(f"{path} has another fewshot_delimiter than an empty line.")
+            raise InputError(f"{path} has a fewshot_delimiter other than an empty line, which is not supported.")
         specs[str(spec.get("dataset_name") or "default")] = spec
     if not specs:
         raise InputError(f"task.family={family} has no multiple-choice task in {folder}.")

@@ -95,7 +95,7 @@ def _beginning(lm: LanguageModel) -> int:
     tokenizer = lm.tokenizer
     found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if found is None:
-        raise InputError(f"The tokenizer of {lm.name} has no BOS and no EOS, which an empty prompt needs.")
+        raise InputError(f"The tokenizer of {lm.name} has neither BOS nor EOS; an empty prompt needs one of them.")
     return int(found)
 
 
