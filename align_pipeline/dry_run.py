@@ -306,7 +306,7 @@ def _full(found: Forecast, config: Config) -> Iterator[Table | str]:
     for one in found.stages:
         if one.assumed:
             yield f"{one.name}: {one.assumed}."
-    yield f"Time: about {_time(found.seconds)}, of it {_time(found.other)} for loading, tables and figures."
+    yield f"Time: about {_time(found.seconds)}, including {_time(found.other)} for loading, tables and figures."
     if found.memory:
         total = (
             torch.cuda.mem_get_info()[1] if found.is_gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

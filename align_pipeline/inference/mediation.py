@@ -1,4 +1,4 @@
-"""Tuning: did the items become right whose alignment rose? An association, which does not show what caused what.
+"""Tuning: did the items whose alignment rose become right? An association, which does not show what caused what.
 
 An item that was right cannot become right, and an aligned item's alignment cannot rise: compared over all items, both
 changes would regress to the mean together wherever alignment and answers were associated before. Therefore only answers

@@ -114,7 +114,7 @@ FILES = {
     "tuning": "tuned models: accuracy before and after, per preset, seed and language; also against placebos",
     "tuning_alignment": "tuned models: share of aligned items before and after, per preset, language, metric and layer",
     "tuning_moves": "tuned models: how many answers became right and wrong, per preset, seed and language",
-    "tuning_mediation": "tuned models: did the answers become right whose alignment rose? Per preset and metric",
+    "tuning_mediation": "tuned models: did the answers whose alignment rose become right? Per preset and metric",
     "models": "several models on one task: size, accuracy, alignment, and their relation within each model",
     "models_differences": "several models: each minus the reference on the same items, per language and metric",
     "against_published": "comparison with the figures of the study's released outputs",

@@ -20,7 +20,7 @@ PREDICTIONS = pa.schema(
         ("confidence", FLOAT),  # softmax over the options' log-likelihoods, at the prediction
         ("loglikelihoods", pa.list_(FLOAT)),
         ("prompt_tokens", INT),
-        ("item_tokens", INT),  # tokens of the alignment text's premise: for fertility, X against English
+        ("item_tokens", INT),  # tokens of the alignment text's premise; fertility divides them by English's
         ("option_similarity", FLOAT),  # the most similar pair of options: Jaccard index of their character trigrams
         ("english_overlap", FLOAT),  # the same index of each option and its English version, mean over options
         ("category", TEXT),  # the item's semantic category where its data set has one, else ""

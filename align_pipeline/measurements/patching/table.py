@@ -13,7 +13,7 @@ PATCHING = pa.schema(
         ("language", TEXT),
         ("pivot", TEXT),
         ("pivot_language", TEXT),  # whose activations replace the language's; English unless `pivot=` has others
-        ("pivot_set", TEXT),  # the English set that the pivot's side is paired with; as `pivot` for English
+        ("pivot_set", TEXT),  # the English set that the pivot is paired with; the same as `pivot` for English
         ("source_language", TEXT),  # the language that the activation comes from; "" for noise and zero
         ("condition", TEXT),  # parallel, self, random_item, ...; language=<code>; maps, with *<strength> if not 1
         ("component", TEXT),  # resid, attn, mlp, head

@@ -11,9 +11,9 @@ PIVOTS = pa.schema(
         ("model", TEXT),
         ("task", TEXT),
         ("language", TEXT),
-        ("pivot", TEXT),  # FLORES code of the language that it is compared with, eng_Latn included
-        ("set", TEXT),  # the language's English set: `pivot` of the other tables
-        ("pivot_set", TEXT),  # that of the pivot
+        ("pivot", TEXT),  # FLORES code of the language that it is compared with; eng_Latn for English
+        ("set", TEXT),  # the language's English set, which is `pivot` in the other tables
+        ("pivot_set", TEXT),  # the pivot's English set
         ("metric", TEXT),  # dali, dali_strong, mexa_t, mexa
         ("pooling", TEXT),  # last, weighted
         ("layer", INT),  # index into Hugging Face hidden_states: 0 is the embedding output

@@ -11,7 +11,7 @@ TRANSLATIONS = pa.schema(
         ("model", TEXT),
         ("task", TEXT),
         ("direction", TEXT),  # en-xx, xx-en
-        ("language", TEXT),  # X's, in both directions
+        ("language", TEXT),  # the language other than English, in both directions
         ("item_id", TEXT),
         ("source", TEXT),
         ("hypothesis", TEXT),

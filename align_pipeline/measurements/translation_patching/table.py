@@ -11,7 +11,7 @@ TRANSLATION_PATCHING = pa.schema(
         ("model", TEXT),
         ("task", TEXT),
         ("direction", TEXT),  # en-xx, xx-en
-        ("language", TEXT),  # X's, in both directions
+        ("language", TEXT),  # the language other than English, in both directions
         ("source_language", TEXT),  # the language that the activation comes from; "" for noise, zero and unpatched
         ("condition", TEXT),  # parallel, self, ... as in patching.parquet; unpatched: as in translations.parquet
         ("component", TEXT),  # resid, attn, mlp
