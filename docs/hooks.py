@@ -30,7 +30,8 @@ def keys() -> str:
     for path in (path for part in ("config", "data/tasks", "tune/objectives") for path in _files(part)):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
-                parts.append(_group(node))
+                # A class that lists attributes holds data, not config.
+                parts += [] if "Attributes:" in (ast.get_docstring(node) or "") else [_group(node)]
     return "\n\n".join(parts)
 
 
@@ -40,15 +41,17 @@ def _files(part: str) -> list[Path]:
 
 def _group(node: ast.ClassDef) -> str:
     about = " ".join((ast.get_docstring(node) or "").split())
-    lines = [f"### {node.name}", "", about, "", "| key | type | default | |", "|---|---|---|---|"]
+    own = [base.id for base in node.bases if isinstance(base, ast.Name) and base.id != "ABC"]
+    inherited = [f"It also has the keys of {' and '.join(own)}.", ""] if own else []
+    lines = [f"### {node.name}", "", about, "", *inherited, "| key | type | default | |", "|---|---|---|---|"]
     for field, after in zip(node.body, [*node.body[1:], None], strict=True):
-        if isinstance(field, ast.AnnAssign):
+        if isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.unparse(field.annotation):
             told = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
             default = "" if field.value is None else ast.unparse(field.value)
             default = {"MISSING": "required"}.get(default, re.sub(r"field\(default_factory=(\w+)\)", r"\1()", default))
             cells = (ast.unparse(field.target), ast.unparse(field.annotation), default, " ".join(str(told).split()))
             lines.append("| `{}` | `{}` | `{}` | {} |".format(*(cell.replace("|", "\\|") for cell in cells)))
-    return "\n".join(lines)
+    return "\n".join(lines if lines[-1] != "|---|---|---|---|" else lines[:-3])
 
 
 def tables() -> str:

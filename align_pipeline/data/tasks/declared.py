@@ -67,13 +67,13 @@ def _rule(expression: str) -> TemplateExpression:
 
 @dataclass(frozen=True)
 class Declared(ChoiceTask):
-    """A multiple-choice benchmark described by its config, on the hub or in files of one's own.
+    """A multiple-choice benchmark described by its config, on the hub or in your own files.
 
-    Where a key takes a template, the name of a column stands for its value.
+    A key that takes a template also takes the name of a column, which stands for the column's value.
     """
 
     doc_to_text: str = "{{question}}\nAnswer:"
-    """Template of the prompt; "" where the options are whole texts."""
+    """Template of the prompt; "" if the options are whole texts."""
     doc_to_choice: Any = "choices"
     """Template of a list, a list of texts, or a list of templates (with ``choices_are_templates``)."""
     doc_to_target: str = "answer"
@@ -81,7 +81,7 @@ class Declared(ChoiceTask):
     choices_are_templates: bool = False
     """Fill in every entry of `doc_to_choice` as a template, such as ``["{{option_a}}", "{{option_b}}"]``."""
     answers: Any = None
-    """The options' own texts where `doc_to_choice` is only their letters: like `doc_to_choice`, for alignment."""
+    """The options' texts for alignment if `doc_to_choice` has only their letters; written in the same way."""
     options: int | None = None
     """The number of options: rows with fewer or more options with text are left out and counted. null: that of most
     items, and an option without text is an error."""
@@ -90,9 +90,9 @@ class Declared(ChoiceTask):
     target_names: Sequence[str] = ()
     """Names of the options in `doc_to_target`, in order, such as [A, B, C, D]."""
     target_delimiter: str = " "
-    """Stands between prompt and option."""
+    """Text between prompt and option."""
     description: str = ""
-    """Stands before the first example, once."""
+    """Text before the first example."""
     words: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Words of the templates in each language, by the data set's config: ``{{words.yes}}``."""
     macros: str = ""
@@ -100,7 +100,7 @@ class Declared(ChoiceTask):
     leave_out: Mapping[str, str] = field(default_factory=dict)
     """Rules that leave rows out, by reason: Jinja2 expressions such as ``sentence1 == ''``. They are counted."""
     premise: str | None = "{{question}}"
-    """Template of the text that MEXA_T compares; null: the items have none, and MEXA_T does not fit."""
+    """Template of the text that MEXA_T compares; null: the items have none, and MEXA_T cannot be used."""
     option: str = "{{premise}} {{answer_text}}"
     """Template of the texts that DALI compares, with ``premise`` and ``answer_text`` of each option."""
     id: str | None = "id"

@@ -56,7 +56,7 @@ class Flores(ParallelTask):
     direction: str = "both"
     """``en-xx``, ``xx-en`` or ``both``."""
     max_new_tokens: int = 256
-    """Longer translations are cut at this length, and counted."""
+    """Maximum length of a translation, in tokens; longer ones are cut off and counted."""
     resamples: int = 1000
     """Bootstrap resamples for the intervals of corpus scores; 0 for none."""
 

@@ -27,7 +27,7 @@ class Harness(Declared):
     """The tasks of a folder of lm-evaluation-harness; what alignment needs is set as for `Declared`."""
 
     family: str = ""
-    """A folder below lm_eval/tasks, such as xnli or okapi/mmlu_multilingual, or the path of one of one's own."""
+    """A folder below lm_eval/tasks, such as xnli or okapi/mmlu_multilingual, or the path of your own."""
 
     def __post_init__(self) -> None:
         specs = specs_of(self.family)

@@ -87,13 +87,17 @@ class ParallelTask(ABC):
     dataset: str
     """Hub id, and the path inside a data folder."""
     split: str
+    """The split whose items are evaluated."""
     fewshot_split: str
+    """The split that the examples of a prompt come from."""
     revision: str | None = None
+    """Branch, tag or commit of the data set on the hub; None: the default branch."""
     files: str | None = None
     """Pattern with {config} and {split}, for a hub revision whose card declares no configs."""
     pivot: str | None = None
     """Config of the English side; None: each language has its own, in `Language.pivots`."""
     num_fewshot: int = 5
+    """Number of examples in a prompt."""
     limit: int | None = None
     """Only the first N English items and their counterparts are used."""
     unicode: str | None = None

@@ -48,19 +48,19 @@ def _centered(vectors: Tensor, names: Sequence[str]) -> Tensor:
 
 @dataclass(frozen=True)
 class Contrastive:
-    """`info_nce` in the micro-batch: the other language's sentence must find its English one among all of them."""
+    """InfoNCE: a sentence must find its English translation among the English sentences of the micro-batch."""
 
     layers: Sequence[float] = (0.5,)
     """Layers of ``hidden_states`` whose losses are averaged: shares of the depth, numbers, or -1 for the last."""
     pooling: str = "mean"
     """mean or last."""
     temperature: float = 0.1
-    """t."""
+    """Cosines are divided by it."""
     both_ways: bool = False
-    """Also let English find the other language's sentence, and average both."""
+    """Also let an English sentence find its translation, and average both losses."""
     centered: bool = False
-    """Take each language's mean in the micro-batch away first: where all states are nearly parallel (Gemma 3), raw
-    cosines differ by too little to learn from."""
+    """Subtract each language's mean in the micro-batch first. This helps if all states are nearly parallel (Gemma 3):
+    raw cosines then differ by too little to learn from."""
     weight: float = 1.0
     """Factor of the loss."""
 

@@ -36,7 +36,7 @@ class Sentences:
 
 @dataclass(frozen=True)
 class Translations:
-    """Predict a sentence after its translation; every second micro-batch goes out of English."""
+    """Predict a sentence after its translation; every second micro-batch translates out of English."""
 
     weight: float = 1.0
     """Factor of the loss."""
@@ -62,7 +62,7 @@ class Answers:
     weight: float = 1.0
     """Factor of the loss."""
     max_length: int = 1024
-    """Prompts with passages are longer than sentences; the beginning of a longer one is cut off."""
+    """Maximum length of a prompt with its answer, in tokens; the beginning of a longer text is cut off."""
 
     def loss(self, trainee: Trainee, batch: Batch) -> Tensor:
         """See `Objective`; as many examples as the batch has pairs, drawn by seed and number."""
