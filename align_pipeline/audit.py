@@ -32,7 +32,7 @@ from align_pipeline.report.results import last_layers
 USAGE = """Usage: python -m align_pipeline.audit runs=<folder or glob> [repeats=100] [out=<file.csv>] [seed=0]
 
   runs      a run's folder, a folder of runs, or a glob; may be given several times
-  repeats   number of copies without any effect (default 100); each effect size is planted in half as many
+  repeats   number of copies without any effect (default 100); each effect size is planted in half as many copies
   out       a CSV file to write the printed table to
   seed      random seed (default 0)"""
 PLANTED = (1.0, 1.44, 2.0)

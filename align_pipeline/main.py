@@ -1,4 +1,4 @@
-"""The installed command `align_pipeline`: every verb of the module form under one name."""
+"""The installed command `align_pipeline`: the commands of the modules under one name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import import_module, metadata
 from align_pipeline.errors import unknown
 
 VERBS = {
-    "run": ("align_pipeline.run", "run one job or, with -m, a sweep; the verb may be left out"),
+    "run": ("align_pipeline.run", "run one job or, with -m, a sweep; `run` may be left out"),
     "report": ("align_pipeline.report.report", "write a report over the tables of finished jobs"),
     "tune": ("align_pipeline.tune.__main__", "train a model to align other languages with English"),
     "audit": ("align_pipeline.audit", "check the error rates of the report's tests on your own tables"),
@@ -29,7 +29,7 @@ def main() -> None:
         return
     if given in ([], ["help"]):
         print("align_pipeline: does a model map other languages onto English, and does that decide whether it answers")
-        print("right? Usage: align_pipeline <verb> ...; `align_pipeline <verb> --help` says more.\n")
+        print("right? Usage: align_pipeline <command> ...; `align_pipeline <command> --help` says more.\n")
         print("\n".join(f"  {verb:10} {about}" for verb, (_, about) in VERBS.items()))
         print("\nExample: align_pipeline run task=belebele lang=swh")
         return
@@ -37,7 +37,7 @@ def main() -> None:
         given = [*_verb_of_completion(), *given]
     verb = given[0] if given[0] in VERBS else "run"
     if verb == "run" and given[0] != "run" and "=" not in given[0] and not given[0].startswith("-"):
-        sys.exit(f"Error: {unknown('verb', given[0], VERBS)}")
+        sys.exit(f"Error: {unknown('command', given[0], VERBS)}")
     own = given[1:] if given[0] in VERBS else given
     sys.argv = [f"{sys.argv[0]} {verb}", *own]
     module, _ = VERBS[verb]

@@ -105,7 +105,7 @@ def test_an_unknown_verb_is_one_sentence() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert (
         done.stderr
-        == "Error: There is no verb 'reprot'; available: report, audit, cache, comet, run, tune, workspace.\n"
+        == "Error: There is no command 'reprot'; available: report, audit, cache, comet, run, tune, workspace.\n"
     )
 
 

@@ -41,7 +41,7 @@ USAGE = """Usage: python -m align_pipeline.report runs=<folder or glob> out=<fol
   style       style=paper also writes figures (PDF, SVG) and tables (LaTeX) for a paper to paper/; with it:
     width       of figures: column (default, 3.25 inches), text (6.75) or a number of inches
     font        a TrueType font (default DejaVu Sans; STIXGeneral is like Times)
-    fontsize    of axis labels, in points (default 8); other labels have one point less
+    fontsize    of axis labels, in points (default 8); other labels are one point smaller
     names       codes (default) or names of languages
     color       colour languages by resource (class) or family; default: a colour for each labelled language
     highlight   the languages to label, at most 12; default: 12 at equal distances in the ranking by alignment"""
