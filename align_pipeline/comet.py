@@ -29,7 +29,7 @@ USAGE = """Usage: python -m align_pipeline.comet runs=<folder or glob> [scores=c
   scores    comet (default), cometkiwi, or both separated by a comma
   batch     number of translations in a batch (default 16)
 
-It adds COMET scores to translations.parquet. It needs unbabel-comet, which needs an environment of its own."""
+It adds COMET scores to translations.parquet. Run it in a separate environment with unbabel-comet."""
 
 
 def load(score: str, batch: int) -> Callable[[list[dict[str, str]]], list[float]]:

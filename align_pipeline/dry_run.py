@@ -316,7 +316,7 @@ def _full(found: Forecast, config: Config) -> Iterator[Table | str]:
         yield "Disk: the cache is off; tables and figures take a few MB."
     else:
         free = decimal(room(Path(config.cache))[1])
-        yield f"Disk: {decimal(found.size)} in {config.cache} ({free} free); tables and figures take less."
+        yield f"Disk: {decimal(found.size)} in {config.cache} ({free} free), without tables and figures."
     yield "Nothing was computed or written. Without dry_run=true, the same command runs the job."
 
 

@@ -17,7 +17,7 @@ from align_pipeline.errors import InputError
 
 
 class Role(Enum):
-    """What a training is for, when models are compared: the treatment, a placebo, or another objective beside it."""
+    """The role of a training in a comparison: the treatment, a placebo, or a baseline with another objective."""
 
     treatment = "treatment"
     placebo = "placebo"

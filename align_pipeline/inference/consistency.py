@@ -177,7 +177,7 @@ def _wrong(own: pd.DataFrame, codes: Array) -> tuple[dict[str, Any], list[str]]:
     if not options.all():
         return row, ["rankc and same_wrong not defined, because there are no loglikelihoods"]
     if options.max() <= 2:
-        return row, ["same_wrong not defined, because of two options only one is wrong"]
+        return row, ["same_wrong not defined, because only one of two options is wrong"]
     wrong &= options > 2
     if not wrong.any():
         return row, ["same_wrong not defined, because no item is wrong in both languages"]

@@ -137,7 +137,7 @@ def _over_seeds(fits: list[tuple[Array, tuple[float, Array] | None]], cluster: A
     has = np.zeros(changes.shape[1], bool)
     for i, (item, fit) in enumerate(fits):
         if fit is None:
-            return Effect(note="not defined, because the rest determines which answers became aligned")
+            return Effect(note="not defined, because the other terms determine which answers became aligned")
         values.append(fit[0])
         changes[i, : len(fit[1])] = fit[1]
         has[cluster[item]] = True

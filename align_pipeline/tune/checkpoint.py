@@ -85,7 +85,7 @@ def load(folder: Path, identity: str, weights: Weights, optimizer: torch.optim.O
         state = json.loads((place / _STATE).read_text(encoding="utf-8"))
         kept, moments = load_file(place / _WEIGHTS), load_file(place / _OPTIMIZER)
     except Exception as error:  # safetensors has its own errors for damaged files
-        raise InputError(f"The checkpoint {place} is damaged ({error}); remove the folder to begin anew.") from error
+        raise InputError(f"The checkpoint {place} is damaged ({error}); remove the folder to start again.") from error
     if state.pop("identity") != identity:
         raise InputError(
             f"{folder} holds the checkpoint of another training (other settings, model or sentence pairs); give this "

@@ -108,7 +108,7 @@ def bad(change: dict[str, Any]) -> Rows:
         ({"choices": ["a", " ", "c"]}, "swh_Latn.jsonl, line 3: option 2 of 3 is blank"),
         ({"choices": ["a", None, "c"]}, "line 3: option 2 of 3 is blank"),
         ({"choices": ["a"]}, "line 3: there is only 1 option"),
-        ({"answer": 7}, "line 3: the right answer is '7', which is none of 0, 1, 2 and no option's text"),
+        ({"answer": 7}, "line 3: the right answer is '7', neither one of 0, 1, 2 nor an option's text"),
         ({"answer": "D"}, "line 3: the right answer is 'D'"),
         ({"question": None}, "line 3: task.premise cannot be filled in: a column that it names has no value"),
         ({"question": "absent"}, "line 3: task.premise cannot be filled in: 'question' is undefined"),
@@ -164,9 +164,9 @@ def test_languages_without_a_common_item_are_refused(tmp_path: Path) -> None:
     ("choices", "sentence"),
     [
         ("['red', 'blue']", None),
-        ("red, blue", r"eng_Latn.csv, row 1 below the header: doc_to_choice gives 'red, blue', which is no list"),
-        ("42", "doc_to_choice gives 42, which is no list such as"),
-        ("", "doc_to_choice gives '', which is no list such as"),
+        ("red, blue", r"eng_Latn.csv, row 1 below the header: doc_to_choice gives 'red, blue', which is not a list"),
+        ("42", "doc_to_choice gives 42, which is not a list such as"),
+        ("", "doc_to_choice gives '', which is not a list such as"),
     ],
 )
 def test_a_column_of_text_is_read_as_a_list(choices: str, sentence: str | None, tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_what_is_not_defined_says_why() -> None:
     )
     assert own.consistency(table.drop(columns="loglikelihoods"))["kappa"].notna().all()
     two = own.consistency(drawn(rng, 40, 2))
-    assert two["note"].tolist() == ["same_wrong not defined, because of two options only one is wrong"]
+    assert two["note"].tolist() == ["same_wrong not defined, because only one of two options is wrong"]
     assert two[["same_wrong", "same_wrong_low", "same_wrong_chance"]].isna().all(axis=None)
     right = table.assign(gold=table["prediction"])
     assert "no item is wrong in both" in reason(

@@ -235,7 +235,7 @@ class Declared(ChoiceTask):
         answers = self._options("doc_to_choice" if self.answers is None else "answers", row, name)
         choices = answers if self.answers is None else self._choices("doc_to_choice", self.doc_to_choice, row)
         if len(answers) != len(choices):
-            raise ValueError(f"answers has {len(answers)} texts, but doc_to_choice {len(choices)}.")
+            raise ValueError(f"answers has {len(answers)} texts, but doc_to_choice has {len(choices)}.")
         if len(choices) < 2:
             raise ValueError(f"there is only {len(choices)} option.")
         # Where only whole options exist, together they are the item's text for all that reads a premise.
@@ -325,7 +325,7 @@ class Declared(ChoiceTask):
         if target in choices:
             return list(choices).index(target)
         known = names or [str(self.first_target + k) for k in range(len(choices))]
-        raise ValueError(f"the right answer is '{target}', which is none of {', '.join(known)} and no option's text.")
+        raise ValueError(f"the right answer is '{target}', neither one of {', '.join(known)} nor an option's text.")
 
 
 def _rows(side: ItemSet) -> int:
@@ -344,7 +344,7 @@ def _list(key: str, value: Any) -> list[Any]:
     if isinstance(value, dict):
         value = list(value.values())
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{key} gives {value!r}, which is no list such as ['yes', 'no'].")
+        raise ValueError(f"{key} gives {value!r}, which is not a list such as ['yes', 'no'].")
     return list(value)
 
 
