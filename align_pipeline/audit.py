@@ -165,7 +165,7 @@ def run(runs: Sequence[Path], repeats: int = REPEATS, seed: int = 0, console: Co
         InputError: no tables have both alignments and answers, or there are too few items.
     """
     tables = read(runs)
-    study = analysis.join(tables.alignment, tables.predictions, last_layers(tables.summaries))
+    study = analysis.join(tables.by_name["alignment"], tables.by_name["predictions"], last_layers(tables.summaries))
     found = families(study, analysis.tally(study))
     if not found:
         raise InputError(

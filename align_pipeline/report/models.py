@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,17 +70,15 @@ def compare(
     }
 
 
-def show(
-    tables: Mapping[str, pd.DataFrame],
-    study: Study,
-    languages: pd.DataFrame,
-    plots: Path,
-    drawings: dict[str, Callable[[], Any]],
-) -> list[Markup]:
-    """A part of the section for each task that has several models; none if there is no such task."""
-    every = tables["models"]
+def show(whole: Part) -> list[Markup]:
+    """A part of the section for each task that has several models; none if there is no such task.
+
+    Args:
+        whole: the report's tables, of no model and task.
+    """
+    every = whole.tables["models"]
     return [
-        _show(Part("", str(task), tables, study, languages, 1, plots, drawings), every[every["task"] == task])
+        _show(replace(whole, task=str(task), models=1), every[every["task"] == task])
         for task in every["task"].drop_duplicates()
     ]
 

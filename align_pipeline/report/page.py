@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,8 @@ from align_pipeline.report import models as across
 from align_pipeline.report import tuning
 from align_pipeline.report.results import Results
 
+_IN_STUDY = ("alignment", "baselines", "predictions", "patching", "translation_patching")
+
 
 def render(
     results: Results,
@@ -31,7 +34,7 @@ def render(
     failed: Sequence[str],
     methods: str,
     plots_folder: Path,
-    drawings: dict[str, Callable[[], Any]] | None = None,
+    drawings: dict[str, Callable[[], Any]],
 ) -> str:
     """The HTML of the page.
 
@@ -45,17 +48,12 @@ def render(
     """
     studies = sorted(set(_studies(results)))
     models, tasks = (sorted(set(names)) for names in zip(*studies, strict=True)) if studies else ([], [])
-    tables = {name: table for name, table in vars(results).items() if isinstance(table, pd.DataFrame)}
-    if results.translation is not None:
-        tables |= {f"translation_{name}": table for name, table in vars(results.translation).items()}
-    tables |= results.tables.added
-    drawings = {} if drawings is None else drawings
-    parts = [
-        Part(model, task, tables, results.study, results.languages, len(models), plots_folder, drawings)
-        for model, task in studies
-    ]
+    tables = {**results.tables.by_name, **results.by_name}
+    whole = Part("", "", tables, results.study, results.languages, len(models), plots_folder, drawings)
     names = sorted({task_name(task) for task in tasks})
-    chapters = [_chapter(part, place) for place, part in enumerate(parts, 1)]
+    chapters = [
+        _chapter(replace(whole, model=model, task=task), place) for place, (model, task) in enumerate(studies, 1)
+    ]
     codes = sorted({str(code) for table in _languages(results) for code in table.unique()})
     shown = [one for chapter in chapters for one in (*chapter.sections, *(lead.figure for lead in chapter.leads))]
     is_live = any('class="live"' in one for one in shown)
@@ -66,7 +64,7 @@ def render(
         provenance=list(_provenance(results, models, names)),
         failed=failed,
         notes=results.notes,
-        models=across.show(tables, results.study, results.languages, plots_folder, drawings),
+        models=across.show(whole),
         parts=chapters,
         leads=[chapter for chapter in chapters if chapter.leads],
         files=files,
@@ -112,14 +110,14 @@ def _listed(names: Sequence[str], kind: str) -> str:
     return ", ".join(names) if len(names) <= 4 else f"{len(names)} {kind}"
 
 
+def _apart(results: Results) -> list[pd.DataFrame]:
+    """The tables whose models, tasks and languages may not be in the study."""
+    return [table for name, table in results.tables.by_name.items() if name not in _IN_STUDY]
+
+
 def _languages(results: Results) -> list[pd.Series[Any]]:
     """The column of languages of each table that has one."""
-    having = (
-        results.study.predictions,
-        results.study.items,
-        results.tables.translations,
-        *results.tables.added.values(),
-    )
+    having = (results.study.predictions, results.study.items, *_apart(results))
     return [table["language"] for table in having if "language" in table]
 
 
@@ -147,31 +145,26 @@ def _studies(results: Results) -> Iterator[tuple[str, str]]:
     """(model, task) pairs of all tables with both columns."""
     for model, task, _, _ in results.study.blocks:
         yield model, task
-    for table in (
-        results.study.predictions,
-        results.numbers,
-        results.tables.translations,
-        *results.tables.added.values(),
-    ):
+    for table in (results.study.predictions, results.by_name["numbers"], *_apart(results)):
         if {"model", "task"} <= set(table):
             yield from table[["model", "task"]].drop_duplicates().itertuples(index=False, name=None)
 
 
 def _provenance(results: Results, models: Sequence[str], tasks: Sequence[str]) -> Iterator[tuple[str, str]]:
-    tables, summaries = results.tables, results.tables.summaries
+    tables, summaries = results.tables.by_name, results.tables.summaries
     configs = {
         s["model"]: ((s.get("config") or {}).get("model") or {}) for s in summaries if isinstance(s.get("model"), str)
     }
     yield "Models", "; ".join(_described(name, configs.get(name, {})) for name in models)
     yield "Tasks", ", ".join(tasks)
-    translated = f", {len(tables.translations):,} of translations" if len(tables.translations) else ""
-    yield "Rows", f"{len(tables.alignment):,} of alignment, {len(tables.predictions):,} of predictions{translated}"
+    counted = ["alignment", "predictions", *(["translations"] if len(tables["translations"]) else [])]
+    yield "Rows", ", ".join(f"{len(tables[name]):,} of {name}" for name in counted)
     layers = sorted({int(k) for block in results.study.blocks.values() for k in block.layers})
     if layers:
         yield "Layers", layer_range(layers)
     sources = sorted({f"{d.get('dataset', '?')} ({d.get('source', '?')})" for s in summaries if (d := s.get("data"))})
     yield "Data", "; ".join(sources) or "not recorded (there is no summary.json with the tables)"
-    yield "Read from", f"{len(tables.folders)} folder{'s' if len(tables.folders) > 1 else ''} of tables"
+    yield "Read from", f"{len(results.tables.folders)} folder{'s' if len(results.tables.folders) > 1 else ''} of tables"
     versions = sorted(
         {f"{k} {v}" for s in summaries for k, v in (s.get("versions") or {}).items() if k in ("torch", "transformers")}
     )

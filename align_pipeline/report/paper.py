@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,20 +177,13 @@ def _document(tables: Sequence[str], with_methods: bool) -> str:
 
 
 def _ranking(results: Results) -> list[str]:
-    cells, groups = results.cells, results.groups
+    cells, groups = results.by_name["cells"], results.by_name["groups"]
     best = cells[cells["best_layer"].astype(bool)].groupby("language", observed=True)["share"].mean()
     right = groups.groupby("language", observed=True)["accuracy"].mean()
     found = [*best.sort_values(ascending=False).index, *right.sort_values(ascending=False).index]
-    every = sorted(set(_codes(results)))
+    tables = [table for table in results.tables.by_name.values() if "language" in table]
+    every = sorted({str(code) for table in tables for code in table["language"].unique()})
     return [str(code) for code in dict.fromkeys([*found, *every]) if code != ENGLISH]
-
-
-def _codes(results: Results) -> Iterator[str]:
-    """The languages of all tables."""
-    tables = [table for table in vars(results.tables).values() if isinstance(table, pd.DataFrame)]
-    for table in [*tables, *results.tables.added.values()]:
-        if "language" in table:
-            yield from map(str, table["language"].unique())
 
 
 def _one(arguments: Arguments, key: str, known: Sequence[str], default: str) -> str:

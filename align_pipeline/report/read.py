@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,16 @@ class Tables:
     """The contents of the folders.
 
     Attributes:
-        alignment, baselines, predictions, translations, patching, translation_patching: the columns of the
-            measurement's section, without columns that no file has; texts as categories.
+        by_name: each table that the measurements' sections read, with the section's columns without those that no file
+            has; texts as categories.
         folders: those with at least one table.
         summaries: the ``summary.json`` files beside the tables.
-        added: tables of other packages, by name.
         left_out: a sentence on what the reader chose not to see; "" if nothing.
     """
 
-    alignment: pd.DataFrame
-    baselines: pd.DataFrame
-    predictions: pd.DataFrame
-    translations: pd.DataFrame
-    patching: pd.DataFrame
-    translation_patching: pd.DataFrame
+    by_name: Mapping[str, pd.DataFrame]
     folders: tuple[Path, ...]
     summaries: tuple[Mapping[str, Any], ...]
-    added: Mapping[str, pd.DataFrame]
     left_out: str = ""
 
 
@@ -59,9 +52,7 @@ def read(runs: Sequence[Path]) -> Tables:
         raise InputError(f"There is no {' or '.join(f'{name}.parquet' for name in own)} in {shown} or its subfolders.")
     _refuse_mixtures(found)
     tables = {name: _table([folder / f"{name}.parquet" for folder in found], one) for name, one in known.items()}
-    summaries = tuple(s for s in map(folders.summary_of, found) if s)
-    built_in: dict[str, Any] = {f.name: tables.pop(f.name) for f in fields(Tables) if f.name in tables}
-    return Tables(**built_in, folders=tuple(found), summaries=summaries, added=tables)
+    return Tables(tables, tuple(found), tuple(s for s in map(folders.summary_of, found) if s))
 
 
 def _folders(run: Path, tables: Iterable[str]) -> Iterator[Path]:

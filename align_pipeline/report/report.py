@@ -19,7 +19,6 @@ from align_pipeline.arguments import Arguments, command
 from align_pipeline.errors import InputError
 from align_pipeline.figures.look import Look
 from align_pipeline.measurements import sections
-from align_pipeline.measurements.translation import statistics as translation_analysis
 from align_pipeline.report import paper
 from align_pipeline.report.latex import prose
 from align_pipeline.report.methods import bibliography, paragraph
@@ -115,15 +114,12 @@ def _tables(results: Results) -> Iterator[tuple[str, tuple[pd.DataFrame, str]]]:
     """The name, rows and description of each CSV file."""
     rare = ("against_published", "numbers", "patching", "translation_patching", "tuning", "models")
     for name, about in FILES.items():
-        table = getattr(results, name)
-        if not name.startswith(rare) or len(table):
+        table = results.by_name.get(name)  # without translations there are no tables about them
+        if table is not None and (not name.startswith(rare) or len(table)):
             yield name, (table, about)
-    if results.translation is not None:
-        for name, about in translation_analysis.FILES.items():
-            yield f"translation_{name}", (getattr(results.translation, name), about)
     for section in sections():
-        if section.csv and len(results.tables.added[section.table]):
-            yield section.table, (results.tables.added[section.table], section.csv)
+        if section.csv and len(results.tables.by_name[section.table]):
+            yield section.table, (results.tables.by_name[section.table], section.csv)
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from align_pipeline.measurements.patching import statistics as patching_analysis
 from align_pipeline.measurements.patching import units
 from align_pipeline.measurements.patching.pivots import by_pivot
 from align_pipeline.measurements.translation import statistics as translation_analysis
-from align_pipeline.measurements.translation_patching import statistics as translation_patching_analysis
+from align_pipeline.measurements.translation_patching import statistics as patched_translation
 from align_pipeline.page.numbers import layer_range
 from align_pipeline.report import models, tuning
 from align_pipeline.report.read import Tables
@@ -46,45 +46,21 @@ def published() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Results:
-    """All result tables of a report; those in `FILES` become CSV files."""
+    """The results of a report.
+
+    Attributes:
+        tables: what was read.
+        study: alignment joined with answers.
+        languages: from `language_table`.
+        by_name: the tables of all analyses; those in `FILES` become CSV files.
+        notes: what the page says first about the tables as a whole.
+    """
 
     tables: Tables
     study: analysis.Study
     languages: pd.DataFrame
-    cells: pd.DataFrame
-    numbers: pd.DataFrame
-    chance: pd.DataFrame
-    verdicts: pd.DataFrame
-    items_by_language: pd.DataFrame
-    items_pooled: pd.DataFrame
-    same_item: pd.DataFrame
-    points: pd.DataFrame
-    language_level: pd.DataFrame
-    instance_level: pd.DataFrame
-    calibration: pd.DataFrame
-    regression: pd.DataFrame
-    confidence: pd.DataFrame
-    reliability: pd.DataFrame
-    consistency: pd.DataFrame
-    consistency_alignment: pd.DataFrame
-    groups: pd.DataFrame
-    against_published: pd.DataFrame
-    translation: translation_analysis.Findings | None
-    patching: pd.DataFrame
-    patching_effects: pd.DataFrame
-    patching_contrasts: pd.DataFrame
-    patching_categories: pd.DataFrame
-    patching_pivots: pd.DataFrame
-    translation_patching: pd.DataFrame
-    translation_patching_effects: pd.DataFrame
-    translation_patching_contrasts: pd.DataFrame
-    tuning: pd.DataFrame
-    tuning_alignment: pd.DataFrame
-    tuning_moves: pd.DataFrame
-    tuning_mediation: pd.DataFrame
-    models: pd.DataFrame
-    models_differences: pd.DataFrame
-    notes: tuple[str, ...] = field(default=())
+    by_name: Mapping[str, pd.DataFrame]
+    notes: tuple[str, ...]
 
 
 FILES = {
@@ -118,6 +94,12 @@ FILES = {
     "models": "several models on one task: size, accuracy, alignment, and their relation within each model",
     "models_differences": "several models: each minus the reference on the same items, per language and metric",
     "against_published": "comparison with the figures of the study's released outputs",
+    "translation_scores": "translation quality and counts per language and direction",
+    "translation_level": "correlation over languages of alignment and translation quality",
+    "translation_directions": "whether that correlation differs between the directions",
+    "translation_asymmetry": "difference in translation quality, into English minus out of it",
+    "translation_sentences": "translation quality of aligned and other sentences, per language, metric and layer",
+    "translation_accuracy": "correlation over languages of translation quality and accuracy on the choice tasks",
 }
 
 
@@ -134,23 +116,21 @@ def analyse(tables: Tables, seed: int = 0, reference: str | None = None) -> Resu
     """
     known = language_table()
     last = last_layers(tables.summaries)
-    aligned, measured = numbers.split(tables.alignment)
-    study = analysis.join(aligned, tables.predictions, last)
+    read = tables.by_name
+    aligned, measured = numbers.split(read["alignment"])
+    study = analysis.join(aligned, read["predictions"], last)
     cells = analysis.tally(study)
-    means = numbers.means(measured, tables.baselines, last)
+    means = numbers.means(measured, read["baselines"], last)
     groups = analysis.groups(study.predictions)
     groups = groups.merge(answers.above_chance(study.predictions), "left", analysis.UNIT)
     every = pd.concat([cells, numbers.as_shares(means)], ignore_index=True) if len(means) else cells
     points = analysis.points(study, every)
     found = findings(study, cells, seed)
-    chances = chance(study, cells, tables.baselines, found.items_by_language)
+    chances = chance(study, cells, read["baselines"], found.items_by_language)
     level = languages.language_level(points, known, seed=seed)
-    patched = units.join(tables.patching, tables.predictions, last)
-    again = translation_patching_analysis.analyse(tables.translation_patching, last, seed=seed)
-    return Results(
-        tables=tables,
-        study=study,
-        languages=known,
+    patched = units.join(read["patching"], read["predictions"], last)
+    translated = patched_translation.analyse(read["translation_patching"], last, seed=seed)
+    by_name = dict(
         cells=cells,
         numbers=means,
         chance=chances,
@@ -169,19 +149,19 @@ def analyse(tables: Tables, seed: int = 0, reference: str | None = None) -> Resu
         consistency_alignment=consistency_alignment(study, cells),
         groups=groups,
         against_published=against_published(study, points),
-        translation=translation_analysis.analyse(tables.translations, study, cells, groups, seed),
         patching=patching_analysis.summary(patched, seed=seed),
         patching_effects=patching_analysis.effects(patched, seed=seed),
         patching_contrasts=patching_analysis.contrasts(patched, seed=seed),
         patching_categories=patching_analysis.by_category(patched),
         patching_pivots=by_pivot(patched),
-        translation_patching=again.summary,
-        translation_patching_effects=again.effects,
-        translation_patching_contrasts=again.contrasts,
+        translation_patching=translated["summary"],
+        translation_patching_effects=translated["effects"],
+        translation_patching_contrasts=translated["contrasts"],
         **tuning.compare(study, cells, tables.summaries),
         **models.compare(study, cells, chances, level, found.same_item, tables.summaries, reference, seed),
-        notes=notes(study, tables),
+        **translation_analysis.analyse(read["translations"], study, cells, groups, seed),
     )
+    return Results(tables, study, known, by_name, notes(study, tables))
 
 
 def notes(study: analysis.Study, tables: Tables) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -72,22 +72,13 @@ def choose(tables: Tables, choice: Choice) -> Tables:
 
 
 def _each(thing: T, change: Callable[[pd.DataFrame], pd.DataFrame]) -> T:
-    """Tables or results, each of their data frames changed."""
-    values = {field.name: getattr(thing, field.name) for field in fields(thing)}
-    changed: dict[str, Any] = {name: change(v) for name, v in values.items() if isinstance(v, pd.DataFrame)}
-    if "added" in values:
-        changed["added"] = {name: change(table) for name, table in values["added"].items()}
-    return replace(thing, **changed)
-
-
-def _frames(tables: Tables) -> list[pd.DataFrame]:
-    values = [getattr(tables, field.name) for field in fields(tables)]
-    return [value for value in values if isinstance(value, pd.DataFrame)] + list(tables.added.values())
+    """Tables or results, each of their tables changed."""
+    return replace(thing, by_name={name: change(table) for name, table in thing.by_name.items()})
 
 
 def _names(tables: Tables, column: str) -> list[str]:
     """The names in a column of all tables; of languages, those other than English."""
-    found = {str(name) for table in _frames(tables) if column in table for name in table[column].unique()}
+    found = {str(name) for table in tables.by_name.values() if column in table for name in table[column].unique()}
     return sorted(found - {ENGLISH})
 
 
@@ -109,7 +100,7 @@ _OF_PIVOT = ["model", "task", "pivot"]
 
 def _pivots(tables: Tables) -> pd.MultiIndex:
     """Model, task and pivot of all rows that are not English."""
-    with_pivot = [table for table in _frames(tables) if {*_OF_PIVOT, "language"} <= set(table)]
+    with_pivot = [table for table in tables.by_name.values() if {*_OF_PIVOT, "language"} <= set(table)]
     rows = [table.loc[table["language"] != ENGLISH, _OF_PIVOT].drop_duplicates().astype(str) for table in with_pivot]
     return pd.MultiIndex.from_frame(pd.concat(rows))
 
@@ -171,17 +162,9 @@ def labelled(results: Results, labels: Mapping[str, str]) -> Results:
         predictions=rename(results.study.predictions),
         blocks=dict(sorted(blocks.items())),
     )
-    translation = results.translation
-    if translation is not None:
-        translation = replace(translation, **{name: rename(table) for name, table in vars(translation).items()})
     said = f"Labels: {', '.join(f'{label} is {name}' for name, label in sorted(labels.items()))}."
-    differences = rename(results.models_differences)
-    reference = differences["reference"].map(lambda name: labels.get(name, name))
-    return replace(
-        _each(results, rename),
-        models_differences=differences.assign(reference=reference),
-        tables=tables,
-        study=study,
-        translation=translation,
-        notes=(said, *notes(study, tables)),
-    )
+    renamed = _each(results, rename).by_name
+    differences = renamed["models_differences"]
+    differences = differences.assign(reference=differences["reference"].map(lambda name: labels.get(name, name)))
+    by_name = {**renamed, "models_differences": differences}
+    return replace(results, by_name=by_name, tables=tables, study=study, notes=(said, *notes(study, tables)))

@@ -476,8 +476,8 @@ def test_intervals_draw_what_is_compared_together() -> None:
     def interval(one: Callable[[Sequence[int]], float]) -> list[float]:
         return [one(range(4)), *np.percentile([one(chosen) for chosen in resamples], [2.5, 97.5])]
 
-    effects = found.effects.set_index(["condition", "layer"])
-    contrasts = found.contrasts.set_index(["control", "at", "layer"])
+    effects = found["effects"].set_index(["condition", "layer"])
+    contrasts = found["contrasts"].set_index(["control", "at", "layer"])
     columns = ["chrf_difference", "chrf_low", "chrf_high"]
     for condition, layer in (("parallel", 2), ("noise", 5)):
         own = RUNS[condition, layer]
@@ -490,9 +490,9 @@ def test_intervals_draw_what_is_compared_together() -> None:
     right = interval(
         lambda chosen: (2 * score(GOOD, chosen) + score(BAD, chosen)) / 3 - score(noise, chosen),
     )
-    middle = found.contrasts[(found.contrasts["control"] == "noise") & (found.contrasts["at"] == MIDDLE)]
+    middle = found["contrasts"][(found["contrasts"]["control"] == "noise") & (found["contrasts"]["at"] == MIDDLE)]
     assert middle[columns].iloc[0].tolist() == pytest.approx(right)
-    treated = found.summary.set_index("condition").loc["parallel"]
+    treated = found["summary"].set_index("condition").loc["parallel"]
     assert (treated["best_layer"], treated["n"]) == (2, 4)
     assert treated["best"] == pytest.approx(score(GOOD, range(4)))
     # language=spa is better still, but it has the concept.
@@ -505,16 +505,16 @@ def test_tables_of_several_runs() -> None:
     rows = table({key: texts for key, texts in RUNS.items() if key[0] != "noise" or key[1] == 3})
     rows = rows[~((rows["condition"] == "noise") & (rows["item_id"] == "2"))]
     found = analyse(pd.concat([rows, rows]), {"m": 6}, resamples=20)
-    assert set(found.effects["n"]) == {3}
-    noise = found.effects[found.effects["condition"] == "noise"].set_index("layer")
+    assert set(found["effects"]["n"]) == {3}
+    noise = found["effects"][found["effects"]["condition"] == "noise"].set_index("layer")
     chosen = [0, 1, 3]
     own = [RUNS["noise", 3][k] for k in chosen]
     right = sacrebleu.corpus_chrf(own, [[REFERENCES[k] for k in chosen]], word_order=2).score
     assert noise.loc[3, "chrf"] == pytest.approx(right)
     assert math.isnan(noise.loc[2, "chrf"])
-    treated = found.summary.set_index("condition").loc["parallel"]
+    treated = found["summary"].set_index("condition").loc["parallel"]
     assert treated["strongest_control"] == "random_item"
-    assert analyse(rows.iloc[:0]).effects.empty
+    assert analyse(rows.iloc[:0])["effects"].empty
 
 
 def test_statistics_are_plain_numbers(job: tuple[Path, dict[str, Any]]) -> None:

@@ -159,9 +159,9 @@ def test_tables_of_other_hands_are_read(tmp_path: Path) -> None:
         predictions[required].astype({"item_id": "category"}),
     )
     a, b = (results.analyse(read.read([tmp_path / name])) for name in ("ours", "theirs"))
-    pd.testing.assert_frame_equal(a.instance_level, b.instance_level)
+    pd.testing.assert_frame_equal(a.by_name["instance_level"], b.by_name["instance_level"])
     both = ["pearson", "pearson_low", "spearman"]
-    pd.testing.assert_frame_equal(a.language_level[both], b.language_level[both])
+    pd.testing.assert_frame_equal(a.by_name["language_level"][both], b.by_name["language_level"][both])
 
 
 def test_several_models_and_tasks(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_summaries_tell_where_the_data_are_from_and_which_layer_is_last(tmp_path
     summary = '{"model": "tiny", "num_layers": 8, "data": {"dataset": "facebook/belebele", "source": "embedded"}}'
     (tmp_path / "a" / "summary.json").write_text(summary)
     found = results.analyse(read.read([tmp_path]))
-    assert found.cells["inner"].all()
+    assert found.by_name["cells"]["inner"].all()
     assert "facebook/belebele (embedded)" in report.write([tmp_path], tmp_path / "out").read_text(encoding="utf-8")
 
 
@@ -223,7 +223,7 @@ def test_tables_of_other_packages_are_checked_and_kept(tmp_path: Path, monkeypat
     table = pd.DataFrame({"language": ["swh_Latn", "deu_Latn"], "value": [0, 1]})
     table.to_parquet(tmp_path / "norms.parquet")
     found = read.read([tmp_path])
-    assert found.added["norms"]["language"].tolist() == ["swh_Latn", "deu_Latn"]
+    assert found.by_name["norms"]["language"].tolist() == ["swh_Latn", "deu_Latn"]
     assert found.alignment.empty
     wrongs = ((table.drop(columns="language"), "no column language"), (table.assign(value=2), "values other than 0"))
     for wrong, says in wrongs:

@@ -65,7 +65,7 @@ def test_the_rows_of_the_names_are_kept(
     found = select.choose(everything, choice)
     assert found.left_out == says
     for name in ("alignment", "predictions"):
-        table, chosen = getattr(everything, name), getattr(found, name)
+        table, chosen = everything.by_name[name], found.by_name[name]
         mask = pd.Series(True, table.index)
         for column, names in kept.items():
             own = table[column].isin(names)
@@ -77,7 +77,7 @@ def test_the_rows_of_the_names_are_kept(
         texts = dict.fromkeys(("model", "task", "language", "pivot", "item_id"), str)
         expected = table[mask].reset_index(drop=True)
         pd.testing.assert_frame_equal(chosen.astype(texts), expected.astype(texts), check_categorical=False)
-    names = set(found.predictions["model"])
+    names = set(found.by_name["predictions"]["model"])
     assert {summary["model"] for summary in found.summaries} == {s["model"] for s in everything.summaries} & names
 
 
@@ -91,7 +91,7 @@ def test_another_task_still_says_how_many_layers_there_are(everything: read.Tabl
 
 
 def test_the_paragraph_for_a_paper_is_about_what_was_chosen(everything: read.Tables) -> None:
-    codes = sorted({str(code) for code in everything.predictions["language"].unique()} - {ENGLISH})
+    codes = sorted({str(code) for code in everything.by_name["predictions"]["language"].unique()} - {ENGLISH})
     about = {"languages": [{"language": code, "n": 10} for code in codes]}
     full = tuple(recorded(model=MODELS[0], task=task, **about) for task in ("xcopa", "xstorycloze"))
     both = replace(everything, summaries=full)
@@ -105,8 +105,9 @@ def test_the_paragraph_for_a_paper_is_about_what_was_chosen(everything: read.Tab
 def test_a_report_of_a_part_is_that_of_its_folders(runs: Path, everything: read.Tables) -> None:
     apart = results.analyse(read.read([runs / "1"]))
     chosen = results.analyse(select.choose(everything, Choice(models=(MODELS[1],))))
-    for name in results.FILES:
-        pd.testing.assert_frame_equal(getattr(chosen, name), getattr(apart, name))
+    assert set(chosen.by_name) == set(apart.by_name)
+    for name, table in apart.by_name.items():
+        pd.testing.assert_frame_equal(chosen.by_name[name], table)
 
 
 @pytest.mark.parametrize(
@@ -150,15 +151,15 @@ def test_labels_change_names_and_no_number(everything: read.Tables) -> None:
     assert labels == {"gemma3-270m": "A: base", "org/big:v2": "B"}
     before = results.analyse(everything)
     after = select.labelled(before, labels)
-    for name in results.FILES:
-        old, new = getattr(before, name), getattr(after, name)
+    for name in {*results.FILES} & {*before.by_name}:
+        old, new = before.by_name[name], after.by_name[name]
         named = ["model", "reference"] if name == "models_differences" else ["model"]
         pd.testing.assert_frame_equal(new.drop(columns=named), old.drop(columns=named))
         for column in named:
             assert not set(labels) & set(new[column])
             assert new[column].tolist() == [labels.get(str(model), model) for model in old[column]]
-    assert len(after.models_differences) > 0
-    assert len(after.tuning) > 0
+    assert len(after.by_name["models_differences"]) > 0
+    assert len(after.by_name["tuning"]) > 0
     assert {key[0] for key in after.study.blocks} == {"A: base", "B", "gemma3-270m+x-seed0"}
     assert after.notes[0] == "Labels: A: base is gemma3-270m, B is org/big:v2."
     assert not any("tuned version" in note for note in after.notes)

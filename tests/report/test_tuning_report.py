@@ -201,7 +201,7 @@ def test_without_a_tuned_model_nothing_changes(runs: Path, tmp_path: Path) -> No
 
 def test_without_its_base_a_tuned_model_is_named_in_a_note(runs: Path) -> None:
     found = results.analyse(read.read([runs / "gemma3-270m+midalign-seed0"]))
-    assert found.tuning.empty
+    assert found.by_name["tuning"].empty
     (note,) = [note for note in found.notes if "tuned" in note]
     assert note.startswith("gemma3-270m+midalign-seed0 is a tuned version of gemma3-270m, which has no tables of xcopa")
 

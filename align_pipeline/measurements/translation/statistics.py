@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,43 +28,10 @@ SERIES = ["alignment_task", "metric", "pooling", "reduce"]
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Findings:
-    """The results for translations; each becomes a CSV file, ``translation_<name>.csv``.
-
-    Attributes:
-        scores: quality and counts per language and direction.
-        level: correlation over languages of alignment with quality.
-        directions: whether that correlation differs between the directions.
-        asymmetry: whether quality differs between the directions.
-        sentences: quality of aligned against other sentences.
-        accuracy: correlation over languages of quality with accuracy on the choice tasks.
-        points: the languages that `level` compares.
-    """
-
-    scores: pd.DataFrame
-    level: pd.DataFrame
-    directions: pd.DataFrame
-    asymmetry: pd.DataFrame
-    sentences: pd.DataFrame
-    accuracy: pd.DataFrame
-    points: pd.DataFrame
-
-
-FILES = {
-    "scores": "translation quality and counts per language and direction",
-    "level": "correlation over languages of alignment and translation quality",
-    "directions": "whether that correlation differs between the directions",
-    "asymmetry": "difference in translation quality, into English minus out of it",
-    "sentences": "translation quality of aligned and other sentences, per language, metric and layer",
-    "accuracy": "correlation over languages of translation quality and accuracy on the choice tasks",
-}
-
-
 def analyse(
     translations: pd.DataFrame, study: Study, cells: pd.DataFrame, accuracies: pd.DataFrame, seed: int = 0
-) -> Findings | None:
-    """Run all analyses; None if there are no translations.
+) -> dict[str, pd.DataFrame]:
+    """Run all analyses.
 
     Args:
         translations: as `TRANSLATIONS`.
@@ -74,23 +40,28 @@ def analyse(
         accuracies: from `study.groups`.
         seed: of the random draws; each row uses its own, so that other rows do not change it.
 
+    Returns:
+        The tables by name, none if there are no translations: quality and counts (``translation_scores``), its
+        correlation over languages with alignment (``_level``; the languages in ``_points``) and accuracy, whether
+        the directions differ in that correlation (``_directions``) and in quality (``_asymmetry``), ``_sentences``.
+
     Raises:
         InputError: duplicate rows contradict each other in more than `study.NOISE` of the cases.
     """
     if translations.empty:
-        return None
+        return {}
     table = unique(translations)
     found = scores(table)
     compared = points(found, cells)
-    return Findings(
-        scores=found,
-        level=level(compared),
-        directions=directions(compared, seed),
-        asymmetry=asymmetry(table, found),
-        sentences=sentences(table, study, cells),
-        accuracy=against_accuracy(found, accuracies),
-        points=compared,
-    )
+    return {
+        "translation_scores": found,
+        "translation_level": level(compared),
+        "translation_directions": directions(compared, seed),
+        "translation_asymmetry": asymmetry(table, found),
+        "translation_sentences": sentences(table, study, cells),
+        "translation_accuracy": against_accuracy(found, accuracies),
+        "translation_points": compared,
+    }
 
 
 def unique(translations: pd.DataFrame) -> pd.DataFrame:

@@ -141,14 +141,14 @@ class TranslationPatching:
             language = pair.language.language
             tables = {
                 name: records(table[table["language"] == language].drop(columns=shared))
-                for name, table in vars(found).items()
+                for name, table in found.items()
             }
             rows[language, pair.english.pivot] = {"translation_patching": tables}
         return Told(
             rows,
-            _curves(found.effects),
-            draw_translation(found.effects, self.job.folder),
-            printed=[_printed(rows, found.effects)],
+            _curves(found["effects"]),
+            draw_translation(found["effects"], self.job.folder),
+            printed=[_printed(rows, found["effects"])],
         )
 
     @staticmethod

@@ -76,19 +76,10 @@ class Unit:
     before: dict[str, Array]
 
 
-@dataclass(frozen=True)
-class Findings:
-    """`effects`, `contrasts` and `summary`."""
-
-    effects: pd.DataFrame
-    contrasts: pd.DataFrame
-    summary: pd.DataFrame
-
-
 def analyse(
     patched: pd.DataFrame, last_layers: dict[str, int] | None = None, resamples: int = RESAMPLES, seed: int = 0
-) -> Findings:
-    """Run all analyses.
+) -> dict[str, pd.DataFrame]:
+    """Run all analyses: `effects`, `contrasts` and `summary`, by name.
 
     Args:
         patched: as `TRANSLATION_PATCHING`; duplicate rows count once.
@@ -97,7 +88,7 @@ def analyse(
         seed: of the bootstrap.
     """
     found = units(patched, last_layers or {}, resamples, seed)
-    return Findings(effects(found), contrasts(found), summary(found))
+    return {"effects": effects(found), "contrasts": contrasts(found), "summary": summary(found)}
 
 
 def units(patched: pd.DataFrame, last_layers: dict[str, int], resamples: int, seed: int) -> list[Unit]:
