@@ -49,6 +49,16 @@ def language(head: str, name: str = "language") -> Column:
     return Column(head, lambda row: name_of(value(row)), title=lambda row: str(value(row)))
 
 
+def languages(has_pivots: bool) -> list[Column]:
+    """A column of languages and, if a language has several pivots, one of these."""
+    return [text("Language", "language"), *([text("Pivot", "pivot")] if has_pivots else [])]
+
+
+def flat(columns: Sequence[Any]) -> list[Column]:
+    """Columns, of which some are lists of columns, as one list."""
+    return [one for given in columns for one in ([given] if isinstance(given, Column) else flat(given))]
+
+
 def shown(rows: pd.DataFrame, columns: Sequence[Column]) -> list[Column]:
     """The columns without those that have no value in any row."""
     listed = list(rows.itertuples())
@@ -94,3 +104,10 @@ def p_value(head: str, name: str) -> Column:
 def interval(low: str, high: str) -> Column:
     """A column of intervals, sorted by their lower ends."""
     return Column("95% interval", attrgetter(low), lambda row: as_range(getattr(row, low), getattr(row, high)).strip())
+
+
+def with_interval(
+    head: str, name: str, low: str = "", high: str = "", digits: int = 3, sign: bool = False
+) -> list[Column]:
+    """A column of numbers and that of their intervals, ``<name>_low`` and ``<name>_high`` unless others are named."""
+    return [number(head, name, digits, sign), interval(low or f"{name}_low", high or f"{name}_high")]

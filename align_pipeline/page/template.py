@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import BaseLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup
 
+from align_pipeline.figures import style
 from align_pipeline.page import columns, numbers
 
 
@@ -44,6 +45,7 @@ def _environment() -> Environment:
         "number": numbers.as_number,
         "count": numbers.as_count,
         "p_text": numbers.p_text,
+        "languages": style.languages,
         "task": numbers.task_name,
         "metric": numbers.metric_of,
     }

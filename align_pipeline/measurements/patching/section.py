@@ -56,10 +56,10 @@ def _kinds(part: Part) -> Iterator[SimpleNamespace]:
             images=[part.draw(draw, *words, name) for name, draw in figures.figures(rows)],
             table=named(table, pivot),
             by_head=(table["head"] >= 0).any(),
-            against=named(against[~of_map], pivot) if (~of_map).any() else None,
-            placebos=named(_with_treatment(against[of_map])) if of_map.any() else None,
-            kept=named(kept) if len(kept) else None,
-            categories=named(_at_best(categories, table), pivot) if by_category else None,
+            against=named(against[~of_map], pivot),
+            placebos=named(_with_treatment(against[of_map])),
+            kept=named(kept),
+            categories=named(_at_best(categories, table), pivot) if by_category else categories.head(0),
         )
 
 

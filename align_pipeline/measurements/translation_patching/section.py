@@ -35,7 +35,7 @@ def _kinds(part: Part) -> Iterator[SimpleNamespace]:
             kind=f"{key[2]}, {figures.kind_name(next(rows.itertuples()))}",
             image=part.draw(partial(figures.translation, rows), "translation_patching", *map(str, key[2:])),
             table=named(table),
-            against=named(against[against["at"] == MIDDLE]) if len(against) else None,
+            against=named(against[against["at"] == MIDDLE]),
         )
 
 
