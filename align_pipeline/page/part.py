@@ -15,6 +15,8 @@ from markupsafe import Markup
 
 from align_pipeline.figures import style
 from align_pipeline.inference.study import Study
+from align_pipeline.page.numbers import metric_name
+from align_pipeline.page.template import render
 
 _AS_THEY_ARE = " !$'()*+,-./:;<=>?@[]^_`{|}~"
 """Characters that an image address within double quotes may have as they are."""
@@ -52,6 +54,11 @@ class Part:
         table = self.tables.get(name, pd.DataFrame())
         keys = {key: value for key, value in (("model", self.model), ("task", self.task)) if key in table}
         return table[(table[list(keys)] == pd.Series(keys)).all(axis=1)] if keys else table
+
+    @property
+    def first(self) -> Markup:
+        """The name of the first metric, which the answers at the top of the page are about."""
+        return metric_name(self.metrics[0][0], "")
 
     @property
     def metrics(self) -> list[tuple[str, str]]:
@@ -118,9 +125,17 @@ class Lead:
     figure: Markup | str = ""
 
 
-def no_leads(part: Part) -> list[Lead]:
-    """Of a section that answers none of the page's questions."""
-    return []
+def lead(question: str, place: int, template: str, **shown: Any) -> Lead:
+    """An answer and its picture from a template, which renders each by `what` (``answer`` or ``figure``).
+
+    Args:
+        question: the question.
+        place: see `Lead`.
+        template: as in `template.render`.
+        shown: values for the template; `image` is "" where there is no picture.
+    """
+    answer = Markup(" ".join(render(template, what="answer", **shown).split()))
+    return Lead(question, place, answer, render(template, what="figure", **shown) if shown["image"] else "")
 
 
 @dataclass(frozen=True)
@@ -145,7 +160,7 @@ class Section:
     empty: frozenset[str] = frozenset()
     csv: str = ""
     others: Mapping[str, pa.Schema] = field(default_factory=dict)
-    leads: Callable[[Part], Sequence[Lead]] = no_leads
+    leads: Callable[[Part], Sequence[Lead]] = lambda part: []
 
     def tables(self) -> dict[str, Section]:
         """Each table that the report reads for the section, as a section with that table only."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from align_pipeline.figures import style
-from align_pipeline.page.numbers import as_count, as_number, as_p, is_missing
+from align_pipeline.page.numbers import as_count, as_number, as_p, as_range, is_missing
 
 ROWS, LETTERS, MOST_ROWS = 45, 112, 1000
 """Rows and letters that fit a page in footnote size; rows above which a table stays a CSV file."""
@@ -261,13 +261,11 @@ def _values(rows: pd.DataFrame, language: Callable[[str], str]) -> Iterator[_Col
             digits = 1 if _is_large(rows[name]) or _is_large(rows[ends[name]]) else 2
             rest = " ".join(word for word in name.split("_") if word != "low")
             head = r"95\% interval" + (f", {escape(rest)}" if rest else "")
-            yield _Column(head, [_interval(*pair, digits) for pair in zip(low, high, strict=True)], is_text=False)
+            cells = [escape(as_range(*pair, digits).strip()) or "--" for pair in zip(low, high, strict=True)]
+            yield _Column(head, cells, is_text=False)
         elif name not in ends.values():
-            column, is_text = rows[name], not pd.api.types.is_numeric_dtype(rows[name])
-            if is_text:
-                yield _Column(_head(name), [_text(name, value, language) for value in column], is_text)
-            else:
-                yield _Column(_head(name), [_shown(name, column)(value) for value in column], is_text)
+            column = _key(rows, name, language)
+            yield column if column.is_text else replace(column, cells=list(map(_shown(name, rows[name]), rows[name])))
 
 
 def _key(rows: pd.DataFrame, name: str, language: Callable[[str], str]) -> _Column:
@@ -294,7 +292,7 @@ def _shown(name: str, column: pd.Series[Any]) -> Callable[[Any], str]:
     """How the page shows the numbers of a column."""
     words = name.split("_")
     if pd.api.types.is_bool_dtype(column):
-        return lambda value: "--" if is_missing(value) else "yes" if value else "no"
+        return _or_dash(lambda value: "yes" if value else "no")
     if "p" in (words[0], words[-1]):
         return _or_dash(as_p)
     known = column.dropna()
@@ -307,12 +305,6 @@ def _shown(name: str, column: pd.Series[Any]) -> Callable[[Any], str]:
 
 def _or_dash(show: Callable[[Any], str]) -> Callable[[Any], str]:
     return lambda value: "--" if is_missing(value) else escape(show(value))
-
-
-def _interval(low: Any, high: Any, digits: int) -> str:
-    if is_missing(low) or is_missing(high):
-        return "--"
-    return f"[{escape(as_number(low, digits))}, {escape(as_number(high, digits))}]"
 
 
 def _is_large(column: pd.Series[Any]) -> bool:

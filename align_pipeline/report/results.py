@@ -177,18 +177,15 @@ def last_layers(summaries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 def _about_layers(study: analysis.Study, tables: Tables) -> Iterator[str]:
     told = last_layers(tables.summaries)
-    highest: dict[str, tuple[int, bool]] = {}
-    for (model, *_), block in study.blocks.items():
-        layer, whole = int(block.layers[-1]), len(block.layers) == block.layers[-1] + 1
-        before = highest.get(model, (layer, whole))
-        highest[model] = max(before, (layer, whole))
-    for model, (layer, whole) in sorted(highest.items()):
-        if model not in told and not whole:
+    every = sorted({(key[0], tuple(map(int, block.layers))) for key, block in study.blocks.items()})
+    highest = {model: max((k[-1], len(k) == k[-1] + 1) for own, k in every if own == model) for model, _ in every}
+    for model, (layer, is_whole) in highest.items():
+        if model not in told and not is_whole:
             yield (
                 f"The tables of {model} hold only some layers; the highest, layer {layer}, is treated as the one after "
                 "the final norm and left out of maxima, means and best layers."
             )
-    for model, layers in sorted({(key[0], tuple(map(int, block.layers))) for key, block in study.blocks.items()}):
+    for model, layers in every:
         if model in told and len(layers) <= told[model]:
             yield (
                 f"Tables of {model} hold only some of its layers 0 to {told[model]}: {layer_range(layers)}; maxima, "

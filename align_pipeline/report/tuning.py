@@ -18,7 +18,7 @@ from align_pipeline.inference import tuning as paired
 from align_pipeline.inference.study import Study
 from align_pipeline.inference.verdicts import LEVEL, verdict
 from align_pipeline.page.numbers import metric_name, metric_names
-from align_pipeline.page.part import CARD, Lead, Part
+from align_pipeline.page.part import CARD, Lead, Part, lead
 from align_pipeline.page.template import render
 
 
@@ -88,14 +88,11 @@ def leads(part: Part) -> list[Lead]:
         "row": chosen,
         "aligned": {name: chosen[f"{name}_aligned"] for name in ("difference", "low", "high")},
         "verdicts": [_judged(chosen, end) for end in ("_aligned", "")],
-        "name": metric_name(part.metrics[0][0], ""),
+        "name": part.first,
         "count": languages["language"].nunique(),
         "image": part.draw(partial(short.effects, names, middle, low, high, "points"), CARD, "tuning"),
     }
-    answer, figure = (
-        render("align_pipeline/report/tuning_lead.html", what=what, **shown) for what in ("answer", "figure")
-    )
-    return [Lead(QUESTION, 0, Markup(" ".join(answer.split())), figure)]
+    return [lead(QUESTION, 0, "align_pipeline/report/tuning_lead.html", **shown)]
 
 
 def _judged(row: Mapping[Any, Any], end: str) -> str:

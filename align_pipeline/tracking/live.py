@@ -56,10 +56,6 @@ class Live:
             tracking.complain(self.config, error, f"nothing is logged; {_KEPT}")
 
     @property
-    def _is_online(self) -> bool:
-        return self.config.mode is WandbMode.online
-
-    @property
     def is_open(self) -> bool:
         """Whether what is logged goes anywhere."""
         return self._run is not None
@@ -91,7 +87,8 @@ class Live:
             if self.config.required:
                 self.failure = error
             else:
-                more = f"; `wandb sync {self.folder}/wandb/run-*` uploads the rest" if self._is_online else ""
+                is_online = self.config.mode is WandbMode.online
+                more = f"; `wandb sync {self.folder}/wandb/run-*` uploads the rest" if is_online else ""
                 tracking.complain(self.config, error, f"nothing more is logged; {_KEPT}{more}")
 
     def close(self, failed: str | None = None) -> None:

@@ -43,8 +43,14 @@ class Curve:
     group: str = "alignment"
 
 
-GROUPS = ("alignment", "representations", "logit_lens", "patching", "patched_chrf")
-"""Groups of curves, which have the layer as their axis."""
+GROUPS = {
+    "alignment": "aligned items",
+    "representations": "value",
+    "logit_lens": "share",
+    "patching": "TF items corrected",
+    "patched_chrf": "chrF++",
+}
+"""Groups of curves, which have the layer as their axis, and what their values are."""
 
 
 def log_job(
@@ -141,15 +147,6 @@ def tell_full(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told(config: WandbConfig) -> Iterator[None]:
-    """Turn any error of W&B into a log line, so that no result is lost."""
-    try:
-        yield
-    except Exception as error:
-        complain(config, error, "tables, plots and summary are still in the output folder")
-
-
-@contextlib.contextmanager
 def own_folders(folder: Path) -> Iterator[None]:
     """Make W&B write its local copies to the output folder, where `wandb sync` finds them, not to the home folder."""
     kinds = ["cache", "data"]
@@ -243,20 +240,13 @@ def log_charts(run: Any, curves: Sequence[Curve]) -> None:
 
     if len({curve.language for curve in curves}) == 1:
         log_rows(run, curves, alone=True)
-    said = {
-        "alignment": "aligned items",
-        "representations": "value",
-        "logit_lens": "share",
-        "patching": "TF items corrected",
-        "patched_chrf": "chrF++",
-    }
     for group, metric in dict.fromkeys((curve.group, curve.metric) for curve in curves):
         chosen = [curve for curve in curves if (curve.group, curve.metric) == (group, metric)]
         chart = wandb.plot.line_series(
             xs=[list(curve.layers) for curve in chosen],
             ys=[list(curve.values) for curve in chosen],
             keys=[curve.language for curve in chosen],
-            title=f"{metric}: {said[group]} by layer",
+            title=f"{metric}: {GROUPS[group]} by layer",
             xname="layer",
         )
         run.log({f"curves/{metric}" if group == "alignment" else f"curves/{group}/{metric}": chart})
@@ -273,9 +263,12 @@ def track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequen
     """
     if config.mode is WandbMode.disabled:
         return
-    with _told(config), own_folders(folder):
-        _track_report(config, folder, report, failed)
-        tell_offline(config, folder)
+    try:
+        with own_folders(folder):
+            _track_report(config, folder, report, failed)
+            tell_offline(config, folder)
+    except Exception as error:  # no result is lost
+        complain(config, error, "tables, plots and summary are still in the output folder")
 
 
 def _track_report(config: WandbConfig, folder: Path, report: Path, failed: Sequence[str]) -> None:

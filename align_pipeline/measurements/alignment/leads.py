@@ -10,15 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from align_pipeline.config.lang import name_of, names
 from align_pipeline.figures import interactive, short
 from align_pipeline.figures.style import METRICS
 from align_pipeline.inference.verdicts import BOUNDS, LEVEL
-from align_pipeline.page.numbers import metric_name
-from align_pipeline.page.part import CARD, Lead, Part
-from align_pipeline.page.template import render
+from align_pipeline.page.part import CARD, Lead, Part, lead
 
 TEMPLATE = "align_pipeline/measurements/alignment/lead.html"
 WHERE = "Where in depth do languages meet the pivot?"
@@ -150,10 +147,7 @@ def _items(part: Part, verdicts: pd.DataFrame) -> Lead:
 
 
 def _lead(part: Part, question: str, about: str, **shown: Any) -> Lead:
-    shown |= {"name": metric_name(part.metrics[0][0], ""), "about": about, "part": part}
-    answer = render(TEMPLATE, what="answer", **shown)
-    figure = render(TEMPLATE, what="figure", **shown) if shown["image"] else Markup()
-    return Lead(question, QUESTIONS.index(question) + 1, Markup(" ".join(answer.split())), figure)
+    return lead(question, QUESTIONS.index(question) + 1, TEMPLATE, about=about, name=part.first, **shown)
 
 
 def _first(verdicts: pd.DataFrame, question: str) -> Any:

@@ -6,16 +6,13 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from align_pipeline.config.lang import name_of
 from align_pipeline.figures import interactive, short
 from align_pipeline.figures.style import SCORES
 from align_pipeline.inference.verdicts import LEVEL
 from align_pipeline.measurements.translation.statistics import headline
-from align_pipeline.page.numbers import metric_name
-from align_pipeline.page.part import CARD, Lead, Part
-from align_pipeline.page.template import render
+from align_pipeline.page.part import CARD, Lead, Part, lead
 
 TEMPLATE = "align_pipeline/measurements/translation/lead.html"
 LANGUAGES = "Are aligned languages translated better?"
@@ -32,7 +29,7 @@ def leads(part: Part) -> list[Lead]:
     level, points, sentences = (
         _of(part, f"translation_{name}", score, direction) for name in ("level", "points", "sentences")
     )
-    about = {"score": SCORES[score], "direction": direction, "name": metric_name(part.metrics[0][0], "")}
+    about = {"score": SCORES[score], "direction": direction, "name": part.first}
     return [_languages(part, level, points, about), _sentences(part, sentences, about)]
 
 
@@ -53,7 +50,7 @@ def _languages(part: Part, level: pd.DataFrame, points: pd.DataFrame, about: dic
     if len(points) > 1:
         image = part.draw(partial(short.scatter, points, part.languages["resource"], title), CARD, "languages")
         live = interactive.scatter(points, small=True, against=title)
-    return _lead(LANGUAGES, 2, "languages", row=row, image=image, live=live, level=LEVEL, **about)
+    return lead(LANGUAGES, 2, TEMPLATE, kind="languages", row=row, image=image, live=live, level=LEVEL, **about)
 
 
 def _sentences(part: Part, sentences: pd.DataFrame, about: dict[str, Any]) -> Lead:
@@ -66,13 +63,7 @@ def _sentences(part: Part, sentences: pd.DataFrame, about: dict[str, Any]) -> Le
         middle, low, high = (known[name].astype(float).tolist() for name in ("rank_biserial", "low", "high"))
         title = "rank-biserial correlation"
         image = part.draw(partial(short.effects, names, middle, low, high, title), CARD, "items")
-    shown = {"tested": len(tested), "sure": int((tested["p_holm"] < LEVEL).sum()), "level": LEVEL}
+    shown: dict[str, Any] = {"tested": len(tested), "sure": int((tested["p_holm"] < LEVEL).sum()), "level": LEVEL}
     median = tested["rank_biserial"].median() if len(tested) else None
-    note = next(iter(best["note"]), "")
-    return _lead(SENTENCES, 3, "sentences", image=image, live=None, median=median, note=note, **shown, **about)
-
-
-def _lead(question: str, place: int, kind: str, **shown: Any) -> Lead:
-    answer = render(TEMPLATE, what="answer", kind=kind, **shown)
-    figure = render(TEMPLATE, what="figure", kind=kind, **shown) if shown["image"] else ""
-    return Lead(question, place, Markup(" ".join(answer.split())), figure)
+    shown |= {"median": median, "note": next(iter(best["note"]), "")}
+    return lead(SENTENCES, 3, TEMPLATE, kind="sentences", image=image, live=None, **shown, **about)
