@@ -70,6 +70,10 @@ class Part:
         ]
         return sorted(found, key=lambda m: (place_of(m[0]), m))
 
+    def by_metric(self, table: pd.DataFrame) -> list[Any]:
+        """A table's rows in the order of `metrics`."""
+        return sorted(table.itertuples(), key=lambda row: self.metrics.index((str(row.metric), str(row.pooling))))
+
     def draw(self, draw: Callable[[], Any], *words: str) -> str:
         """Draw a figure and save it as PNG and SVG.
 

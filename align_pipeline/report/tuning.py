@@ -68,7 +68,7 @@ def leads(part: Part) -> list[Lead]:
     both = accuracy[accuracy["seed"] == paired.MEAN].merge(
         alignment, on=["preset", "role", "seeds", "against", "language", "trained"], suffixes=("", "_aligned")
     )
-    where = paired.TRAINED if (both["language"] == paired.TRAINED).any() else paired.OTHER
+    where, count = _judged_on(both)
     every = both[both["language"] == where].to_dict("records")
     if not every:
         return []
@@ -82,14 +82,13 @@ def leads(part: Part) -> list[Lead]:
             names.append(f"{who}: {what}")
             values.append([100 * row[f"{name}{end}"] for name in ("difference", "low", "high")])
     middle, low, high = (list(column) for column in zip(*values, strict=True))
-    languages = both.loc[~both["language"].isin(paired.POOLED) & (both["trained"] == (where == paired.TRAINED))]
     shown = {
         "model": part.model,
         "row": chosen,
         "aligned": {name: chosen[f"{name}_aligned"] for name in ("difference", "low", "high")},
         "verdicts": [_judged(chosen, end) for end in ("_aligned", "")],
         "name": part.first,
-        "count": languages["language"].nunique(),
+        "count": count,
         "image": part.draw(partial(short.effects, names, middle, low, high, "points"), CARD, "tuning"),
     }
     return [lead(QUESTION, 0, "align_pipeline/report/tuning_lead.html", **shown)]
@@ -136,8 +135,7 @@ def _presets(part: Part, seen: pd.DataFrame) -> Iterator[SimpleNamespace]:
     for name, role, seeds in seen[["preset", "role", "seeds"]].drop_duplicates().itertuples(index=False):
         every, own = seen[seen["preset"] == name], accuracy[accuracy["preset"] == name]
         mean = own[own["seed"] == paired.MEAN]
-        where = paired.TRAINED if (every["language"] == paired.TRAINED).any() else paired.OTHER
-        languages = every[~every["language"].isin(paired.POOLED) & (every["trained"] == (where == paired.TRAINED))]
+        where, count = _judged_on(every)
         at = mean[mean["language"] == where]
         aligned = alignment[(alignment["preset"] == name) & (alignment["against"] == paired.BASE)]
         linked_to = mediation[(mediation["preset"] == name) & (mediation["language"] == paired.TRAINED)]
@@ -146,22 +144,23 @@ def _presets(part: Part, seen: pd.DataFrame) -> Iterator[SimpleNamespace]:
             role=role,
             seeds=seeds,
             where=where,
-            count=languages["language"].nunique(),
+            count=count,
             beyond=list(at[at["against"] != paired.BASE].itertuples()),
             base=next(at[at["against"] == paired.BASE].itertuples(), None),
             by_seed=own.loc[(own["seed"] != paired.MEAN) & (own["language"] == where), "difference"].tolist(),
             english=next(mean[(mean["language"] == ENGLISH) & (mean["against"] == paired.BASE)].itertuples(), None),
-            aligned=_by_metric(part, aligned[(aligned["language"] == where) & (aligned["at"] == "middle_third")]),
-            linked=_by_metric(part, linked_to[linked_to["form"] == "within_language"]),
-            same_item=_by_metric(part, linked_to[linked_to["form"] == "same_item"]),
+            aligned=part.by_metric(aligned[(aligned["language"] == where) & (aligned["at"] == "middle_third")]),
+            linked=part.by_metric(linked_to[linked_to["form"] == "within_language"]),
+            same_item=part.by_metric(linked_to[linked_to["form"] == "same_item"]),
             overlap=int(own["overlap"].max()) if len(own) else 0,
         )
 
 
-def _by_metric(part: Part, table: pd.DataFrame) -> list[Any]:
-    """The rows in the order of the page's metrics."""
-    place = {metric: i for i, metric in enumerate(part.metrics)}
-    return sorted(table.itertuples(), key=lambda row: place[row.metric, row.pooling])
+def _judged_on(rows: pd.DataFrame) -> tuple[str, int]:
+    """The languages that a preset is judged on, those that it was trained on or else the others, and their number."""
+    where = paired.TRAINED if (rows["language"] == paired.TRAINED).any() else paired.OTHER
+    single = rows[~rows["language"].isin(paired.POOLED) & (rows["trained"] == (where == paired.TRAINED))]
+    return where, single["language"].nunique()
 
 
 def _curves(part: Part, alignment: pd.DataFrame) -> Iterator[SimpleNamespace]:
@@ -169,7 +168,7 @@ def _curves(part: Part, alignment: pd.DataFrame) -> Iterator[SimpleNamespace]:
     rows = alignment[(alignment["at"] == "layer") & (alignment["against"] == paired.BASE)]
     for metric, pooling in part.metrics:
         own = rows[(rows["metric"] == metric) & (rows["pooling"] == pooling)]
-        where = paired.TRAINED if (own["language"] == paired.TRAINED).any() else paired.OTHER
+        where, _ = _judged_on(own)
         own = own[own["language"] == where]
         if len(own):
             yield SimpleNamespace(

@@ -224,7 +224,7 @@ def test_tables_of_other_packages_are_checked_and_kept(tmp_path: Path, monkeypat
     table.to_parquet(tmp_path / "norms.parquet")
     found = read.read([tmp_path])
     assert found.by_name["norms"]["language"].tolist() == ["swh_Latn", "deu_Latn"]
-    assert found.alignment.empty
+    assert found.by_name["alignment"].empty
     wrongs = ((table.drop(columns="language"), "no column language"), (table.assign(value=2), "values other than 0"))
     for wrong, says in wrongs:
         wrong.to_parquet(tmp_path / "norms.parquet")

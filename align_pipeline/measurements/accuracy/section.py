@@ -53,11 +53,8 @@ def _every(known: pd.DataFrame) -> SimpleNamespace:
 
 def _answers(part: Part, aligned: pd.DataFrame) -> list[tuple[str, list[Any]]]:
     """The rows that have a difference, in the order of the page's metrics: of all items, right ones and wrong ones."""
-    place = {metric: i for i, metric in enumerate(part.metrics)}
-    found: list[tuple[str, list[Any]]] = []
-    for english in ("all", "right", "wrong"):
-        rows = aligned[(aligned["english"] == english) & aligned["difference"].notna()].itertuples()
-        found.append((english, sorted(rows, key=lambda row: place[str(row.metric), str(row.pooling)])))
+    known = aligned[aligned["difference"].notna()]
+    found = [(english, part.by_metric(known[known["english"] == english])) for english in ("all", "right", "wrong")]
     return [one for one in found if one[1]]
 
 

@@ -111,24 +111,22 @@ def _by_language(part: Part) -> Iterator[SimpleNamespace]:
 def _overview(part: Part) -> dict[str, Any]:
     """Accuracy and best alignment per language."""
     cells, groups = part.of("cells"), part.of("groups")
-    units = pd.concat([of[["language", "pivot"]] for of in (cells, part.of("numbers"), groups)]).drop_duplicates()
-    table = units.merge(groups.drop(columns=["model", "task"]), how="left", on=["language", "pivot"])
-    own = part.of("points").drop_duplicates(["language", "pivot"])[["language", "pivot", "fertility"]]
-    table = table.merge(own, how="left", on=["language", "pivot"])
+    units_of = ["language", "pivot"]
+    table = pd.concat([of[units_of] for of in (cells, part.of("numbers"), groups)]).drop_duplicates()
+    table = table.merge(groups.drop(columns=["model", "task"]), "left", units_of)
+    table = table.merge(part.of("points").drop_duplicates(units_of)[[*units_of, "fertility"]], "left", units_of)
     every = [*part.metrics, *_numbers(part)]
     for i, (metric, pooling) in enumerate(every):
         rows = _rows(part, metric, pooling)
-        best = rows.loc[rows["best_layer"].astype(bool), ["language", "pivot", "share", "layer", "chance"]]
+        best = rows.loc[rows["best_layer"].astype(bool), [*units_of, "share", "layer", "chance"]]
         if i < len(part.metrics):
             best["layer"] = best["layer"].where(best["share"] > 0)  # without an aligned item, no layer is the best
         best = best.rename(columns={"share": f"max_{i}", "layer": f"at_{i}", "chance": f"chance_{i}"})
-        mean = rows[rows["inner"].astype(bool)].groupby(["language", "pivot"])["share"].mean().rename(f"mean_{i}")
-        table = table.merge(best, how="left", on=["language", "pivot"]).merge(
-            mean.reset_index(), how="left", on=["language", "pivot"]
-        )
+        mean = rows[rows["inner"].astype(bool)].groupby(units_of)["share"].mean().rename(f"mean_{i}")
+        table = table.merge(best, "left", units_of).merge(mean.reset_index(), "left", units_of)
     table["note"] = table["note"].fillna("there are no predictions")
     chances = part.of("chance")
-    chances = chances[chances["best_layer"].astype(bool)].sort_values(["language", "pivot"])
+    chances = chances[chances["best_layer"].astype(bool)].sort_values(units_of)
     return {
         "chances": chances,
         "every": table.sort_values(["accuracy", "language"], ascending=[False, True]),
@@ -145,21 +143,16 @@ def _languages(part: Part) -> dict[str, Any]:
     layers = level[(level["grouping"] == "all") & (level["reduce"] == "layer")]
     scatters = []
     for key, rows in in_order(points[points["reduce"] == "max"]) if len(level) else ():
-        source, metric, pooling = key
-        numbers = whole[
-            (whole[["alignment_task", "metric", "pooling"]] == list(key)).all(axis=1) & (whole["reduce"] == "max")
-        ]
-        words = ("scatter", *([] if source == part.task else [source]), metric, pooling)
         if len(rows) < 2:  # a point alone shows nothing
             continue
+        source, metric, pooling = key
+        numbers = whole[(whole[["alignment_task", "metric", "pooling", "reduce"]] == [*key, "max"]).all(axis=1)]
+        words = ("scatter", *([] if source == part.task else [source]), metric, pooling)
         rows = points_of(part, rows)
         what = _what(part, metric, pooling)
         image = part.draw(partial(plots.scatter, rows, numbers.iloc[0], part.languages["resource"], what), *words)
-        one = SimpleNamespace(
-            name=metric_name(metric, pooling), n=len(rows), image=image, live=interactive.scatter(rows, what=what)
-        )
-        one.what = what
-        scatters.append(one)
+        one = {"name": metric_name(metric, pooling), "what": what, "n": len(rows), "image": image}
+        scatters.append(one | {"live": interactive.scatter(rows, what=what)})
     drawn = layers["pearson"].notna().any() and layers["layer"].nunique() > 1
     return {
         "level": whole,
@@ -221,16 +214,14 @@ def _items(part: Part) -> dict[str, Any]:
         rows, odds = of_metric(transfer, metric, pooling), of_metric(pooled, metric, pooling)
         best = rows[rows["best_layer"] & rows["difference"].notna()]
         if len(best):
-            one = SimpleNamespace(name=metric_name(metric, pooling), languages=len(best))
-            one.ts, one.tf = best["n_a"].sum(), best["n_b"].sum()
-            one.curves = part.draw(partial(plots.transfer, rows, odds), "transfer", metric, pooling)
             differs = of_metric(own, metric, pooling)
-            one.differences = part.draw(partial(plots.forest, differs), "differences", metric, pooling)
             known = differs[differs["difference"].notna()]
-            one.live = interactive.intervals(
-                known.assign(sure=known["p_languages"] < LEVEL), "share aligned, TS minus TF"
-            )
-            transfers.append(one)
+            known = known.assign(sure=known["p_languages"] < LEVEL)
+            one = {"name": metric_name(metric, pooling), "languages": len(best)}
+            one |= {"ts": best["n_a"].sum(), "tf": best["n_b"].sum()}
+            one["curves"] = part.draw(partial(plots.transfer, rows, odds), "transfer", metric, pooling)
+            one["differences"] = part.draw(partial(plots.forest, differs), "differences", metric, pooling)
+            transfers.append(one | {"live": interactive.intervals(known, "share aligned, TS minus TF")})
     has_groups = (transfer["n_a"] * transfer["n_b"] > 0).any()
     return {
         "items": own,

@@ -93,14 +93,8 @@ def by_layer(table: pd.DataFrame) -> Figure:
     figure.legend(handles=handles, loc="lower center", ncols=across, fontsize=7.5, bbox_to_anchor=(0.5, 0.0))
     figure.text(0.5, (bottom + 0.02) / height, "layer (hidden state)", fontsize=8.5, ha="center")
     task = part_task(table)
-    figure.text(
-        0.5 / width,
-        (height - 0.2) / height,
-        f"{TASKS.get(task, task)}: logit lens",
-        fontsize=11,
-        fontweight="bold",
-        va="center",
-    )
+    title = f"{TASKS.get(task, task)}: logit lens"
+    figure.text(0.5 / width, (height - 0.2) / height, title, fontsize=11, fontweight="bold", va="center")
     below_title = item_counts(table.loc[table["quantity"] == "script", "n"])
     figure.text(0.5 / width, (height - 0.38) / height, below_title, fontsize=8.5, color="#555555", va="center")
     return figure

@@ -9,7 +9,7 @@ A learned map is a treatment too; its controls are its placebos (`config.patch.t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -167,12 +167,13 @@ def contrasts(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) 
         p_mcnemar is exact, on the items that only one of the two corrects; p_holm adjusts it over the layers.
         p_layers is from `max_t`.
     """
-    parts = [_contrast(unit, c, resamples, seed) for unit in units for c in _controls(unit)]
+    parts = [
+        _contrast(unit, control, resamples, seed)
+        for unit in units
+        for control, name in enumerate(unit.conditions)
+        if treatment_of(name) in unit.conditions
+    ]
     return pd.concat([pd.DataFrame(columns=CONTRASTS), *parts])[CONTRASTS]
-
-
-def _controls(unit: Unit) -> Iterator[int]:
-    yield from (c for c, name in enumerate(unit.conditions) if treatment_of(name) in unit.conditions)
 
 
 def _contrast(unit: Unit, control: int, resamples: int, seed: int) -> pd.DataFrame:
@@ -257,9 +258,7 @@ def summary(units: Sequence[Unit], resamples: int = RESAMPLES, seed: int = 0) ->
     """
     rows = []
     for unit in units:
-        against = pd.concat(
-            [pd.DataFrame(columns=CONTRASTS)] + [_contrast(unit, c, resamples, seed) for c in _controls(unit)]
-        )
+        against = contrasts([unit], resamples, seed)
         against = against[against["lacks_concept"].astype(bool)]
         weights = unit.weights(unit.tf, resamples, seed)
         for c, condition in enumerate(unit.conditions):

@@ -55,7 +55,7 @@ def analyse(
     compared = points(found, cells)
     return {
         "translation_scores": found,
-        "translation_level": level(compared),
+        "translation_level": _correlated(compared, ["model", "direction", "score", *SERIES], "alignment", "quality"),
         "translation_directions": directions(compared, seed),
         "translation_asymmetry": asymmetry(table, found),
         "translation_sentences": sentences(table, study, cells),
@@ -128,18 +128,6 @@ def _long(found: pd.DataFrame) -> pd.DataFrame:
     return found.melt(keys, names, "score", "quality").dropna(subset="quality")
 
 
-def level(compared: pd.DataFrame) -> pd.DataFrame:
-    """Correlation over languages of alignment with translation quality.
-
-    Args:
-        compared: from `points`.
-
-    Returns:
-        a row per (model, direction, score, alignment_task, metric, pooling, reduce) with the columns of `correlation`.
-    """
-    return _correlated(compared, ["model", "direction", "score", *SERIES], "alignment", "quality")
-
-
 def against_accuracy(found: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
     """Correlation over languages of translation quality with accuracy.
 
@@ -152,6 +140,7 @@ def against_accuracy(found: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFr
 
 
 def _correlated(both: pd.DataFrame, keys: list[str], x: str, y: str) -> pd.DataFrame:
+    """A row per value of `keys`, with the columns of `correlation` over languages of x with y."""
     rows = [
         dict(zip(keys, key, strict=True)) | correlation(part[x].to_numpy(float), part[y].to_numpy(float))
         for key, part in both.groupby(keys)
