@@ -20,7 +20,7 @@ from align_pipeline import distributed
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import ItemSet, Pair, ParallelTask, sides_of
 from align_pipeline.engine.identity import commit
-from align_pipeline.measurements.base import Job, Measurement, Told
+from align_pipeline.measurements.base import Column, Job, Measurement, Told
 from align_pipeline.measurements.passes import Passes
 from align_pipeline.store import folders
 
@@ -162,27 +162,27 @@ def tables(content: Mapping[str, Any], told: Sequence[Told], folder: Path, width
     told = sorted(told, key=lambda part: part.place)
     caption = " ".join([*(part.caption for part in told if part.caption), f"Tables and plots: {folder}"])
     rows = content["languages"]
-    columns = [("n", [str(row["n"]) for row in rows], False)]
-    columns += [(c.head, [c.cell(row) for row in rows], c.no_wrap) for part in told for c in part.columns]
+    columns = [Column("n", lambda row: str(row["n"])), *(column for part in told for column in part.columns)]
     room = width - max(len(text) for text in ["language", *(row["language"] for row in rows)]) - 4
-    groups: list[list[tuple[str, list[str], bool]]] = [[]]
+    groups: list[list[Column]] = [[]]
     left = room
-    for head, cells, no_wrap in columns:
-        needed = max(len(line) for text in [head, *cells] for line in text.splitlines() or [""]) + 3
+    for column in columns:
+        texts = [column.head, *map(column.cell, rows)]
+        needed = max(len(line) for text in texts for line in text.splitlines() or [""]) + 3
         if groups[-1] and needed > left:
             groups.append([])
             left = room
-        groups[-1].append((head, cells, no_wrap))
+        groups[-1].append(column)
         left -= needed
     made = []
     for number, group in enumerate(groups):
         one = Table(title=None if number else title, title_justify="left", caption_justify="left")
-        one.caption = caption if number == len(groups) - 1 else None
+        one.caption = caption if group is groups[-1] else None
         one.add_column("language", no_wrap=True)
-        for head, _, no_wrap in group:
-            one.add_column(head, justify="right", no_wrap=no_wrap or len(groups) > 1)
-        for index, row in enumerate(rows):
-            one.add_row(row["language"], *(cells[index] for _, cells, _ in group))
+        for column in group:
+            one.add_column(column.head, justify="right", no_wrap=column.no_wrap or len(groups) > 1)
+        for row in rows:
+            one.add_row(row["language"], *(column.cell(row) for column in group))
         made.append(one)
     return made
 

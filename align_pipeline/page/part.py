@@ -171,6 +171,11 @@ class Section:
         return {self.table: self} | {name: Section(name, schema, self.show) for name, schema in self.others.items()}
 
 
+def of_metric(table: pd.DataFrame, metric: str, pooling: str) -> pd.DataFrame:
+    """The rows of one metric."""
+    return table[(table["metric"] == metric) & (table["pooling"] == pooling)]
+
+
 def in_order(table: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
     """Rows grouped by alignment task, metric and pooling, in the order of `style.METRICS`."""
     groups = [

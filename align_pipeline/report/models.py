@@ -20,7 +20,7 @@ from align_pipeline.inference import tuning as paired
 from align_pipeline.inference.study import Study
 from align_pipeline.page import columns
 from align_pipeline.page.numbers import metric_name, metric_names
-from align_pipeline.page.part import Part, in_order
+from align_pipeline.page.part import Part, in_order, of_metric
 from align_pipeline.page.template import render
 
 FEW = 6
@@ -91,10 +91,11 @@ def _show(part: Part, rows: pd.DataFrame) -> Markup:
     groups = in_order(rows[rows["metric"] != ""])
     main = groups[0][0][1:] if groups else ("", "")
     names = metric_names({key[1:] for key, _ in groups})
-    shown = rows[(rows["metric"] == main[0]) & (rows["pooling"] == main[1])].drop_duplicates("model")
+    shown = of_metric(rows, *main).drop_duplicates("model")
     missing = rows[~rows["model"].isin(shown["model"])].drop_duplicates("model")  # the metric was not measured
     table = pd.concat([shown, missing[across.OF_MODEL]]).set_index("model").loc[models].reset_index()
     pooled = differences[differences["language"] == across.MEAN]
+    known = rows[rows[["r", "same_item"]].notna().any(axis=1)]
     alignment = list(_alignment(part, groups, models))
     by_language = _by_language(part, rows, alignment[0].rows if alignment else None, models)
     main_name = metric_names([main])[main] if groups else ""
@@ -105,14 +106,13 @@ def _show(part: Part, rows: pd.DataFrame) -> Markup:
         few=len(models) <= FEW,
         reference=str(differences["reference"].iloc[0]) if len(differences) else "",
         main=metric_name(*main) if groups else "",
-        names=names,
         table=table,
         rows=pd.concat([own for _, own in groups]) if groups else rows.head(0),
         pooled=pooled[pooled["quantity"] == "accuracy"],
         english=differences[(differences["language"] == ENGLISH) & (differences["quantity"] == "accuracy")],
-        aligned=[_of_metric(key, pooled) for key, _ in groups if key[0] == part.task],
-        related=[_related(key, own, part.task) for key, own in groups],
-        relation=_relation(part, rows),
+        aligned=[(names[key[1:]], of_metric(pooled, *key[1:])) for key, _ in groups if key[0] == part.task],
+        related=[_related(names[key[1:]], own, "" if key[0] == part.task else key[0]) for key, own in groups],
+        relation=part.draw(partial(figures.relation, known), "models_relation") if len(known) else "",
         scales=list(_scales(part, rows)),
         depths=list(_depths(part, rows, models)),
         by_language=by_language,
@@ -129,27 +129,13 @@ def _show(part: Part, rows: pd.DataFrame) -> Markup:
     )
 
 
-def _of_metric(key: tuple[str, str, str], pooled: pd.DataFrame) -> SimpleNamespace:
-    """The differences of a metric from the reference, mean over languages."""
-    own = pooled[(pooled["metric"] == key[1]) & (pooled["pooling"] == key[2])]
-    return SimpleNamespace(metric=key[1], pooling=key[2], rows=own)
-
-
-def _related(key: tuple[str, str, str], own: pd.DataFrame, task: str) -> SimpleNamespace:
+def _related(name: Markup, own: pd.DataFrame, elsewhere: str) -> SimpleNamespace:
     """In how many models the relation of a metric with accuracy is above 0, over languages and within items."""
-    counted = {
-        name: (
-            int((own[f"{name}_p_holm"].astype(float).lt(_SURE) & (own[name] > 0)).sum()),
-            int(own[name].notna().sum()),
-        )
-        for name in ("r", "same_item")
-    }
-    return SimpleNamespace(metric=key[1], pooling=key[2], elsewhere="" if key[0] == task else key[0], **counted)
-
-
-def _relation(part: Part, rows: pd.DataFrame) -> str:
-    known = rows[rows[["r", "same_item"]].notna().any(axis=1)]
-    return part.draw(partial(figures.relation, known), "models_relation") if len(known) else ""
+    counted = {}
+    for of in ("r", "same_item"):
+        sure = own[f"{of}_p_holm"].astype(float).lt(_SURE) & (own[of] > 0)
+        counted[of] = (int(sure.sum()), int(own[of].notna().sum()))
+    return SimpleNamespace(name=name, elsewhere=elsewhere, **counted)
 
 
 def _scales(part: Part, rows: pd.DataFrame) -> Iterator[SimpleNamespace]:
@@ -172,7 +158,7 @@ def _depths(part: Part, rows: pd.DataFrame, models: Sequence[str]) -> Iterator[S
     cells = cells.merge(chances[[*keys, "chance"]].astype(dict.fromkeys(keys[:-1], object)), "left", keys)
     last = last.fillna(cells.groupby("model")["layer"].max()).astype(float)
     for (task, metric, pooling), _ in in_order(rows[rows["metric"] != ""]):
-        own = cells[(cells["metric"] == metric) & (cells["pooling"] == pooling)]
+        own = of_metric(cells, metric, pooling)
         if task != part.task or own["model"].nunique() < 2:
             continue
         has = own.groupby(["language", "pivot"])["model"].transform("nunique")
@@ -225,9 +211,8 @@ def _wide(table: pd.DataFrame, models: Sequence[str], value: str, name: str = ""
     keys = ["language", "pivot"]
     table = table[table["model"].isin(models)]
     wide = table.astype(dict.fromkeys([*keys, "model"], object)).pivot(index=keys, columns="model", values=value)
-    wide = wide.reindex(columns=list(models)).set_axis(
-        [f"{name or value}{i}" for i in range(len(models))], axis="columns"
-    )
+    wide = wide.reindex(columns=list(models))
+    wide.columns = pd.Index([f"{name or value}{i}" for i in range(len(models))])
     wide.insert(0, "n", table.groupby(keys, observed=True)["n"].max())
     return wide.reset_index()
 
@@ -240,5 +225,5 @@ def _alignment(
     for (task, metric, pooling), _ in groups:
         if task == part.task:
             best = table[table["best_layer"].astype(bool) & (table["task"] == task)]
-            own = best[(best["metric"] == metric) & (best["pooling"] == pooling)]
+            own = of_metric(best, metric, pooling)
             yield SimpleNamespace(name=metric_name(metric, pooling), rows=_wide(own, models, "cross_fitted", "aligned"))

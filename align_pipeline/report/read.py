@@ -158,12 +158,8 @@ def _laws(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray, str]]:
         number = table["margin"].is_valid() if "margin" in have else pa.scalar(False)
         yield "value", pc.or_(table["value"].is_valid(), number), "only a metric's number in margin can stand for it"
     if "confidence" in have:
-        sure = table["confidence"]
-        yield (
-            "confidence",
-            pc.and_(pc.greater_equal(sure, 0), pc.less_equal(sure, 1)),
-            "it must be a probability from 0 to 1",
-        )
+        is_share = pc.and_(pc.greater_equal(table["confidence"], 0), pc.less_equal(table["confidence"], 1))
+        yield "confidence", is_share, "it must be a probability from 0 to 1"
     for name in sorted({"gold", "prediction"} & have):
         is_option = pc.greater_equal(table[name], 0)
         if "loglikelihoods" in have:
@@ -171,12 +167,8 @@ def _laws(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray, str]]:
             is_option = pc.and_kleene(is_option, pc.less(table[name], count))
         yield name, is_option, "options are counted from 0, and each has a log-likelihood"
     if {"gold", "prediction", "correct"} <= have:
-        is_right = pc.equal(table["prediction"], table["gold"])
-        yield (
-            "correct",
-            pc.equal(table["correct"], is_right.cast(pa.int8())),
-            "prediction is {prediction} and gold is {gold}",
-        )
+        is_right = pc.equal(table["prediction"], table["gold"]).cast(pa.int8())
+        yield "correct", pc.equal(table["correct"], is_right), "prediction is {prediction} and gold is {gold}"
     if "layer" in have:
         layer, unpatched = table["layer"], pa.scalar(False)
         if "condition" in have:

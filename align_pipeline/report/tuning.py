@@ -18,7 +18,7 @@ from align_pipeline.inference import tuning as paired
 from align_pipeline.inference.study import Study
 from align_pipeline.inference.verdicts import LEVEL, verdict
 from align_pipeline.page.numbers import metric_name, metric_names
-from align_pipeline.page.part import CARD, Lead, Part, lead
+from align_pipeline.page.part import CARD, Lead, Part, lead, of_metric
 from align_pipeline.page.template import render
 
 
@@ -167,7 +167,7 @@ def _curves(part: Part, alignment: pd.DataFrame) -> Iterator[SimpleNamespace]:
     """A figure per metric: alignment by layer of the base and each preset, the mean over languages."""
     rows = alignment[(alignment["at"] == "layer") & (alignment["against"] == paired.BASE)]
     for metric, pooling in part.metrics:
-        own = rows[(rows["metric"] == metric) & (rows["pooling"] == pooling)]
+        own = of_metric(rows, metric, pooling)
         where, _ = _judged_on(own)
         own = own[own["language"] == where]
         if len(own):

@@ -15,18 +15,13 @@ from align_pipeline.config.lang import name_of, names
 from align_pipeline.figures import interactive, short
 from align_pipeline.figures.style import METRICS
 from align_pipeline.inference.verdicts import BOUNDS, LEVEL
-from align_pipeline.page.part import CARD, Lead, Part, lead
+from align_pipeline.page.part import CARD, Lead, Part, lead, of_metric
 
 TEMPLATE = "align_pipeline/measurements/alignment/lead.html"
 WHERE = "Where in depth do languages meet the pivot?"
 LANGUAGES = "Do aligned languages do better?"
 ITEMS = "Do aligned items do better?"
 QUESTIONS = (WHERE, LANGUAGES, ITEMS)
-
-
-def of_metric(table: pd.DataFrame, metric: str, pooling: str) -> pd.DataFrame:
-    """The rows of one metric."""
-    return table[(table["metric"] == metric) & (table["pooling"] == pooling)]
 
 
 def with_chance(part: Part, metric: str, pooling: str) -> pd.DataFrame:

@@ -17,10 +17,10 @@ from align_pipeline.inference.numbers import as_shares
 from align_pipeline.inference.study import MIN_LANGUAGES
 from align_pipeline.inference.tuning import OTHER, TRAINED
 from align_pipeline.inference.verdicts import BOUNDS, LEVEL
-from align_pipeline.measurements.alignment.leads import guessing, leads, of_metric, points_of, with_chance
+from align_pipeline.measurements.alignment.leads import guessing, leads, points_of, with_chance
 from align_pipeline.measurements.alignment.table import ALIGNMENT, BASELINES
 from align_pipeline.page.numbers import metric_name, metric_names
-from align_pipeline.page.part import Part, Section, in_order
+from align_pipeline.page.part import Part, Section, in_order, of_metric
 from align_pipeline.page.template import render
 
 
@@ -58,17 +58,16 @@ def _findings(part: Part) -> dict[str, Any]:
 def _tuned(tuning: pd.DataFrame) -> list[SimpleNamespace]:
     """The change of accuracy of each preset (of the treatments, if there are any), and that beyond each placebo; over
     the languages that it was trained on, or else over the others."""
-    if tuning.empty:
-        return []
     mean = tuning[tuning["seed"] == "mean"]
     if (mean["role"] == "treatment").any():
         mean = mean[mean["role"] == "treatment"]
-    found: list[SimpleNamespace] = []
+    found = []
     for preset, rows in mean.groupby("preset", sort=False):
-        over = [name for name in (TRAINED, OTHER) if (rows["language"] == name).any()]
-        own = rows[rows["language"].isin(over[:1])]
-        found.append(SimpleNamespace(preset=preset, over=over[0] if over else "", rows=list(own.itertuples())))
-    return [one for one in found if one.rows]
+        over = next((name for name in (TRAINED, OTHER) if (rows["language"] == name).any()), None)
+        if over is not None:
+            own = list(rows[rows["language"] == over].itertuples())
+            found.append(SimpleNamespace(preset=preset, over=over, rows=own))
+    return found
 
 
 def _questions(verdicts: pd.DataFrame) -> Iterator[SimpleNamespace]:

@@ -15,7 +15,7 @@ from align_pipeline.inference.pivots import Best, best, layer_of, matrix, named,
 from align_pipeline.measurements.pivots.figures import every_layer, heat_map
 from align_pipeline.measurements.pivots.table import PIVOTS
 from align_pipeline.page.numbers import metric_name
-from align_pipeline.page.part import Part, Section, place_of
+from align_pipeline.page.part import Part, Section, of_metric, place_of
 from align_pipeline.page.template import render
 
 _TEXTS = ["language", "pivot", "set", "pivot_set", "metric", "pooling"]
@@ -40,7 +40,7 @@ def _show(part: Part) -> Markup:
 
 
 def _metric(part: Part, rows: pd.DataFrame, predictions: pd.DataFrame, agree: Any, metric: str, pooling: str) -> Any:
-    own = rows[(rows["metric"] == metric) & (rows["pooling"] == pooling)]
+    own = of_metric(rows, metric, pooling)
     layer = layer_of(own, _last(part, own))
     shares = matrix(own, layer)
     found = judged(shares, predictions)

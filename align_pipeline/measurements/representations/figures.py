@@ -7,22 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from align_pipeline.figures import labels, look, style
+from align_pipeline.figures.look import points
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from align_pipeline.figures import labels, look
-from align_pipeline.figures.look import points
-from align_pipeline.figures.style import (
-    OKABE_ITO,
-    POOLINGS,
-    TASKS,
-    item_counts,
-    language_codes,
-    language_names,
-    languages,
-    layer_ticks,
-    part_task,
-    set_title,
-)
 
 LABELS = {
     "cosine": "cosine",
@@ -62,10 +51,10 @@ def by_layer(table: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    table = table.assign(label=language_names(table))
-    codes = language_codes(table)
+    table = table.assign(label=style.language_names(table))
+    codes = style.language_codes(table)
     names, paper = list(table["label"].unique()), look.current()
-    few = len(names) <= len(OKABE_ITO)
+    few = len(names) <= len(style.OKABE_ITO)
     colours, labelled = look.colours(codes), look.labelled(codes)
     shown = [name for name in LABELS if (table["measure"] == name).any()]
     across = min(_ACROSS, max(len(shown), 3)) if paper is None else max(2, int(paper.width / 1.5))
@@ -82,7 +71,7 @@ def by_layer(table: pd.DataFrame) -> Figure:
         panels = list(figure.subplots(down, across, squeeze=False).ravel())
         for spare in panels[len(shown) :]:
             spare.set_visible(False)
-    ticks = layer_ticks(np.sort(table["layer"].unique()))
+    ticks = style.layer_ticks(np.sort(table["layer"].unique()))
     ticks = ticks[:: -(-len(ticks) // 6)]
     for place, measure in enumerate(shown):
         row, column = divmod(place, across)
@@ -100,9 +89,9 @@ def by_layer(table: pd.DataFrame) -> Figure:
         axes.set_title(LABELS[measure], fontsize=points(8.5), fontweight="normal", pad=3)
     handles = [Line2D([], [], color=colours[name], label=name) for name in named]
     handles.append(Line2D([], [], color="#555555", linestyle="--", label="chance"))
-    pooling, task = str(table["pooling"].iloc[0]), part_task(table)
-    title = f"{TASKS.get(task, task)}: representations ({POOLINGS.get(pooling, pooling)})"
-    below = f"{languages(len(names))}, {item_counts(table['n'])}"
+    pooling, task = str(table["pooling"].iloc[0]), style.part_task(table)
+    title = f"{style.TASKS.get(task, task)}: representations ({style.POOLINGS.get(pooling, pooling)})"
+    below = f"{style.languages(len(names))}, {style.item_counts(table['n'])}"
     if panels:
         for axes in panels[max(len(shown) - across, 0) : len(shown)]:  # the lowest of each column
             axes.set_xlabel("layer (hidden state)")
@@ -110,7 +99,7 @@ def by_layer(table: pd.DataFrame) -> Figure:
         handles = [Line2D([], [], color=colour, label=name) for name, colour in groups.items()] or handles[:-1]
         handles.append(Line2D([], [], color="#555555", linestyle="--", label="chance"))
         labels.below(figure, handles, [str(handle.get_label()) for handle in handles])
-        set_title(panels[0], title, below)
+        style.set_title(panels[0], title, below)
         return figure
     figure.legend(handles=handles, loc="lower center", ncols=across, fontsize=7.5, bbox_to_anchor=(0.5, 0.0))
     figure.text(0.5, (bottom - 0.08) / height, "layer (hidden state)", fontsize=8.5, ha="center")

@@ -8,21 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from align_pipeline.figures import labels, look, style
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from align_pipeline.figures import labels, look
-from align_pipeline.figures.style import (
-    BLUE,
-    OKABE_ITO,
-    SCORES,
-    draw_inside,
-    languages,
-    metric_label,
-    new_figure,
-    room_for,
-    set_title,
-)
 
 
 def translation_scatter(part: pd.DataFrame, numbers: pd.DataFrame) -> Figure:
@@ -46,23 +36,22 @@ def translation_scatter(part: pd.DataFrame, numbers: pd.DataFrame) -> Figure:
         panels = list(figure.subplots(down, len(shown) // down, squeeze=False).ravel())
     drawn = []
     for i, direction in enumerate(shown):
-        left, bottom, width, height = draw_inside(wide, 5.2, 0.75, 0.2)
+        left, bottom, width, height = style.draw_inside(wide, 5.2, 0.75, 0.2)
         spot = ((i + left) / len(shown), bottom, width / len(shown), height)
         axes = panels[i] if panels else figure.add_axes(spot)
         rows = part[part["direction"] == direction]
         x, y = rows["alignment"].to_numpy(float), rows["quality"].to_numpy(float)
-        _points(axes, rows, x, y, OKABE_ITO[i])
+        _points(axes, rows, x, y, style.OKABE_ITO[i])
         axes.margins(0.16, 0.08)
         axes.set_xlabel("share of items aligned, max over layers")
-        score = f"mean {SCORES[rows['score'].iloc[0]]} of the sentences"
+        score = f"mean {style.SCORES[rows['score'].iloc[0]]} of the sentences"
         axes.set_ylabel(f"{direction}: {score}" if panels else score)
         found = numbers.loc[numbers["direction"] == direction].iloc[0]
         r = "" if pd.isna(found["pearson"]) else f", Pearson r = {found['pearson']:.2f}"
         if r and not pd.isna(found["pearson_low"]):
             r += f" [{found['pearson_low']:.2f}, {found['pearson_high']:.2f}]"
-        set_title(
-            axes, f"{direction}, {metric_label(found['metric'], found['pooling'])}", f"n = {languages(len(rows))}{r}"
-        )
+        title = f"{direction}, {style.metric_label(found['metric'], found['pooling'])}"
+        style.set_title(axes, title, f"n = {style.languages(len(rows))}{r}")
         drawn.append((axes, rows, x, y))
     for axes, rows, x, y in drawn:  # with all panels' final sizes
         axes.autoscale_view()
@@ -92,11 +81,11 @@ def _label(axes: Axes, rows: pd.DataFrame, x: NDArray[Any], y: NDArray[Any]) -> 
 
 def directions(part: pd.DataFrame) -> Figure:
     """Translation into English against translation from English: rows of `statistics.asymmetry`."""
-    figure, axes = new_figure(6.4, 5.8)
+    figure, axes = style.new_figure(6.4, 5.8)
     x, y = part["en_xx"].to_numpy(float), part["xx_en"].to_numpy(float)
     ends = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
     axes.plot(ends, ends, color="#888888", linewidth=0.8, linestyle="--")
-    _points(axes, part, x, y, BLUE)
+    _points(axes, part, x, y, style.BLUE)
     axes.margins(0.12, 0.08)
     axes.set_xlabel("English into the language (en-xx)")
     axes.set_ylabel("the language into English (xx-en)")
@@ -104,8 +93,8 @@ def directions(part: pd.DataFrame) -> Figure:
     labels.group_legend(axes, list(part["language"].astype(str)))
     _label(axes, part, x, y)
     sure = int((part["p_holm"] < 0.05).sum())
-    below = f"n = {languages(len(part))}; {sure} with a difference (Wilcoxon over sentences, Holm p < 0.05)"
-    set_title(axes, f"Both directions, mean {SCORES[part['score'].iloc[0]]}", below)
+    below = f"n = {style.languages(len(part))}; {sure} with a difference (Wilcoxon over sentences, Holm p < 0.05)"
+    style.set_title(axes, f"Both directions, mean {style.SCORES[part['score'].iloc[0]]}", below)
     return figure
 
 
@@ -116,7 +105,7 @@ def rank_biserial(part: pd.DataFrame) -> Figure:
     shown_as = dict(zip(order, look.shown(pd.Series(order).astype(str)), strict=True))
     names, size = [str(shown_as[code]) for code in order], 6.2 if len(order) > 30 else 8.5
     height = max(2.4, (0.14 if len(order) > 30 else 0.3) * len(order) + 1.4)
-    figure, axes = new_figure(9.0, height, left=room_for(names, size), rows=len(order))
+    figure, axes = style.new_figure(9.0, height, left=style.room_for(names, size), rows=len(order))
     shown = sorted(part["direction"].unique())
     for i, direction in enumerate(shown):
         rows = part[part["direction"] == direction]
@@ -128,22 +117,19 @@ def rank_biserial(part: pd.DataFrame) -> Figure:
             at,
             xerr=spread,
             fmt="o",
-            color=OKABE_ITO[i],
+            color=style.OKABE_ITO[i],
             markersize=look.marker(4, len(order)),
             linewidth=1.1,
             label=direction,
         )
     axes.axvline(0, color="#888888", linewidth=0.8)
     axes.set_ylim(-0.8, len(order) - 0.2)
-    axes.set_xlabel(f"rank-biserial correlation of being aligned with {SCORES[part['score'].iloc[0]]} (95% interval)")
+    score = style.SCORES[part["score"].iloc[0]]
+    axes.set_xlabel(f"rank-biserial correlation of being aligned with {score} (95% interval)")
     axes.grid(visible=False, axis="y")
     labels.legend(axes, 8, loc="lower right")
     codes = {str(name): str(code) for code, name in shown_as.items()}
     labels.row_labels(axes, names, size, codes, len(order) - 1)
-    row = part.iloc[0]
-    set_title(
-        axes,
-        f"Sentences, {metric_label(row['metric'], row['pooling'])}",
-        f"{languages(len(order))}, each at its best layer",
-    )
+    title = f"Sentences, {style.metric_label(*part[['metric', 'pooling']].iloc[0])}"
+    style.set_title(axes, title, f"{style.languages(len(order))}, each at its best layer")
     return figure

@@ -12,7 +12,7 @@ from align_pipeline.figures import interactive, short
 from align_pipeline.figures.style import SCORES
 from align_pipeline.inference.verdicts import LEVEL
 from align_pipeline.measurements.translation.statistics import headline
-from align_pipeline.page.part import CARD, Lead, Part, lead
+from align_pipeline.page.part import CARD, Lead, Part, lead, of_metric
 
 TEMPLATE = "align_pipeline/measurements/translation/lead.html"
 LANGUAGES = "Are aligned languages translated better?"
@@ -35,9 +35,8 @@ def leads(part: Part) -> list[Lead]:
 
 def _of(part: Part, table: str, score: str, direction: str) -> pd.DataFrame:
     """The rows of the headline's score, of one direction and the first metric, on the task itself."""
-    rows, (metric, pooling) = part.of(table), part.metrics[0]
+    rows = of_metric(part.of(table), *part.metrics[0])
     rows = rows[(rows["score"] == score) & (rows["direction"] == direction)]
-    rows = rows[(rows["metric"] == metric) & (rows["pooling"] == pooling)]
     return rows[rows["alignment_task"] == part.task] if "alignment_task" in rows else rows
 
 
