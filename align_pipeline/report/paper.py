@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,7 @@ def look_of(paper: Paper, results: Results) -> Look:
     missing = next((name for name, code in zip(paper.highlight, chosen, strict=True) if code not in order), None)
     if missing is not None:
         raise unknown("language to highlight", missing, sorted(order))
-    base = paper.look
-    return Look(base.width, base.size, base.font, names, groups, order, chosen)
+    return replace(paper.look, names=names, groups=groups, order=order, highlight=chosen)
 
 
 def write(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -29,17 +28,14 @@ def _show(part: Part) -> Markup:
 
 def _peaks(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per language: the highest probability of both answers, its layer, and the chance level there."""
-    found: list[dict[str, Any]] = []
-    for (language, pivot), own in rows.groupby(["language", "pivot"], sort=True):
-        told: dict[str, Any] = {"language": language, "pivot": pivot}
-        for quantity in ("english", "own"):
-            one = own[(own["quantity"] == quantity) & own["value"].notna()]
-            if len(one):
-                best = one.sort_values(["value", "layer"], ascending=[True, False]).iloc[-1]
-                told |= {quantity: best["value"], f"{quantity}_layer": best["layer"], "n": best["n"]}
-                told |= {"chance": best["chance"]} if quantity == "english" else {}
-        found.append(told)
-    return pd.DataFrame([told for told in found if "n" in told])
+    units = ["language", "pivot"]
+    known = rows[rows["value"].notna()].sort_values(["value", "layer"], ascending=[False, True])
+    best = known.drop_duplicates([*units, "quantity"]).set_index(units)
+    english, own = (best[best["quantity"] == quantity] for quantity in ("english", "own"))
+    found = english.join(own[["value", "layer", "n"]], how="outer", rsuffix="_own")
+    found["n"] = found["n_own"].fillna(found["n"])
+    names = {"value": "english", "layer": "english_layer", "value_own": "own", "layer_own": "own_layer"}
+    return found.rename(columns=names).sort_index().reset_index()
 
 
 SECTION = Section(

@@ -44,6 +44,7 @@ def _kinds(part: Part) -> Iterator[SimpleNamespace]:
             for own in (found, part.of("patching_contrasts"), part.of("patching_categories"))
         )
         against = against[(against["head"] < 0) & (against["at"] == MIDDLE)]
+        against = against.assign(condition=[treatment_of(str(control)) for control in against["control"]])
         of_map = against["control"].map(is_placebo).astype(bool)
         table, kept = (table[table["condition"].map(is_kept) == which] for which in (False, True))
         words = ["patching", str(row.component), str(row.site), str(row.window), *([pivot] if pivot != ENGLISH else [])]
@@ -52,29 +53,22 @@ def _kinds(part: Part) -> Iterator[SimpleNamespace]:
             kind=figures.kind_name(row),
             pivot=name_of(pivot),
             finding=_finding(table, TREATMENT),
-            learned=list(_learned(table)),
+            learned=_learned(table),
             images=[part.draw(draw, *words, name) for name, draw in figures.figures(rows)],
             table=named(table, pivot),
             by_head=(table["head"] >= 0).any(),
             against=named(against[~of_map], pivot),
-            placebos=named(_with_treatment(against[of_map])),
+            placebos=named(against[of_map]),
             kept=named(kept),
             categories=named(_at_best(categories, table), pivot) if by_category else categories.head(0),
         )
 
 
-def _learned(table: pd.DataFrame) -> Iterator[SimpleNamespace]:
+def _learned(table: pd.DataFrame) -> list[SimpleNamespace]:
     """The effect of each map over all languages, if its placebos were run too."""
     names = [name for name in table["condition"].unique() if map_of(name) and not is_placebo(name)]
-    for name in sorted(names, key=lambda one: (MAPS.index(map_of(one)), one)):
-        found = _finding(table, name)
-        if found is not None:
-            yield found
-
-
-def _with_treatment(against: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the map that each placebo is compared with, as `condition`."""
-    return against.assign(condition=[treatment_of(str(control)) for control in against["control"]])
+    found = (_finding(table, name) for name in sorted(names, key=lambda one: (MAPS.index(map_of(one)), one)))
+    return [one for one in found if one is not None]
 
 
 def _finding(table: pd.DataFrame, treatment: str) -> SimpleNamespace | None:

@@ -74,11 +74,8 @@ def judged(shares: pd.DataFrame, predictions: pd.DataFrame) -> Best:
 
 def _agreement(predictions: pd.DataFrame, pivots: list[str]) -> pd.DataFrame:
     """Median over languages of how often an answer is that of the pivot, and of Cohen's kappa, per pivot."""
-    rows = []
-    for pivot in pivots:
-        found = consistency(seen_from(predictions, pivot))
-        rows.append({"pivot": pivot, "agreement": found["agreement"].median(), "kappa": found["kappa"].median()})
-    return pd.DataFrame(rows, columns=["pivot", "agreement", "kappa"])
+    found = (consistency(seen_from(predictions, pivot))[["agreement", "kappa"]].median() for pivot in pivots)
+    return pd.DataFrame(found).assign(pivot=pivots)
 
 
 def _last(part: Part, rows: pd.DataFrame) -> int:
