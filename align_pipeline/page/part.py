@@ -14,7 +14,7 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from align_pipeline.figures import style
-from align_pipeline.inference.study import Study
+from align_pipeline.inference.study import Block, Study
 from align_pipeline.page.numbers import metric_name
 from align_pipeline.page.template import render
 
@@ -61,14 +61,14 @@ class Part:
         return metric_name(self.metrics[0][0], "")
 
     @property
+    def blocks(self) -> dict[tuple[str, str], Block]:
+        """The study's alignment, by metric and pooling."""
+        return {key[2:]: block for key, block in self.study.blocks.items() if key[:2] == (self.model, self.task)}
+
+    @property
     def metrics(self) -> list[tuple[str, str]]:
         """(metric, pooling) pairs: DALI, DALI_S and MEXA_T first, then others."""
-        found = [
-            (metric, pooling)
-            for model, task, metric, pooling in self.study.blocks
-            if (model, task) == (self.model, self.task)
-        ]
-        return sorted(found, key=lambda m: (place_of(m[0]), m))
+        return sorted(self.blocks, key=lambda m: (place_of(m[0]), m))
 
     def by_metric(self, table: pd.DataFrame) -> list[Any]:
         """A table's rows in the order of `metrics`."""

@@ -62,12 +62,7 @@ def choose(tables: Tables, choice: Choice) -> Tables:
     summaries = [s for s in tables.summaries if s.get("model") in {*kept["model"], None}]
     # a job of another task still says how many layers the model has, but not which data the report is of
     told = (s if s.get("task") in {*kept["task"], None} else {**s, "data": None} for s in summaries)
-    told = (
-        {**s, "languages": [row for row in s["languages"] if row["language"] in kept["language"]]}
-        if "languages" in s
-        else s
-        for s in told
-    )
+    told = ({**s, "languages": [r for r in s.get("languages", ()) if r["language"] in kept["language"]]} for s in told)
     return replace(chosen, summaries=tuple(told), left_out=f"Left out: {', '.join(parts)}." if parts else "")
 
 

@@ -80,13 +80,7 @@ def _agreement(predictions: pd.DataFrame, pivots: list[str]) -> pd.DataFrame:
 
 def _last(part: Part, rows: pd.DataFrame) -> int:
     """L; without alignment tables of all layers, the highest layer of the table counts as the last."""
-    inner = [
-        int(k)
-        for (model, task, *_), block in part.study.blocks.items()
-        if (model, task) == (part.model, part.task)
-        for k, is_inner in zip(block.layers, block.inner, strict=True)
-        if is_inner
-    ]
+    inner = [int(k) for block in part.blocks.values() for k in block.layers[block.inner]]
     return max(inner) + 1 if inner else int(rows["layer"].max())
 
 

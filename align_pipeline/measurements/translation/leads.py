@@ -55,14 +55,17 @@ def _languages(part: Part, level: pd.DataFrame, points: pd.DataFrame, about: dic
 def _sentences(part: Part, sentences: pd.DataFrame, about: dict[str, Any]) -> Lead:
     best = sentences[sentences["best_layer"].astype(bool)]
     known = best[best["rank_biserial"].notna()].sort_values("rank_biserial", ascending=False)
-    tested = best[best["p_holm"].notna()]
     image = ""
     if len(known):
         names = [name_of(code) for code in known["language"]]
         middle, low, high = (known[name].astype(float).tolist() for name in ("rank_biserial", "low", "high"))
         title = "rank-biserial correlation"
         image = part.draw(partial(short.effects, names, middle, low, high, title), CARD, "items")
-    shown: dict[str, Any] = {"tested": len(tested), "sure": int((tested["p_holm"] < LEVEL).sum()), "level": LEVEL}
-    median = tested["rank_biserial"].median() if len(tested) else None
-    shown |= {"median": median, "note": next(iter(best["note"]), "")}
-    return lead(SENTENCES, 3, TEMPLATE, kind="sentences", image=image, live=None, **shown, **about)
+    return lead(SENTENCES, 3, TEMPLATE, kind="sentences", image=image, live=None, **compared(best), **about)
+
+
+def compared(best: pd.DataFrame) -> dict[str, Any]:
+    """In how many languages aligned sentences are translated better at the best layer, and the median effect."""
+    tested = best[best["p_holm"].notna()]
+    told = {"tested": len(tested), "sure": int((tested["p_holm"] < LEVEL).sum())}
+    return told | {"median": tested["rank_biserial"].median(), "note": next(iter(best["note"]), "")}

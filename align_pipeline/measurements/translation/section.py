@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
 from align_pipeline.figures import style
 from align_pipeline.measurements.translation import figures
-from align_pipeline.measurements.translation.leads import leads
+from align_pipeline.measurements.translation.leads import compared, leads
 from align_pipeline.measurements.translation.statistics import headline
 from align_pipeline.measurements.translation.table import TRANSLATIONS
 from align_pipeline.page.numbers import metric_name
@@ -52,18 +53,10 @@ def _show(part: Part) -> Markup:
     )
 
 
-def _over_sentences(best: pd.DataFrame) -> Iterator[SimpleNamespace]:
+def _over_sentences(best: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Values for the sentences that compare aligned with other sentences."""
     for (metric, pooling, direction), rows in best.groupby(["metric", "pooling", "direction"]):
-        tested = rows[rows["p_holm"].notna()]
-        yield SimpleNamespace(
-            name=metric_name(str(metric), str(pooling)),
-            direction=direction,
-            note=rows["note"].iloc[0],
-            tested=len(tested),
-            sure=int((tested["p_holm"] < 0.05).sum()),
-            median=tested["rank_biserial"].median(),
-        )
+        yield {"name": metric_name(str(metric), str(pooling)), "direction": direction, **compared(rows)}
 
 
 def _ending(direction: str) -> str:
