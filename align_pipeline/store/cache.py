@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,32 +267,27 @@ def prune(folder: Path, older_than_days: float | None = None, model: str | None 
         old = older_than_days is None or entry.used < time.time() - older_than_days * 86400
         if entry.damage is None and not (asked and old and model in (None, entry.note.get("model"))):
             continue
-        with writing(folder, "run it as the user who may"), _if_free(entry.path) as free:
-            if free:
-                _manifest(entry.path).unlink(missing_ok=True)
-                entry.path.unlink(missing_ok=True)
+        with writing(folder, "run it as the user who may"):
+            if _removed(entry.path, (_manifest(entry.path), entry.path)):
                 gone.append(entry)
     for left in [*folder.glob("??/.*.partial"), *folder.glob("??/*.lock")]:
         path = left.parent / f"{left.name.strip('.').split('.')[0]}.safetensors"
-        if not _is_own(path):
-            continue
-        with writing(folder, "run it as the user who may"), _if_free(path) as free:
-            if free:
-                left.unlink(missing_ok=True)
+        if _is_own(path):
+            with writing(folder, "run it as the user who may"):
+                _removed(path, (left,))
     return gone
 
 
-@contextmanager
-def _if_free(path: Path) -> Iterator[bool]:
-    """Try to hold an entry's lock: yields True, or False if a job holds it."""
+def _removed(path: Path, files: Sequence[Path]) -> bool:
+    """Remove files of an entry and its lock; False if a job holds the lock."""
     lock = FileLock(path.with_suffix(".lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        yield False
-        return
+        return False
     try:
-        yield True
-        Path(lock.lock_file).unlink(missing_ok=True)
+        for file in (*files, Path(lock.lock_file)):
+            file.unlink(missing_ok=True)
+        return True
     finally:
         lock.release()

@@ -19,6 +19,7 @@ from align_pipeline.inference.tuning import OTHER, TRAINED
 from align_pipeline.inference.verdicts import BOUNDS, LEVEL
 from align_pipeline.measurements.alignment.leads import guessing, leads, points_of, with_chance
 from align_pipeline.measurements.alignment.table import ALIGNMENT, BASELINES
+from align_pipeline.page import columns
 from align_pipeline.page.numbers import metric_name, metric_names
 from align_pipeline.page.part import Part, Section, in_order, of_metric
 from align_pipeline.page.template import render
@@ -115,6 +116,7 @@ def _overview(part: Part) -> dict[str, Any]:
     table = table.merge(groups.drop(columns=["model", "task"]), "left", units_of)
     table = table.merge(part.of("points").drop_duplicates(units_of)[[*units_of, "fertility"]], "left", units_of)
     every = [*part.metrics, *_numbers(part)]
+    names = metric_names(every).values()
     for i, (metric, pooling) in enumerate(every):
         rows = _rows(part, metric, pooling)
         best = rows.loc[rows["best_layer"].astype(bool), [*units_of, "share", "layer", "chance"]]
@@ -130,7 +132,13 @@ def _overview(part: Part) -> dict[str, Any]:
         "chances": chances,
         "every": table.sort_values(["accuracy", "language"], ascending=[False, True]),
         "twice": bool(table["language"].duplicated().any()),  # then the pivot tells the rows apart
-        "metrics": list(metric_names(every).values()),
+        "best_columns": [
+            [columns.number(name, f"max_{i}"), columns.count("at layer", f"at_{i}")] for i, name in enumerate(names)
+        ],
+        "mean_columns": [
+            [columns.number(name + ", chance", f"chance_{i}"), columns.number("mean", f"mean_{i}")]
+            for i, name in enumerate(names)
+        ],
         "has_numbers": len(every) > len(part.metrics),
     }
 

@@ -163,12 +163,9 @@ def translation(part: pd.DataFrame) -> Figure:
         )
     axes.set_ylabel("chrF++")
     labels.settle(figure)
-    row = next(part.itertuples())
-    languages = sorted(part["language"].astype(str).unique())
-    whose = name_of(languages[0]) if len(languages) == 1 else f"mean over {len(languages)} languages"
-    title = f"{style.TASKS.get(str(row.task), str(row.task))}, {row.direction}, patched: {kind_name(row)}"
     dashed = "" if look.current() is None else "; dashed: unpatched"
-    style.set_title(axes, title, f"{whose}, n = {int(part['n'].max()):,} sentences{dashed}")
+    below = f"{_whose(part, 'mean over ')}, n = {int(part['n'].max()):,} sentences{dashed}"
+    style.set_title(axes, _title(part), below)
     return figure
 
 
@@ -259,12 +256,16 @@ def grid(part: pd.DataFrame, rows: str) -> Figure:
 
 def _title(part: pd.DataFrame) -> str:
     row = next(part.itertuples())
-    return f"{style.TASKS.get(str(row.task), str(row.task))}, patched: {kind_name(row)}"
+    direction = f", {row.direction}" if "direction" in part else ""
+    return f"{style.TASKS.get(str(row.task), str(row.task))}{direction}, patched: {kind_name(row)}"
+
+
+def _whose(part: pd.DataFrame, several: str = "") -> str:
+    languages = sorted(part["language"].astype(str).unique())
+    return name_of(languages[0]) if len(languages) == 1 else f"{several}{len(languages)} languages"
 
 
 def _below(part: pd.DataFrame) -> str:
-    languages = sorted(part["language"].astype(str).unique())
-    whose = name_of(languages[0]) if len(languages) == 1 else f"{len(languages)} languages"
     n = int(part.groupby(["language", "pivot"], observed=True)["n_tf"].max().sum())
     pivot = name_of(part["pivot_language"].iloc[0])
-    return f"{whose}, n = {n:,} items right in {pivot} and wrong unpatched"
+    return f"{_whose(part)}, n = {n:,} items right in {pivot} and wrong unpatched"

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from align_pipeline.figures import style
 from align_pipeline.measurements.translation import figures
 from align_pipeline.measurements.translation.leads import compared, leads
 from align_pipeline.measurements.translation.statistics import headline
 from align_pipeline.measurements.translation.table import TRANSLATIONS
+from align_pipeline.page import columns
 from align_pipeline.page.numbers import metric_name
 from align_pipeline.page.part import Part, Section, in_order
 from align_pipeline.page.template import render
@@ -41,7 +42,7 @@ def _show(part: Part) -> Markup:
         over_directions=asymmetry[asymmetry["language"] == "all"],
         over_sentences=list(_over_sentences(best)),
         scored=_overview(part, scored),
-        directions=[_direction(str(name), rows) for name, rows in scored.groupby("direction")],
+        scored_columns=_columns(scored),
         languages=len(single),
         directions_image=part.draw(partial(figures.directions, single), "directions") if len(single) else "",
         scatters=list(_scatters(part, points[points["reduce"] == "max"], whole)),
@@ -72,9 +73,16 @@ def _overview(part: Part, scored: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _direction(name: str, rows: pd.DataFrame) -> SimpleNamespace:
-    have = rows.drop(columns="language").notna().any()
-    return SimpleNamespace(name=name, ending=_ending(name), scores=[s for s in style.SCORES if have.get(s, False)])
+def _columns(scored: pd.DataFrame) -> list[columns.Column]:
+    """The columns of `_overview`; in each direction, the scores that there are."""
+    found = [columns.text("Language", "language")]
+    for direction, rows in scored.groupby("direction"):
+        ending, known = _ending(str(direction)), rows.notna().any()
+        found.append(columns.count(escape(direction) + Markup("<br>n"), f"n{ending}"))
+        scores = {score: name for score, name in style.SCORES.items() if known.get(score, False)}
+        found += [columns.number(name, f"{score}{ending}", 1) for score, name in scores.items()]
+        found += [columns.number(name.replace("_", " "), f"{name}{ending}") for name in ("empty", "copies", "cut_off")]
+    return found
 
 
 def _scatters(part: Part, points: pd.DataFrame, whole: pd.DataFrame) -> Iterator[SimpleNamespace]:
