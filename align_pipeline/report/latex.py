@@ -122,7 +122,7 @@ def tables(name: str, table: pd.DataFrame, about: str, language: Callable[[str],
         about: what they are, for the caption.
         language: what a language is called, by its code.
     """
-    rows = _summary(table)
+    rows = _summary(table.infer_objects())  # numbers that were joined with a table without rows are objects
     if rows.empty:
         return f"% {name}.csv has no rows.\n"
     if len(rows) > MOST_ROWS:

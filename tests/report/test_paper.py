@@ -341,6 +341,17 @@ def test_long_and_wide_tables_are_split_and_nothing_is_lost() -> None:
         assert max(len(line) for line in lines) < 1.5 * latex.LETTERS
 
 
+def test_numbers_that_pandas_holds_as_objects_are_numbers() -> None:
+    table = pd.DataFrame(
+        {"language": ["a", "b"], "difference": [0.16515143935670315, -1.5], "lacks_concept": [True, False]}
+    )
+    joined = pd.concat([pd.DataFrame(columns=table.columns), table])
+    assert set(joined.dtypes.astype(str)) == {"object"}
+    text = latex.tables("made", joined, "values", str)
+    assert text == latex.tables("made", table, "values", str)
+    assert r"a & +0.165 & yes \\" in text
+
+
 def test_a_table_without_rows_and_one_with_too_many() -> None:
     assert latex.tables("none", pd.DataFrame({"n": []}), "nothing", str) == "% none.csv has no rows.\n"
     many = pd.DataFrame({"n": range(latex.MOST_ROWS + 1)})
