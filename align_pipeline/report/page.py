@@ -26,6 +26,7 @@ from align_pipeline.report import tuning
 from align_pipeline.report.results import Results
 
 _IN_STUDY = ("alignment", "baselines", "predictions", "patching", "translation_patching")
+"""Tables of which the study has all models, tasks and languages."""
 
 
 def render(
@@ -54,7 +55,7 @@ def render(
     chapters = [
         _chapter(replace(whole, model=model, task=task), place) for place, (model, task) in enumerate(studies, 1)
     ]
-    codes = sorted({str(code) for table in _languages(results) for code in table.unique()})
+    codes = sorted(_languages(results))
     shown = [one for chapter in chapters for one in (*chapter.sections, *(lead.figure for lead in chapter.leads))]
     is_live = any('class="live"' in one for one in shown)
     return fill(
@@ -111,20 +112,18 @@ def _listed(names: Sequence[str], kind: str) -> str:
 
 
 def _apart(results: Results) -> list[pd.DataFrame]:
-    """The tables whose models, tasks and languages may not be in the study."""
     return [table for name, table in results.tables.by_name.items() if name not in _IN_STUDY]
 
 
-def _languages(results: Results) -> list[pd.Series[Any]]:
-    """The column of languages of each table that has one."""
-    having = (results.study.predictions, results.study.items, *_apart(results))
-    return [table["language"] for table in having if "language" in table]
+def _languages(results: Results) -> set[str]:
+    """The codes of the languages in all tables."""
+    tables = (results.study.predictions, results.study.items, *_apart(results))
+    return {str(code) for table in tables if "language" in table for code in table["language"].unique()}
 
 
 def _sizes(results: Results) -> Iterator[str]:
     """What the page is about, in numbers."""
-    count = len({str(code) for column in _languages(results) for code in column.unique()} - {ENGLISH})
-    yield f"{style.languages(count)} compared with English"
+    yield f"{style.languages(len(_languages(results) - {ENGLISH}))} compared with English"
     layers = sorted({int(k) for block in results.study.blocks.values() for k in block.layers})
     if layers:
         yield f"layer{'s' if len(layers) > 1 else ''} {layer_range(layers)}"

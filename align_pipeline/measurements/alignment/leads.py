@@ -78,7 +78,7 @@ def depth(rows: pd.DataFrame, chances: pd.DataFrame) -> SimpleNamespace:
     layer = int(mean.index[int(mean["share"].to_numpy(float).argmax())])
     share, chance = (float(mean[name].to_numpy(float)[list(mean.index).index(layer)]) for name in ("share", "chance"))
     best = rows[rows["best_layer"].astype(bool) & (rows["share"] > 0)]["layer"]
-    tested = chances[chances["best_layer"].astype(bool) & chances["above"].notna()]
+    tested, above = above_chance(chances)
     return SimpleNamespace(
         layer=layer,
         share=share,
@@ -88,9 +88,15 @@ def depth(rows: pd.DataFrame, chances: pd.DataFrame) -> SimpleNamespace:
         languages=len(rows.drop_duplicates(["language", "pivot"])),
         low=None if best.empty else int(best.quantile(0.25, interpolation="lower")),
         high=None if best.empty else int(best.quantile(0.75, interpolation="higher")),
-        tested=len(tested),
-        above=int((tested["low"] > 0).sum()),
+        tested=tested,
+        above=above,
     )
+
+
+def above_chance(chances: pd.DataFrame) -> tuple[int, int]:
+    """The number of languages whose best layer was compared with chance, and of those in which it is above."""
+    tested = chances[chances["best_layer"].astype(bool) & chances["above"].notna()]
+    return len(tested), int((tested["low"] > 0).sum())
 
 
 def pivot_of(rows: pd.DataFrame) -> str:

@@ -17,7 +17,7 @@ from align_pipeline.inference.numbers import as_shares
 from align_pipeline.inference.study import MIN_LANGUAGES
 from align_pipeline.inference.tuning import OTHER, TRAINED
 from align_pipeline.inference.verdicts import BOUNDS, LEVEL
-from align_pipeline.measurements.alignment.leads import guessing, leads, points_of, with_chance
+from align_pipeline.measurements.alignment.leads import above_chance, guessing, leads, points_of, with_chance
 from align_pipeline.measurements.alignment.table import ALIGNMENT, BASELINES
 from align_pipeline.page import columns
 from align_pipeline.page.numbers import metric_name, metric_names
@@ -93,18 +93,18 @@ def _by_language(part: Part) -> Iterator[SimpleNamespace]:
     """In how many languages TS and TF differ, and in how many the best layer's alignment is above chance."""
     items, chances = part.of("items_by_language"), part.of("chance")
     for metric, pooling in part.metrics:
-        rows, best = of_metric(items, metric, pooling), of_metric(chances, metric, pooling)
-        best = best[best["best_layer"].astype(bool) & best["above"].notna()]
+        rows = of_metric(items, metric, pooling)
         tested = rows[rows["p"].notna()]
-        if len(tested) or len(best):
+        compared, above = above_chance(of_metric(chances, metric, pooling))
+        if len(tested) or compared:
             yield SimpleNamespace(
                 metric=metric,
                 pooling=pooling,
                 tested=len(tested),
                 more=int(((tested["p_languages"] < LEVEL) & (tested["difference"] > 0)).sum()),
                 fewer=int(((tested["p_languages"] < LEVEL) & (tested["difference"] < 0)).sum()),
-                chances=len(best),
-                above=int((best["low"] > 0).sum()),
+                chances=compared,
+                above=above,
             )
 
 
