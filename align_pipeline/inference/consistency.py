@@ -269,7 +269,7 @@ def difference(same: Array, aligned: Array, language: Array, cluster: Array) -> 
         few = "aligned" if aligned.sum() < MIN_SIDE else "not aligned"
         reason = f"fewer than {MIN_SIDE} of these answers are to items that are {few}"
     elif np.ptp(same) == 0:
-        reason = f"{'all' if same[0] else 'none'} of these answers are those of English"
+        reason = f"{'all' if same[0] else 'none'} of these answers are the same as in English"
     if not reason:
         stratum, codes = (np.unique(values, return_inverse=True)[1] for values in (language, cluster))
         if codes.max() + 1 < MIN_CLUSTERS:

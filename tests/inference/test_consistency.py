@@ -391,7 +391,7 @@ def test_what_english_gets_wrong_tells_mapping_from_knowing() -> None:
         ({"value": 0}, "fewer than 10 of these answers are to items that are aligned"),
         ({"value": 1}, "fewer than 10 of these answers are to items that are not aligned"),
         ({"cluster": "one"}, "there are fewer than 10 clusters of items"),
-        ({"prediction": 0}, "all of these answers are those of English"),
+        ({"prediction": 0}, "all of these answers are the same as in English"),
     ],
 )
 def test_a_difference_that_is_not_defined_says_why(change: dict[str, Any], says: str) -> None:

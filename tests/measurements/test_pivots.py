@@ -193,7 +193,9 @@ def test_the_sentence_claims_no_more_than_the_numbers() -> None:
         verdicts.add(one.verdict)
         own = [np.flatnonzero(~np.isnan(column)) for column in x.T]
         r, english = ([stats.pearsonr(x[rows, k * j], y[rows])[0] for j, rows in enumerate(own)] for k in (1, 0))
-        assert ("would beat English by as much" in sentence) == any(a > b for a, b in zip(r, english, strict=True))
+        assert ("would have a lead over English this large" in sentence) == any(
+            a > b for a, b in zip(r, english, strict=True)
+        )
         assert ("<b>English leads</b>" in sentence) == (one.low > 0)
         assert ("<b>Undecided whether English leads</b>" in sentence) == (one.low <= 0 <= one.high)
     assert verdicts >= {"leads", "undecided"}

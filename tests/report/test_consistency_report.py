@@ -38,7 +38,7 @@ def test_the_page_says_how_often_answers_are_those_of_english(tmp_path: Path) ->
         both = wide.loc[row.pivot]
         assert row.agreement == pytest.approx((both[row.language] == both[ENGLISH]).mean())
     middle = found["agreement"].median()
-    assert f"{100 * middle:.1f}% of the answers are those of English" in text
+    assert f"{100 * middle:.1f}% of the answers are the same as in English" in text
     assert f"Kappa is above 0 in {(found['p_holm'] < 0.05).sum()} of 4 languages" in text
     assert "rankc and same_wrong not defined, because there are no loglikelihoods" in page.read_text()
     assert (tmp_path / "out/plots/consistency_xcopa.svg").exists()
@@ -79,5 +79,5 @@ def test_what_cannot_be_compared_is_said(english: bool, says: str, tmp_path: Pat
     save(tmp_path, alignment, turned if english else predictions[own])
     page = report.write([tmp_path], tmp_path / "out")
     assert says in text_of(page)
-    assert "answers are those of English" not in text_of(page)
+    assert "answers are the same as in English" not in text_of(page)
     assert not (tmp_path / "out/plots/consistency_xcopa.svg").exists()
