@@ -519,10 +519,8 @@ def test_the_report_and_its_figure_tell_of_maps(tmp_path: Path) -> None:
     for name, table, schema in (("patching", patching, PATCHING), ("predictions", predictions, PREDICTIONS)):
         pq.write_table(pa.Table.from_pandas(table, schema=schema, preserve_index=False), run / f"{name}.parquet")
     page = html.unescape(" ".join(report.write([run], tmp_path / "report").read_text().split()))
-    assert (
-        "When a learned map moves the activation towards English (linear map; residual stream at the context's last token)"
-        in page
-    )
+    shown = "(linear map; residual stream at the context's last token)"
+    assert f"When a learned map moves the activation towards English {shown}" in page
     assert "Each learned map against its placebos" in page
     assert "Does English stay right?" in page
     assert "shift × 0.5" in page
