@@ -23,7 +23,7 @@ from align_pipeline.arguments import Arguments, command
 from align_pipeline.errors import InputError, writing
 from align_pipeline.inference import languages, permutation, same_item
 from align_pipeline.inference import study as analysis
-from align_pipeline.inference.arrays import Bundle, bundle
+from align_pipeline.inference.arrays import Bundle, answered
 from align_pipeline.inference.items import adjusted
 from align_pipeline.inference.verdicts import LEVEL, QUESTIONS, is_supported
 from align_pipeline.report.read import read
@@ -54,10 +54,8 @@ class Family:
 def families(study: analysis.Study, cells: pd.DataFrame) -> list[Family]:
     """All models and tasks that have answers."""
     found: dict[tuple[str, str], list[Bundle]] = {}
-    for key, block in study.blocks.items():
-        arrays = bundle(study, key, block, cells)
-        if arrays is not None:
-            found.setdefault(key[:2], []).append(arrays)
+    for arrays in answered(study, cells):
+        found.setdefault(arrays.key[:2], []).append(arrays)
     return [Family(*key, bundles) for key, bundles in found.items()]
 
 

@@ -145,8 +145,7 @@ def compared(
         left_out: (model, task) pairs that are compared elsewhere.
         seed: of the halves that choose the best layers.
     """
-    has = {(key[0], key[1]) for key in study.blocks}
-    has |= {(str(a), str(b)) for a, b in study.predictions[["model", "task"]].drop_duplicates().itertuples(index=False)}
+    has = study.tasks
     for task in sorted({task for _, task in has}):
         names = {model for model, of in has - set(left_out) if of == task}
         if len(names) > 1:
@@ -164,13 +163,12 @@ def _compared(study: Study, cells: pd.DataFrame, task: str, models: tuple[Model,
     both = pd.concat([rows[["language", "pivot"]], answers[["language", "pivot"]]]).astype(str).drop_duplicates()
     units = sorted((str(a), str(b)) for a, b in both.itertuples(index=False))
     right = {name: arrays.answers(answers[answers["model"] == name], items, units)[:, :, None] for name in names}
-    masks = np.stack(list(resampling.halves(cluster, resampling.SPLITS, np.random.default_rng(seed))))
+    masks = resampling.halves(cluster, resampling.SPLITS, np.random.default_rng(seed))
     aligned: dict[tuple[str, str], dict[str, Array]] = {}
-    for key, block in study.blocks.items():
+    for key in study.blocks:
         if key[1] != task or key[0] not in names:
             continue
-        own = arrays.bundle(study, key, block, cells, answered=False)
-        assert own is not None
+        own = arrays.bundle(study, key, cells)
         i, u = np.searchsorted(items, own.items), np.array([units.index(unit) for unit in own.units])
         values = np.full((len(items), len(units), len(masks) // 2), np.nan, np.float16)
         values[np.ix_(i, u)] = resampling.cross_fitted_items(own.aligned[:, :, own.inner], masks[:, i])
