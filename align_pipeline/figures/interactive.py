@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from align_pipeline.config.lang import known_languages, name_of
-from align_pipeline.figures.style import CLASSES, MEAN, SHARE, layer_ticks
+from align_pipeline.figures.style import CLASSES, MEAN, SHARE, language_names, layer_ticks
 
 UNKNOWN = "unknown"
 _IS_CHOSEN = "indexof(pinned, datum.language) >= 0 || hovered == datum.language"
@@ -216,7 +216,6 @@ def _title(what: str) -> str:
 def _apart(part: pd.DataFrame) -> list[int]:
     """1 for the points whose names can be shown without covering each other, 0 for the others; in units of 1/600 of the
     figure's width and 1/400 of its height."""
-    from align_pipeline.figures.style import language_names
 
     def scaled(name: str, size: int, beyond: float | pd.Series[Any] = 0.0) -> list[float]:
         values = part[name].astype(float)

@@ -106,6 +106,21 @@ def group_legend(axes: Axes, codes: Sequence[str]) -> None:
     below(axes.figure, handles, [*texts, *own], "resource class" if is_class else "")
 
 
+def dots(axes: Axes, x: NDArray[Any], y: NDArray[Any], codes: Mapping[str, str], colour: str) -> None:
+    """In a paper, a point per language: in the colour of its group, or in `colour` and grey without a label.
+
+    Args:
+        axes: where.
+        x, y: [n], the points.
+        codes: n FLORES codes by name.
+        colour: of the labelled languages.
+    """
+    named, hues, grouped = look.labelled(codes), look.colours(codes), look.group_colours(list(codes.values()))
+    for name, px, py in zip(codes, x, y, strict=True):
+        hue = hues[name] if grouped else colour if name in named else look.REST
+        axes.plot(px, py, "o", color=hue, markersize=4, markeredgecolor="#444444", markeredgewidth=0.3)
+
+
 def colour_bar(figure: Any, axes: Axes, image: Any, label: str, height: float) -> None:
     """A colour bar on the right; `height` is the figure's on the page, in inches."""
     if look.current() is not None:

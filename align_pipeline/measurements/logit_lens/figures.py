@@ -9,21 +9,12 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from align_pipeline.figures.style import (
-    BLUE,
-    OKABE_ITO,
-    ORANGE,
-    TASKS,
-    item_counts,
-    language_names,
-    layer_ticks,
-    part_task,
-)
+from align_pipeline.figures import style
 from align_pipeline.measurements.logit_lens.table import NO_LETTERS
 
 _ACROSS, _MOST = 4, 24
 _PANEL = (2.3, 3.3)  # inches of a language's two panels, with their margins
-_COLOURS = OKABE_ITO[2:6]
+_COLOURS = style.OKABE_ITO[2:6]
 _OTHER, _GREYS = "other", {"other": "#222222", NO_LETTERS: "#AAAAAA"}
 
 
@@ -36,7 +27,7 @@ def by_layer(table: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    table = table.assign(label=language_names(table))
+    table = table.assign(label=style.language_names(table))
     names = list(table["label"].unique())[:_MOST]
     table = table[table["label"].isin(names)]
     shares = table[table["quantity"] == "script"]
@@ -45,13 +36,13 @@ def by_layer(table: pd.DataFrame) -> Figure:
     shown = shares["script"].where(shares["script"].isin(list(colours)), _OTHER)
     shares = shares.assign(script=shown).groupby(["label", "script", "layer"], sort=False)["value"].sum().reset_index()
     known = [script for script in colours if (shares["script"] == script).any()]
-    lines = [("english", BLUE), ("own", ORANGE)]
+    lines = [("english", style.BLUE), ("own", style.ORANGE)]
     across = min(_ACROSS, max(len(names), 2))
     down = -(-len(names) // across)
     bottom = 0.55 + 0.17 * -(-len(known) // across)
     width, height = _PANEL[0] * across + 0.15, _PANEL[1] * down + 0.6 + bottom
     figure = Figure(figsize=(width, height))
-    ticks = layer_ticks(np.sort(table["layer"].unique()))
+    ticks = style.layer_ticks(np.sort(table["layer"].unique()))
     ticks = ticks[:: -(-len(ticks) // 6)]
     top = float(np.nanmax([0.01, *table.loc[table["quantity"] != "script", "value"]])) * 1.05
     for place, name in enumerate(names):
@@ -81,26 +72,14 @@ def by_layer(table: pd.DataFrame) -> Figure:
             one.tick_params(labelsize=7, length=2)
             if column == 0:
                 one.set_ylabel(said, fontsize=7.5)
-    handles = [
-        Line2D([], [], color=BLUE, label="English answer"),
-        Line2D([], [], color=ORANGE, label="own answer"),
-        Line2D([], [], color="#555555", linestyle="--", label="other items'"),
-        *(
-            Line2D([], [], color=colours[s], label={NO_LETTERS: "no letters", _OTHER: "other scripts"}.get(s, s))
-            for s in known
-        ),
+    entries = [
+        (style.BLUE, "-", "English answer"),
+        (style.ORANGE, "-", "own answer"),
+        ("#555555", "--", "other items'"),
     ]
-    figure.legend(handles=handles, loc="lower center", ncols=across, fontsize=7.5, bbox_to_anchor=(0.5, 0.0))
-    figure.text(0.5, (bottom + 0.02) / height, "layer (hidden state)", fontsize=8.5, ha="center")
-    task = part_task(table)
-    figure.text(
-        0.5 / width,
-        (height - 0.2) / height,
-        f"{TASKS.get(task, task)}: logit lens",
-        fontsize=11,
-        fontweight="bold",
-        va="center",
-    )
-    below_title = item_counts(table.loc[table["quantity"] == "script", "n"])
-    figure.text(0.5 / width, (height - 0.38) / height, below_title, fontsize=8.5, color="#555555", va="center")
+    called = {NO_LETTERS: "no letters", _OTHER: "other scripts"}
+    entries += [(colours[script], "-", called.get(script, script)) for script in known]
+    handles = [Line2D([], [], color=colour, linestyle=dashes, label=label) for colour, dashes, label in entries]
+    counts = style.item_counts(table.loc[table["quantity"] == "script", "n"])
+    style.frame(figure, 0.5, bottom + 0.02, f"{style.task_name(table)}: logit lens", counts, handles, across)
     return figure

@@ -13,8 +13,7 @@ import pandas as pd
 from align_pipeline.config.lang import name_of
 from align_pipeline.config.patch import KEPT, TREATMENT, is_kept, is_placebo, map_of, treatment_of
 from align_pipeline.data.items import ENGLISH
-from align_pipeline.figures import labels, look, style
-from align_pipeline.figures.look import points
+from align_pipeline.figures import labels, look, rows, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,7 +165,7 @@ def translation(part: pd.DataFrame) -> Figure:
     row = next(part.itertuples())
     languages = sorted(part["language"].astype(str).unique())
     whose = name_of(languages[0]) if len(languages) == 1 else f"mean over {len(languages)} languages"
-    title = f"{style.TASKS.get(str(row.task), str(row.task))}, {row.direction}, patched: {kind_name(row)}"
+    title = f"{style.task_name(part)}, {row.direction}, patched: {kind_name(row)}"
     dashed = "" if look.current() is None else "; dashed: unpatched"
     style.set_title(axes, title, f"{whose}, n = {int(part['n'].max()):,} sentences{dashed}")
     return figure
@@ -208,13 +207,12 @@ def _lines(
         axes.fill_between(layers, *interval, color=colours[TREATMENT], alpha=0.15, linewidth=0)
     axes.set_ylim(bottom, top)
     axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
-    axes.set_xticks(style.layer_ticks(layers))
-    axes.set_xlabel("layer (hidden state)")
+    style.layer_axis(axes, layers)
     ends = np.array([float(table.loc[name].to_numpy(float)[-1]) for name in names])
     texts = [
         {
             "s": condition_name(name, pivot),
-            "fontsize": points(8.5),
+            "fontsize": look.points(8.5),
             "color": colours[name],
             "weight": "bold" if name == TREATMENT else "normal",
             "line": colours[name],
@@ -228,38 +226,28 @@ def _lines(
     return figure, axes
 
 
-def grid(part: pd.DataFrame, rows: str) -> Figure:
+def grid(part: pd.DataFrame, by: str) -> Figure:
     """Share of TF items that become right, language (or head) by layer.
 
     Args:
         part: effects of one kind of patch and one condition.
-        rows: ``language`` or ``head``.
+        by: ``language`` or ``head``.
     """
-    table = pooled(part, [rows, "layer"]).pivot(index=rows, columns="layer", values="rate")
-    if rows == "language":
+    table = pooled(part, [by, "layer"]).pivot(index=by, columns="layer", values="rate")
+    if by == "language":
         table = table.loc[table.max(axis="columns").sort_values(ascending=False).index]
-    layers, count = table.columns.to_numpy(int), len(table)
-    height = max(2.6, (0.125 if count > 30 else 0.2) * count + 1.4)
-    size = 6.2 if count > 30 else 8.5
-    codes = {str(name): str(name) for name in table.index} if rows == "language" else {}
+    codes = {str(name): str(name) for name in table.index} if by == "language" else {}
     names = [str(name) for name in (look.shown(pd.Series(table.index.astype(str))) if codes else table.index)]
-    figure, axes = style.new_figure(9.0, height, left=style.room_for(names, size) + 0.2, right=1.0, rows=count)
-    image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
-    ticks = [k for k in style.layer_ticks(layers) if k in layers]
-    axes.set_xticks([int(np.searchsorted(layers, k)) for k in ticks], [str(k) for k in ticks])
-    axes.grid(visible=False)
-    axes.set_xlabel("layer (hidden state)")
-    axes.set_ylabel(rows if rows == "head" else "")
-    labels.colour_bar(figure, axes, image, "share of TF items corrected", height)
-    labels.row_labels(axes, names, size, dict(zip(names, codes, strict=False)), count - 1)
+    by_name = dict(zip(names, codes, strict=False))
+    figure, axes = rows.layer_map(table, names, by_name, "share of TF items corrected", left=0.2)
+    axes.set_ylabel(by if by == "head" else "")
     condition = condition_name(str(part["condition"].iloc[0]), part["pivot_language"].iloc[0])
     style.set_title(axes, _title(part), f"replaced by: {condition}; {_below(part)}")
     return figure
 
 
 def _title(part: pd.DataFrame) -> str:
-    row = next(part.itertuples())
-    return f"{style.TASKS.get(str(row.task), str(row.task))}, patched: {kind_name(row)}"
+    return f"{style.task_name(part)}, patched: {kind_name(part.iloc[0])}"
 
 
 def _below(part: pd.DataFrame) -> str:

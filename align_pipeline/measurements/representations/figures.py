@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from align_pipeline.figures import labels, look
-from align_pipeline.figures.look import points
-from align_pipeline.figures.style import (
-    OKABE_ITO,
-    POOLINGS,
-    TASKS,
-    item_counts,
-    language_codes,
-    language_names,
-    languages,
-    layer_ticks,
-    part_task,
-    set_title,
-)
+from align_pipeline.figures import labels, look, style
 
 LABELS = {
     "cosine": "cosine",
@@ -59,13 +46,12 @@ def by_layer(table: pd.DataFrame) -> Figure:
     Args:
         table: rows of `REPRESENTATIONS` of one model, task and pooling.
     """
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    table = table.assign(label=language_names(table))
-    codes = language_codes(table)
+    table = table.assign(label=style.language_names(table))
+    codes = style.language_codes(table)
     names, paper = list(table["label"].unique()), look.current()
-    few = len(names) <= len(OKABE_ITO)
+    few = len(names) <= len(style.OKABE_ITO)
     colours, labelled = look.colours(codes), look.labelled(codes)
     shown = [name for name in LABELS if (table["measure"] == name).any()]
     across = min(_ACROSS, max(len(shown), 3)) if paper is None else max(2, int(paper.width / 1.5))
@@ -74,21 +60,20 @@ def by_layer(table: pd.DataFrame) -> Figure:
     if paper is not None:
         named = [name for name in names if name in labelled]
     bottom = 0.35 + 0.17 * -(-(len(named) + 1) // across)
-    width, height = _PANEL[0] * across, _PANEL[1] * down + 0.55 + bottom
-    figure = Figure(figsize=(width, height))
-    panels: list[Any] = []
-    if paper is not None:
-        figure = Figure(figsize=(paper.width, 0.8 * paper.width / across * down + 0.2), layout="constrained")
-        panels = list(figure.subplots(down, across, squeeze=False).ravel())
-        for spare in panels[len(shown) :]:
-            spare.set_visible(False)
-    ticks = layer_ticks(np.sort(table["layer"].unique()))
+    (wide, high), width, height = _PANEL, _PANEL[0] * across, _PANEL[1] * down + 0.55 + bottom
+    inside = {
+        "left": 0.42 / width,
+        "right": 1 - 0.1 / width,
+        "bottom": (bottom + 0.3) / height,
+        "top": 1 - 0.85 / height,
+    }
+    inside |= {"wspace": (wide - 1.38) / 1.38, "hspace": (high - 1.15) / 1.15}
+    tall = 0 if paper is None else 0.8 * paper.width / across * down + 0.2
+    figure, grid = style.panels(len(shown), across, (width, height), tall, inside)
+    panels = list(grid.ravel())
+    ticks = style.layer_ticks(np.sort(table["layer"].unique()))
     ticks = ticks[:: -(-len(ticks) // 6)]
-    for place, measure in enumerate(shown):
-        row, column = divmod(place, across)
-        corner = (_PANEL[0] * column + 0.42, height - 0.55 - _PANEL[1] * (row + 1) + 0.3)
-        spot = (corner[0] / width, corner[1] / height, 1.38 / width, 1.15 / height)
-        axes = panels[place] if panels else figure.add_axes(spot)
+    for axes, measure in zip(panels, shown, strict=False):
         rows = table[table["measure"] == measure]
         for name in sorted(names, key=labelled.__contains__):  # those without a label below the others
             own = rows[rows["label"] == name]
@@ -96,24 +81,21 @@ def by_layer(table: pd.DataFrame) -> Figure:
         chance = rows.groupby("layer")["chance"].mean()
         axes.plot(chance.index, chance, color="#555555", linewidth=1.1, linestyle="--")
         axes.set_xticks(ticks)
-        axes.tick_params(labelsize=points(7), length=2)
-        axes.set_title(LABELS[measure], fontsize=points(8.5), fontweight="normal", pad=3)
+        axes.tick_params(labelsize=look.points(7), length=2)
+        axes.set_title(LABELS[measure], fontsize=look.points(8.5), fontweight="normal", pad=3)
     handles = [Line2D([], [], color=colours[name], label=name) for name in named]
     handles.append(Line2D([], [], color="#555555", linestyle="--", label="chance"))
-    pooling, task = str(table["pooling"].iloc[0]), part_task(table)
-    title = f"{TASKS.get(task, task)}: representations ({POOLINGS.get(pooling, pooling)})"
-    below = f"{languages(len(names))}, {item_counts(table['n'])}"
-    if panels:
+    pooling = str(table["pooling"].iloc[0])
+    title = f"{style.task_name(table)}: representations ({style.POOLINGS.get(pooling, pooling)})"
+    below = f"{style.languages(len(names))}, {style.item_counts(table['n'])}"
+    if paper is not None:
         for axes in panels[max(len(shown) - across, 0) : len(shown)]:  # the lowest of each column
             axes.set_xlabel("layer (hidden state)")
         groups = look.group_entries(list(codes.values()))
         handles = [Line2D([], [], color=colour, label=name) for name, colour in groups.items()] or handles[:-1]
         handles.append(Line2D([], [], color="#555555", linestyle="--", label="chance"))
         labels.below(figure, handles, [str(handle.get_label()) for handle in handles])
-        set_title(panels[0], title, below)
+        style.set_title(panels[0], title, below)
         return figure
-    figure.legend(handles=handles, loc="lower center", ncols=across, fontsize=7.5, bbox_to_anchor=(0.5, 0.0))
-    figure.text(0.5, (bottom - 0.08) / height, "layer (hidden state)", fontsize=8.5, ha="center")
-    figure.text(0.42 / width, (height - 0.2) / height, title, fontsize=11, fontweight="bold", va="center")
-    figure.text(0.42 / width, (height - 0.38) / height, below, fontsize=8.5, color="#555555", va="center")
+    style.frame(figure, 0.42, bottom - 0.08, title, below, handles, across)
     return figure

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from align_pipeline.figures import labels, look
-from align_pipeline.figures.style import (
-    BLUE,
-    OKABE_ITO,
-    SCORES,
-    draw_inside,
-    languages,
-    metric_label,
-    new_figure,
-    room_for,
-    set_title,
-)
+from align_pipeline.figures import labels, look, rows, style
 
 
 def translation_scatter(part: pd.DataFrame, numbers: pd.DataFrame) -> Figure:
@@ -32,55 +20,39 @@ def translation_scatter(part: pd.DataFrame, numbers: pd.DataFrame) -> Figure:
         part: rows of `statistics.points` for one score, metric and task.
         numbers: the matching rows of `statistics.level`.
     """
-    from matplotlib.figure import Figure
-
     shown = sorted(part["direction"].unique())
-    wide = 5.6
-    paper = look.current()
-    figure = Figure(figsize=(wide * len(shown), 5.2))
-    panels: list[Any] = []
-    if paper is not None:  # below each other in a column, beside each other over the text's width
-        down = len(shown) if paper.width < 4.5 else 1
-        tall = 0.75 * paper.width * down * down / len(shown)
-        figure = Figure(figsize=(paper.width, tall), layout="constrained")
-        panels = list(figure.subplots(down, len(shown) // down, squeeze=False).ravel())
+    paper, width = look.current(), 5.6 * len(shown)
+    # in a paper below each other in a column, beside each other over the text's width
+    across = 1 if paper is not None and paper.width < 4.5 else len(shown)
+    tall = 0 if paper is None else 0.75 * paper.width * (len(shown) // across) / across
+    inside = {"left": 0.75 / width, "right": 1 - 0.2 / width, "bottom": 0.55 / 5.2, "top": 1 - 0.62 / 5.2}
+    inside |= {"wspace": 0.95 / 4.65}
+    figure, grid = style.panels(len(shown), across, (width, 5.2), tall, inside)
     drawn = []
-    for i, direction in enumerate(shown):
-        left, bottom, width, height = draw_inside(wide, 5.2, 0.75, 0.2)
-        spot = ((i + left) / len(shown), bottom, width / len(shown), height)
-        axes = panels[i] if panels else figure.add_axes(spot)
-        rows = part[part["direction"] == direction]
-        x, y = rows["alignment"].to_numpy(float), rows["quality"].to_numpy(float)
-        _points(axes, rows, x, y, OKABE_ITO[i])
+    for i, (direction, axes) in enumerate(zip(shown, grid.ravel(), strict=True)):
+        own = part[part["direction"] == direction]
+        x, y = own["alignment"].to_numpy(float), own["quality"].to_numpy(float)
+        _points(axes, own, x, y, style.OKABE_ITO[i])
         axes.margins(0.16, 0.08)
         axes.set_xlabel("share of items aligned, max over layers")
-        score = f"mean {SCORES[rows['score'].iloc[0]]} of the sentences"
-        axes.set_ylabel(f"{direction}: {score}" if panels else score)
+        score = f"mean {style.SCORES[own['score'].iloc[0]]} of the sentences"
+        axes.set_ylabel(score if paper is None else f"{direction}: {score}")
         found = numbers.loc[numbers["direction"] == direction].iloc[0]
-        r = "" if pd.isna(found["pearson"]) else f", Pearson r = {found['pearson']:.2f}"
-        if r and not pd.isna(found["pearson_low"]):
-            r += f" [{found['pearson_low']:.2f}, {found['pearson_high']:.2f}]"
-        set_title(
-            axes, f"{direction}, {metric_label(found['metric'], found['pooling'])}", f"n = {languages(len(rows))}{r}"
-        )
-        drawn.append((axes, rows, x, y))
-    for axes, rows, x, y in drawn:  # with all panels' final sizes
+        below = f"n = {style.languages(len(own))}{style.correlation(found)}"
+        style.set_title(axes, f"{direction}, {style.metric_label(found['metric'], found['pooling'])}", below)
+        drawn.append((axes, own, x, y))
+    for axes, own, x, y in drawn:  # with all panels' final sizes
         axes.autoscale_view()
-        _label(axes, rows, x, y)
+        _label(axes, own, x, y)
     return figure
 
 
 def _points(axes: Axes, rows: pd.DataFrame, x: NDArray[Any], y: NDArray[Any], colour: str) -> None:
     """A point per language; in a paper those without a label are grey, and smaller."""
-    codes = {code: code for code in rows["language"].astype(str)}
     if look.current() is None:
         axes.plot(x, y, "o", color=colour, markersize=6, markeredgecolor="#444444", markeredgewidth=0.4)
-        return
-    named, hues = look.labelled(codes), look.colours(codes)
-    grouped = look.group_colours(list(codes))
-    for i, code in enumerate(codes):
-        hue = hues[code] if grouped else colour if code in named else look.REST
-        axes.plot(x[i], y[i], "o", color=hue, markersize=4, markeredgecolor="#444444", markeredgewidth=0.3)
+    else:
+        labels.dots(axes, x, y, {code: code for code in rows["language"].astype(str)}, colour)
 
 
 def _label(axes: Axes, rows: pd.DataFrame, x: NDArray[Any], y: NDArray[Any]) -> None:
@@ -92,11 +64,11 @@ def _label(axes: Axes, rows: pd.DataFrame, x: NDArray[Any], y: NDArray[Any]) -> 
 
 def directions(part: pd.DataFrame) -> Figure:
     """Translation into English against translation from English: rows of `statistics.asymmetry`."""
-    figure, axes = new_figure(6.4, 5.8)
+    figure, axes = style.new_figure(6.4, 5.8)
     x, y = part["en_xx"].to_numpy(float), part["xx_en"].to_numpy(float)
     ends = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
     axes.plot(ends, ends, color="#888888", linewidth=0.8, linestyle="--")
-    _points(axes, part, x, y, BLUE)
+    _points(axes, part, x, y, style.BLUE)
     axes.margins(0.12, 0.08)
     axes.set_xlabel("English into the language (en-xx)")
     axes.set_ylabel("the language into English (xx-en)")
@@ -104,8 +76,8 @@ def directions(part: pd.DataFrame) -> Figure:
     labels.group_legend(axes, list(part["language"].astype(str)))
     _label(axes, part, x, y)
     sure = int((part["p_holm"] < 0.05).sum())
-    below = f"n = {languages(len(part))}; {sure} with a difference (Wilcoxon over sentences, Holm p < 0.05)"
-    set_title(axes, f"Both directions, mean {SCORES[part['score'].iloc[0]]}", below)
+    below = f"n = {style.languages(len(part))}; {sure} with a difference (Wilcoxon over sentences, Holm p < 0.05)"
+    style.set_title(axes, f"Both directions, mean {style.SCORES[part['score'].iloc[0]]}", below)
     return figure
 
 
@@ -113,37 +85,18 @@ def rank_biserial(part: pd.DataFrame) -> Figure:
     """Rank-biserial correlations with their intervals: rows of `statistics.sentences` at the best layers."""
     part = part[part["rank_biserial"].notna()]
     order = part.groupby("language")["rank_biserial"].mean().sort_values().index
-    shown_as = dict(zip(order, look.shown(pd.Series(order).astype(str)), strict=True))
-    names, size = [str(shown_as[code]) for code in order], 6.2 if len(order) > 30 else 8.5
-    height = max(2.4, (0.14 if len(order) > 30 else 0.3) * len(order) + 1.4)
-    figure, axes = new_figure(9.0, height, left=room_for(names, size), rows=len(order))
+    names = list(look.shown(pd.Series(order).astype(str)).astype(str))
+    figure, axes = rows.new(names, (0.3, 0.14))
     shown = sorted(part["direction"].unique())
     for i, direction in enumerate(shown):
-        rows = part[part["direction"] == direction]
-        at = order.get_indexer(rows["language"]) + 0.16 * (2 * i - len(shown) + 1)
-        middle = rows["rank_biserial"].to_numpy(float)
-        spread = np.abs(rows[["low", "high"]].to_numpy(float).T - middle)
-        axes.errorbar(
-            middle,
-            at,
-            xerr=spread,
-            fmt="o",
-            color=OKABE_ITO[i],
-            markersize=look.marker(4, len(order)),
-            linewidth=1.1,
-            label=direction,
-        )
+        own = part[part["direction"] == direction]
+        at = order.get_indexer(own["language"]) + 0.16 * (2 * i - len(shown) + 1)
+        own, size = own[["rank_biserial", "low", "high"]], look.marker(4, len(order))
+        style.intervals(axes, own, at, style.OKABE_ITO[i], direction, size)
     axes.axvline(0, color="#888888", linewidth=0.8)
-    axes.set_ylim(-0.8, len(order) - 0.2)
-    axes.set_xlabel(f"rank-biserial correlation of being aligned with {SCORES[part['score'].iloc[0]]} (95% interval)")
-    axes.grid(visible=False, axis="y")
-    labels.legend(axes, 8, loc="lower right")
-    codes = {str(name): str(code) for code, name in shown_as.items()}
-    labels.row_labels(axes, names, size, codes, len(order) - 1)
-    row = part.iloc[0]
-    set_title(
-        axes,
-        f"Sentences, {metric_label(row['metric'], row['pooling'])}",
-        f"{languages(len(order))}, each at its best layer",
-    )
+    score = style.SCORES[part["score"].iloc[0]]
+    axes.set_xlabel(f"rank-biserial correlation of being aligned with {score} (95% interval)")
+    rows.label(axes, names, dict(zip(names, order.astype(str), strict=True)))
+    title = f"Sentences, {style.metric_label(part['metric'].iloc[0], part['pooling'].iloc[0])}"
+    style.set_title(axes, title, f"{style.languages(len(order))}, each at its best layer")
     return figure
