@@ -10,6 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from align_pipeline.config import composed, from_hydra, resolved
+from align_pipeline.data.items import ENGLISH
+
 TASKS = ("belebele", "xcopa", "xstorycloze")
 FILE = "figures.json"
 
@@ -34,49 +37,27 @@ def _task(task: str, folder: Path, data: Path, limit: int | None) -> dict[str, A
         run_pipeline(task, folder, data, Path(out), limit)
         predictions = pd.read_parquet(Path(out) / "predictions.parquet")
         alignment = pd.read_parquet(Path(out) / "alignment.parquet")
-    english = predictions[predictions.language == "eng_Latn"]
+    english = predictions[predictions.language == ENGLISH]
     curves = alignment.groupby(["language", "metric", "layer"]).value.mean()
-    languages = {}
-    for code, own in predictions[predictions.language != "eng_Latn"].groupby("language"):
+    languages: dict[str, dict[str, Any]] = {}
+    for code, own in predictions[predictions.language != ENGLISH].groupby("language"):
         both = own.merge(english, on=["pivot", "item_id"], suffixes=("", "_english"))
-        languages[str(code)] = {
-            "accuracy": round(float(own.correct.mean()), 4),
-            "transfer_failures": int(((both.correct == 0) & (both.correct_english == 1)).sum()),
-            **{
-                metric: [round(float(value), 4) for value in curves[code, metric]]
-                for metric in sorted(alignment.metric.unique())
-            },
-        }
-    return {
-        "items": int(english.item_id.nunique()),
-        "english": round(float(english.correct.mean()), 4),
-        "languages": languages,
-    }
+        failures = int(((both.correct == 0) & (both.correct_english == 1)).sum())
+        languages[str(code)] = {"accuracy": round(float(own.correct.mean()), 4), "transfer_failures": failures}
+        for metric in sorted(alignment.metric.unique()):
+            languages[str(code)][metric] = [round(float(value), 4) for value in curves[code, metric]]
+    accuracy = round(float(english.correct.mean()), 4)
+    return {"items": int(english.item_id.nunique()), "english": accuracy, "languages": languages}
 
 
 def run_pipeline(task: str, folder: Path, data: Path, out: Path, limit: int | None) -> None:
     """One job of the pipeline, as ``python -m align_pipeline.run task=... lang=set/embedded`` does it."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from align_pipeline.config import from_hydra, register
-    from align_pipeline.config.paths import CONF
     from align_pipeline.pipeline import run
 
-    register()
-    overrides = [
-        f"task={task}",
-        "lang=[set/embedded]",
-        f"model.path='{folder}'",
-        f"data='{data}'",
-        f"task.limit={'null' if limit is None else limit}",
-        "wandb.mode=disabled",
-    ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", overrides)
-    settings = OmegaConf.to_container(composed, resolve=False, enum_to_str=True)
-    assert isinstance(settings, dict)
-    run(from_hydra(composed, overrides, multirun=True), out, {str(key): value for key, value in settings.items()})
+    overrides = [f"task={task}", "lang=[set/embedded]", f"model.path='{folder}'", f"data='{data}'"]
+    overrides += ["wandb.mode=disabled", f"task.limit={'null' if limit is None else limit}"]
+    made = composed(overrides)
+    run(from_hydra(made, overrides, multirun=True), out, resolved(made))
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:

@@ -26,13 +26,8 @@ _BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
 
 
 def colours(models: Sequence[str]) -> dict[str, Any]:
-    """A colour per model: distinct ones for few, shades in the given order for many."""
-    from matplotlib import colormaps
-
-    if len(models) < len(style.OKABE_ITO):
-        return dict(zip(models, style.OKABE_ITO, strict=False))
-    shade = colormaps["viridis"]
-    return {model: shade(0.92 * i / (len(models) - 1)) for i, model in enumerate(models)}
+    """A colour per model; few have one that is not grey."""
+    return look.palette(models, len(style.OKABE_ITO) - 1)
 
 
 def depth(part: pd.DataFrame) -> Figure:
@@ -73,9 +68,8 @@ def depth_by_language(part: pd.DataFrame) -> Figure:
         across = max(1, min(across, int((paper.width - 0.5) / (widest + 0.1))))
     down = -(-len(names) // across)
     height = max(1.75 * down + 0.9, _room(hues))
-    inside = {"left": 0.075, "right": 1 - _beside(hues) / 9.0, "bottom": 0.5 / height, "top": 1 - 0.75 / height}
-    inside |= {"wspace": 0.1, "hspace": 0.28}
-    figure, grid = style.panels(len(names), across, (9.0, height), 0.85 * down + 0.3, inside, shared=True)
+    page, margins = (9.0, height), (0.675, _beside(hues), 0.5, 0.75)
+    figure, grid = style.panels(len(names), across, page, 0.85 * down + 0.3, margins, (0.1, 0.28), shared=True)
     for axes, name in zip(grid.ravel(), names, strict=False):
         for width, (model, hue) in zip(_widths(hues, 1.2), hues.items(), strict=True):
             own = part[(part["label"] == name) & (part["model"] == model)].sort_values("depth")
@@ -155,9 +149,8 @@ def scale(table: pd.DataFrame, by: str) -> Figure:
     words = [*hues, *(label for _, label in kinds)]
     width, right = 4.4 * across + 1.6, _beside(words) + 0.05
     height = max(3.0 * down + 0.3, _room(words))
-    margins = {"left": 0.75 / width, "right": 1 - right / width, "bottom": 0.55 / height, "top": 1 - 0.62 / height}
-    margins |= {"wspace": 0.28, "hspace": 0.55}
-    figure, grid = style.panels(count, across, (width, height), 1.35 * down + 0.3, margins)
+    margins = (0.75, right, 0.55, 0.62)
+    figure, grid = style.panels(count, across, (width, height), 1.35 * down + 0.3, margins, (0.28, 0.55))
     panels = list(grid.ravel())
     for axes in panels:
         axes.set_xlabel({"parameters": "parameters", "step": "step of the training"}[by])
@@ -207,8 +200,6 @@ def _points(axes: Axes, own: pd.DataFrame, by: str, value: str, hues: Mapping[st
 
 def _log_axis(axes: Axes, values: NDArray[Any]) -> None:
     """A log axis with short numbers; with a place for 0, the step before the training."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     positive = values[values > 0]
     if not len(positive):
         return
@@ -221,9 +212,9 @@ def _log_axis(axes: Axes, values: NDArray[Any]) -> None:
     steps = [1, 2, 5] if len(decades) <= 4 else [1]
     ticks = [s * 10.0**k for k in decades for s in steps if low / 1.05 <= s * 10.0**k <= high * 1.05]
     ticks = sorted(set(positive)) if len(ticks) < 2 else ticks
-    axes.xaxis.set_major_locator(FixedLocator([*([0.0] if len(positive) < len(values) else []), *ticks]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: style.short(v)))
-    axes.xaxis.set_minor_locator(NullLocator())
+    ticks = [*([0.0] if len(positive) < len(values) else []), *ticks]
+    axes.set_xticks(ticks, [style.short(tick) for tick in ticks])
+    axes.minorticks_off()
 
 
 def _called(series: Iterable[str]) -> dict[str, str]:
@@ -252,11 +243,9 @@ def relation(table: pd.DataFrame) -> Figure:
     lines = max(1 + name.count("\n") for name in names)
     height = max(2.4, max(0.11 * len(metrics) + 0.12, 0.14 * lines) * len(models) + 1.5)
     left, right = style.room_for([line for name in names for line in name.split("\n")], size), 2.1
-    margins = {"left": left / 9.0, "right": 1 - right / 9.0, "bottom": 0.55 / height, "top": 1 - 0.62 / height}
-    middle = (9.0 - left - right - 0.25) / 2
-    margins |= {"wspace": 0.25 / middle}
+    gap = 0.25 / ((9.0 - left - right - 0.25) / 2)
     tall = min(max(0.8, max(0.07 * len(metrics) + 0.1, 0.14 * lines) * len(models)) + 0.4, _TALLEST)
-    figure, grid = style.panels(2, 2, (9.0, height), tall + 0.3, margins)
+    figure, grid = style.panels(2, 2, (9.0, height), tall + 0.3, (left, right, 0.55, 0.62), (gap, 0.0))
     first, second = grid[0]
     handles = {}
     for axes, name in ((first, "r"), (second, "same_item")):

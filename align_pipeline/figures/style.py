@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +152,13 @@ def new_figure(
 
 
 def panels(
-    count: int, across: int, page: tuple[float, float], tall: float, inside: Mapping[str, float], shared: bool = False
+    count: int,
+    across: int,
+    page: tuple[float, float],
+    tall: float,
+    margins: tuple[float, float, float, float],
+    gaps: tuple[float, float],
+    shared: bool = False,
 ) -> tuple[Figure, NDArray[Any]]:
     """A figure with `count` axes in rows of `across`, and its grid of axes, in which the others are not visible.
 
@@ -160,7 +166,8 @@ def panels(
         count, across: how many.
         page: size on the page, in inches.
         tall: height in a paper, in inches.
-        inside: margins and distances on the page, as of `Figure.subplots_adjust`.
+        margins: on the page, in inches: left, right, bottom, top.
+        gaps: between them on the page, as shares of their width and height.
         shared: whether they have the same axes.
     """
     from matplotlib.figure import Figure
@@ -171,7 +178,8 @@ def panels(
     for axes in grid.ravel()[count:]:
         axes.set_visible(False)
     if paper is None:
-        figure.subplots_adjust(**inside)
+        (width, height), (left, right, bottom, top) = page, margins
+        figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, *gaps)
     return figure, grid
 
 
@@ -264,12 +272,11 @@ def spread_apart(values: NDArray[Any], gap: float, low: float, high: float) -> N
     gap = min(gap, (high - low) / max(len(values) - 1, 1))
     # least squares with minimum gaps: neighbours that are too close are pooled, each pool centred on its own mean
     pools: list[list[float]] = []
-    for i, value in enumerate(values[order] - gap * np.arange(len(values))):
+    for value in values[order] - gap * np.arange(len(values)):
         pools.append([float(value), 1.0])
         while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
             (b, m), (a, n) = pools.pop(), pools.pop()
             pools.append([(a * n + b * m) / (n + m), n + m])
-        del i
     flat = np.concatenate([np.full(int(n), mean) for mean, n in pools])
     flat = np.clip(flat, low, high - gap * (len(values) - 1)) + gap * np.arange(len(values))
     placed = np.empty(len(values))
@@ -335,8 +342,6 @@ def intervals(
 
 def plain_log(axes: Axes, values: NDArray[Any]) -> None:
     """A log axis with plain numbers."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     values = values[np.isfinite(values) & (values > 0)]
     low, high = (values.min(), values.max()) if len(values) else (0.9, 1.1)
     low, high = max(min(low, 0.95), 0.02), min(max(high, 1.05), 50)
@@ -346,6 +351,5 @@ def plain_log(axes: Axes, values: NDArray[Any]) -> None:
     for tick in sorted((s for s in steps if low / 1.02 <= s <= high * 1.02), key=lambda s: abs(np.log(s))):
         if all(abs(np.log(tick / other)) >= np.log(high / low) / 7.5 for other in shown):
             shown.append(tick)  # from 1 outwards, so that no two are printed over each other
-    axes.yaxis.set_major_locator(FixedLocator(sorted(shown)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(sorted(shown), [f"{tick:g}" for tick in sorted(shown)])
+    axes.minorticks_off()

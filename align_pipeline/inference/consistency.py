@@ -258,7 +258,6 @@ def difference(same: Array, aligned: Array, language: Array, cluster: Array) -> 
         same, aligned: [R], 0 or 1, of answers.
         language, cluster: [R], integers.
     """
-    reason = ""
     if not len(same):
         reason = "there are no such answers"
     elif min(aligned.sum(), len(aligned) - aligned.sum()) < MIN_SIDE:
@@ -266,7 +265,7 @@ def difference(same: Array, aligned: Array, language: Array, cluster: Array) -> 
         reason = f"fewer than {MIN_SIDE} of these answers are to items that are {few}"
     elif np.ptp(same) == 0:
         reason = f"{'all' if same[0] else 'none'} of these answers are those of English"
-    if not reason:
+    else:
         stratum, codes = (np.unique(values, return_inverse=True)[1] for values in (language, cluster))
         if codes.max() + 1 < MIN_CLUSTERS:
             reason = f"there are fewer than {MIN_CLUSTERS} clusters of items"

@@ -26,11 +26,11 @@ SAME_ITEM = [
     *("model", "task", "metric", "pooling", "form", "effect", "unit", "low", "high", "p"),
     *("n", "n_items", "n_clusters", "n_languages", "note"),
 ]
+_OF_BASELINES = ["chance", "deranged", "above", "low", "high", "common_n", "at_common_n"]
 CHANCE = [
     *("model", "task", "language", "pivot", "metric", "pooling", "layer", "best_layer", "n", "share", "cross_fitted"),
-    *("chance", "deranged", "above", "low", "high", "common_n", "at_common_n"),
+    *_OF_BASELINES,
 ]
-_OF_BASELINES = ["chance", "deranged", "above", "low", "high", "common_n", "at_common_n"]
 _NO_RATIO = "not defined, because the pooled odds ratio is zero or infinite, or there are no items"
 _FEW = f"fewer than {permutation.MIN_CLUSTERS} clusters of items can be permuted"
 
@@ -88,23 +88,21 @@ def _by_language(arrays: Bundle, test: permutation.Test | None, drawn: Array, se
     share, fitted = resampling.cross_fitted(arrays, seed=seed)
     for u, (language, pivot) in enumerate(arrays.units):
         n_ts, n_tf = int(counts[1][0, u]), int(counts[3][0, u])
-        row = {"language": language, "pivot": pivot, "layer": int(arrays.layers[arrays.best[u]])}
+        row: dict[str, Any] = {"language": language, "pivot": pivot, "layer": int(arrays.layers[arrays.best[u]])}
         row |= {"n_ts": n_ts, "n_tf": n_tf, "n_clusters": arrays.clusters, "difference": values[0, u]}
-        row |= {"low": low[u], "high": high[u], "cross_fitted": fitted[u]}
-        row["cross_fitted_share"] = share[u]
+        row |= {"low": low[u], "high": high[u], "cross_fitted": fitted[u], "cross_fitted_share": share[u]}
+        if test is not None:
+            row |= {"z": float(test.z[u, arrays.best[u]]), "p": test.p[u]}
+            row |= {"p_languages": test.p_languages[u], "p_somewhere": test.p_somewhere[u]}
         if not n_ts or not n_tf:
             reason = f"no item is right in English and {'right' if not n_ts else 'wrong'} in {language}"
         elif test is None:
             reason = _FEW
-        elif np.isnan(test.z[u, arrays.best[u]]):
-            reason = (
-                f"{'all' if np.nanmean(arrays.at_best[:, u]) > 0 else 'none'} of the items are aligned at this layer"
-            )
+        elif np.isnan(row["z"]):
+            how_many = "all" if np.nanmean(arrays.at_best[:, u]) > 0 else "none"
+            reason = f"{how_many} of the items are aligned at this layer"
         else:
             reason = ""
-            row |= {"z": float(test.z[u, arrays.best[u]]), "p": test.p[u], "p_languages": test.p_languages[u]}
-        if test is not None:
-            row["p_somewhere"] = test.p_somewhere[u]
         yield row | {"note": f"not defined, because {reason}" if reason else ""}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -85,12 +85,8 @@ def _compare(table: pd.DataFrame) -> None:
 
 def adjust(table: pd.DataFrame, family: list[str], column: str) -> None:
     """Add p values with Holm's and Benjamini-Hochberg's adjustment, over the defined p values of each family."""
-    table["p_holm"], table["p_bh"] = np.nan, np.nan
-    defined = table.loc[table[column].notna(), [*family, column]]
-    for rows in defined.groupby(family, observed=True).indices.values():
-        p = defined[column].to_numpy(float)[rows]
-        table.loc[defined.index[rows], "p_holm"] = holm(p)
-        table.loc[defined.index[rows], "p_bh"] = stats.false_discovery_control(p, method="bh")
+    p = table.groupby(family, observed=True)[column]
+    table["p_holm"], table["p_bh"] = p.transform(adjusted), p.transform(adjusted, by=stats.false_discovery_control)
 
 
 def holm(p: Array) -> Array:
@@ -101,10 +97,10 @@ def holm(p: Array) -> Array:
     return adjusted
 
 
-def adjusted(p: pd.Series[float]) -> pd.Series[float]:
-    """Holm's adjustment over the tests of a family; questions without an answer do not count."""
+def adjusted(p: pd.Series[float], by: Callable[[Array], Array] = holm) -> pd.Series[float]:
+    """Holm's or another adjustment over the tests of a family; questions without an answer do not count."""
     known = p.astype(float).dropna()
-    return pd.Series(holm(known.to_numpy()), known.index, float).reindex(p.index)
+    return pd.Series(by(known.to_numpy()), known.index, float).reindex(p.index)
 
 
 def mcnemar(gained: Array, lost: Array) -> Array:

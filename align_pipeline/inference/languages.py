@@ -65,8 +65,8 @@ def language_level(found: pd.DataFrame, languages: pd.DataFrame | None = None, s
     table = pd.DataFrame(rows, columns=LANGUAGE_LEVEL).astype({"layer": "Int64"})
     rank = {"max": 0, "mean": 1, "layer": 2, "all": 0, "script": 1, "family": 2, "resource": 3}
     order = ["model", "task", "alignment_task", "metric", "pooling", "grouping", "group", "reduce", "layer"]
-    by = table.assign(grouping=table["grouping"].map(rank), reduce=table["reduce"].map(rank)).sort_values(order).index
-    return table.loc[by].reset_index(drop=True)
+    ranked = ("grouping", "reduce")
+    return table.sort_values(order, key=lambda c: c.map(rank) if c.name in ranked else c, ignore_index=True)
 
 
 def memberships(about: pd.DataFrame) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:

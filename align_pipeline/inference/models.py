@@ -192,7 +192,7 @@ def differences(of: Compared, reference: str) -> pd.DataFrame:
     ``p_holm``: of one language, over the languages of a model and quantity; of English and of the mean, over models
     (and metrics).
     """
-    parts = []
+    rows = []
     kinds = {("accuracy", "", ""): of.right} | {("alignment", *metric): by for metric, by in of.aligned.items()}
     for kind, values in kinds.items():
         for model in (one.name for one in of.models if one.name in values and reference in values):
@@ -205,13 +205,13 @@ def differences(of: Compared, reference: str) -> pd.DataFrame:
                 if u:
                     about = {"task": of.task, "reference": reference, "model": model, "language": language}
                     about |= dict(zip(("quantity", "metric", "pooling"), kind, strict=True)) | {"pivot": pivot}
-                    parts.append(pd.DataFrame([about | over_splits(old[:, u], new[:, u], of.cluster)]))
-    if not parts:
+                    rows.append(about | over_splits(old[:, u], new[:, u], of.cluster))
+    if not rows:
         return pd.DataFrame(columns=DIFFERENCES)
-    table = pd.concat(parts, ignore_index=True).rename(columns={"before": "of_reference", "after": "of_model"})
+    table = pd.DataFrame(rows).rename(columns={"before": "of_reference", "after": "of_model"})
     pooled = table["pivot"] == ""
     keys = [table[name].where(~pooled, table["language"]) for name in ("model", "metric", "pooling")]
-    table["p_holm"] = table.groupby(["quantity", *keys])["p"].transform(lambda p: adjusted(p.astype(float)))
+    table["p_holm"] = table.groupby(["quantity", *keys])["p"].transform(adjusted)
     return table[DIFFERENCES]
 
 

@@ -209,18 +209,12 @@ def fit_conditional(
     first, failed = sparse.cg(exact, np.eye(len(beta))[0], x0=near[0], M=near, rtol=1e-5, maxiter=50)
     spread = probability * (1 - probability)
     scores = np.bincount(cluster, (y - probability) * (design @ first)).astype(float)
-    weight = np.bincount(cluster, spread * (design @ first) * (design[:, 0] - _within(design[:, 0], spread, stratum)))
+    mean = np.bincount(stratum, design[:, 0] * spread) / np.maximum(np.bincount(stratum, spread), 1e-12)
+    weight = np.bincount(cluster, spread * (design @ first) * (design[:, 0] - mean[stratum]))
     scores = scores / (1 - np.clip(weight, 0, 0.99))
     clusters = len(scores)
     error = float(np.sqrt((scores**2).sum() * (clusters - 1) / clusters))
     return (float(beta[0]), error) if not failed and np.isfinite(error) and error > 0 else None
-
-
-def _within(values: Floats, weights: Floats, stratum: NDArray[np.int64]) -> Floats:
-    """The weighted mean of each row's stratum."""
-    total = np.bincount(stratum, weights)
-    found: Floats = (np.bincount(stratum, values * weights) / np.maximum(total, 1e-12))[stratum]
-    return found
 
 
 def _information(design: Floats, probability: Floats, stratum: NDArray[np.int64]) -> Floats:

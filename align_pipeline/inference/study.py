@@ -96,14 +96,12 @@ def join(alignment: pd.DataFrame, predictions: pd.DataFrame, last_layers: Mappin
     keys = [*UNIT, "item_id"]
     codes, categories = _shared_codes(aligned, own, keys)
     shape = tuple(len(c) for c in categories)
-    own_key = np.ravel_multi_index([c[len(aligned) :] for c in codes], shape) if len(own) else np.array([], int)
-    key = np.ravel_multi_index([c[: len(aligned)] for c in codes], shape) if len(aligned) else np.array([], int)
+    key, own_key = np.split(np.ravel_multi_index(codes, shape), [len(aligned)])
     every = np.union1d(pd.unique(key), own_key)
-    parts = np.unravel_index(every, shape) if len(every) else [every] * len(keys)
+    parts = np.unravel_index(every, shape)
     items = pd.DataFrame({key: c[i] for key, c, i in zip(keys, categories, parts, strict=True)})
-    items = pd.concat(
-        [items, own.drop(columns=keys).set_index(own_key).reindex(every).reset_index(drop=True)], axis="columns"
-    )
+    answers = own.drop(columns=keys).set_index(own_key).reindex(every).reset_index(drop=True)
+    items = pd.concat([items, answers], axis="columns")
     items["cluster"] = clusters(items)
     blocks, more = _blocks(aligned, np.searchsorted(every, key), items, last_layers or {})
     return Study(items, blocks, answered, (*notes, *more))

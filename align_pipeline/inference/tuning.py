@@ -365,4 +365,4 @@ def adjust(table: pd.DataFrame, *question: str) -> pd.DataFrame:
     own = ["preset", *(name for name in ("metric", "pooling") if name in table)]
     keys = [table[name].where(~pooled, table["language"]) for name in own]
     groups = table.groupby([*(table[name] for name in ("model", "task", *question)), *keys])
-    return table.assign(p_holm=groups["p"].transform(lambda p: adjusted(p.astype(float))))
+    return table.assign(p_holm=groups["p"].transform(adjusted))

@@ -51,10 +51,9 @@ def verdicts(level: pd.DataFrame, found: Findings, chances: pd.DataFrame) -> pd.
     table["p"] = table["p"].astype(float)
     table["p_adjusted"] = table.groupby(["model", "task"])["p"].transform(adjusted)
     table["verdict"] = [verdict(row) for row in table.itertuples()]
-    order = table.assign(question=table["question"].map(list(QUESTIONS).index)).sort_values(
-        ["model", "task", "question", "metric", "pooling"], kind="stable"
-    )
-    return table.loc[order.index, VERDICTS].reset_index(drop=True).astype({"n_items": "Int64", "n_clusters": "Int64"})
+    order = ["model", "task", "question", "metric", "pooling"]
+    table = table.sort_values(order, key=lambda c: c.map(QUESTIONS.index) if c.name == "question" else c)
+    return table[VERDICTS].reset_index(drop=True).astype({"n_items": "Int64", "n_clusters": "Int64"})
 
 
 def is_supported(p_adjusted: Any, effect: Any, none: float = 0.0) -> Any:

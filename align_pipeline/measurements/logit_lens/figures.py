@@ -72,14 +72,11 @@ def by_layer(table: pd.DataFrame) -> Figure:
             one.tick_params(labelsize=7, length=2)
             if column == 0:
                 one.set_ylabel(said, fontsize=7.5)
-    entries = [
-        (style.BLUE, "-", "English answer"),
-        (style.ORANGE, "-", "own answer"),
-        ("#555555", "--", "other items'"),
-    ]
     called = {NO_LETTERS: "no letters", _OTHER: "other scripts"}
-    entries += [(colours[script], "-", called.get(script, script)) for script in known]
-    handles = [Line2D([], [], color=colour, linestyle=dashes, label=label) for colour, dashes, label in entries]
+    entries = {"English answer": style.BLUE, "own answer": style.ORANGE, "other items'": "#555555"}
+    entries |= {called.get(script, script): colours[script] for script in known}
+    handles = [Line2D([], [], color=colour, label=label) for label, colour in entries.items()]
+    handles[2].set_linestyle("--")
     counts = style.item_counts(table.loc[table["quantity"] == "script", "n"])
     style.frame(figure, 0.5, bottom + 0.02, f"{style.task_name(table)}: logit lens", counts, handles, across)
     return figure

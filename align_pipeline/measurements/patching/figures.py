@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from align_pipeline.config.lang import name_of
 from align_pipeline.config.patch import KEPT, TREATMENT, is_kept, is_placebo, map_of, treatment_of
@@ -126,11 +127,8 @@ def correction(part: pd.DataFrame) -> Figure:
         part: effects of one kind of patch. With a single language the treatment's bootstrap interval is shaded.
     """
     table = pooled(part, ["condition", "layer"]).pivot(index="condition", columns="layer", values="rate")
-    own = _treated(part)
-    interval = None if own is None else (own["correction_low"].to_numpy(float), own["correction_high"].to_numpy(float))
-    top = max(
-        0.05, 1.08 * float(np.nanmax(table.to_numpy(float))), *(1.04 * np.nanmax(x) for x in (interval or ())[1:])
-    )
+    interval = _interval(part, "correction")
+    top = max(0.05, 1.08 * float(np.nanmax(table.to_numpy(float))), *(1.04 * np.nanmax(x) for x in interval[1:]))
     figure, axes = _lines(table, interval, -0.02 * top, top, part["pivot_language"].iloc[0])
     axes.set_ylabel("share of TF items corrected")
     labels.settle(figure)
@@ -147,11 +145,8 @@ def translation(part: pd.DataFrame) -> Figure:
     """
     table = part.groupby(["condition", "layer"])["chrf"].mean().unstack("layer")
     before = float(part.drop_duplicates("language")["chrf_unpatched"].mean())
-    own = _treated(part)
-    interval = None
-    if own is not None:
-        interval = (before + own["chrf_low"].to_numpy(float), before + own["chrf_high"].to_numpy(float))
-    shown = np.concatenate([table.to_numpy(float).ravel(), [before], *(interval or ())])
+    interval = [before + end for end in _interval(part, "chrf")]
+    shown = np.concatenate([table.to_numpy(float).ravel(), [before], *interval])
     low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
     room = max(0.06 * (high - low), 0.5)
     figure, axes = _lines(table, interval, low - room, high + room)
@@ -171,20 +166,21 @@ def translation(part: pd.DataFrame) -> Figure:
     return figure
 
 
-def _treated(part: pd.DataFrame) -> pd.DataFrame | None:
-    """The treatment's rows, if they cover one language and all layers, so that an interval can be drawn."""
+def _interval(part: pd.DataFrame, of: str) -> list[NDArray[np.float64]]:
+    """Both ends of the treatment's interval by layer; none unless its rows cover one language and all layers."""
     own = part[part["condition"] == TREATMENT].sort_values("layer")
-    return own if part["language"].nunique() == 1 and len(own) == part["layer"].nunique() else None
+    is_whole = part["language"].nunique() == 1 and len(own) == part["layer"].nunique()
+    return [own[f"{of}_{end}"].to_numpy(float) for end in ("low", "high")] if is_whole else []
 
 
 def _lines(
-    table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float, top: float, pivot: Any = ENGLISH
+    table: pd.DataFrame, interval: Sequence[Any], bottom: float, top: float, pivot: Any = ENGLISH
 ) -> tuple[Figure, Any]:
     """One line per condition, labelled at its end.
 
     Args:
         table: one row per condition, one column per layer.
-        interval: low and high of the treatment, by layer.
+        interval: low and high of the treatment, by layer; may be empty.
         bottom: lower end of the axis.
         top: upper end of the axis.
         pivot: the code of the language whose activations replace the others'.
@@ -203,25 +199,20 @@ def _lines(
         axes.plot(layers, table.loc[name].to_numpy(float), color=colours[name], linestyle=dashes, linewidth=width)
         if look.current() is not None:  # the names are too long for a column: in the legend, in their order
             axes.lines[-1].set_label(condition_name(name, pivot))
-    if interval is not None:
+    if interval:
         axes.fill_between(layers, *interval, color=colours[TREATMENT], alpha=0.15, linewidth=0)
     axes.set_ylim(bottom, top)
     axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
     style.layer_axis(axes, layers)
-    ends = np.array([float(table.loc[name].to_numpy(float)[-1]) for name in names])
+    if look.current() is not None:
+        labels.below(figure, list(reversed(axes.lines)))
+        return figure, axes
     texts = [
-        {
-            "s": condition_name(name, pivot),
-            "fontsize": look.points(8.5),
-            "color": colours[name],
-            "weight": "bold" if name == TREATMENT else "normal",
-            "line": colours[name],
-        }
+        {"s": condition_name(name, pivot), "fontsize": 8.5, "color": colours[name], "line": colours[name]}
+        | {"weight": "bold" if name == TREATMENT else "normal"}
         for name in names
     ]
-    if look.current() is not None:
-        labels.below(figure, list(reversed(axes.lines)), [str(line.get_label()) for line in reversed(axes.lines)])
-        return figure, axes
+    ends = table.loc[names, layers[-1]].to_numpy(float)
     labels.end_labels(axes, ends, texts, layers[-1], 0.03, 1.02 * (top - bottom) * 0.17 / 3.4)
     return figure, axes
 

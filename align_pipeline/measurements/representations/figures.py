@@ -60,16 +60,10 @@ def by_layer(table: pd.DataFrame) -> Figure:
     if paper is not None:
         named = [name for name in names if name in labelled]
     bottom = 0.35 + 0.17 * -(-(len(named) + 1) // across)
-    (wide, high), width, height = _PANEL, _PANEL[0] * across, _PANEL[1] * down + 0.55 + bottom
-    inside = {
-        "left": 0.42 / width,
-        "right": 1 - 0.1 / width,
-        "bottom": (bottom + 0.3) / height,
-        "top": 1 - 0.85 / height,
-    }
-    inside |= {"wspace": (wide - 1.38) / 1.38, "hspace": (high - 1.15) / 1.15}
+    page = (_PANEL[0] * across, _PANEL[1] * down + 0.55 + bottom)
+    gaps = (_PANEL[0] / 1.38 - 1, _PANEL[1] / 1.15 - 1)
     tall = 0 if paper is None else 0.8 * paper.width / across * down + 0.2
-    figure, grid = style.panels(len(shown), across, (width, height), tall, inside)
+    figure, grid = style.panels(len(shown), across, page, tall, (0.42, 0.1, bottom + 0.3, 0.85), gaps)
     panels = list(grid.ravel())
     ticks = style.layer_ticks(np.sort(table["layer"].unique()))
     ticks = ticks[:: -(-len(ticks) // 6)]
@@ -83,7 +77,10 @@ def by_layer(table: pd.DataFrame) -> Figure:
         axes.set_xticks(ticks)
         axes.tick_params(labelsize=look.points(7), length=2)
         axes.set_title(LABELS[measure], fontsize=look.points(8.5), fontweight="normal", pad=3)
-    handles = [Line2D([], [], color=colours[name], label=name) for name in named]
+    entries = {name: colours[name] for name in named}
+    if paper is not None:
+        entries = look.group_entries(list(codes.values())) or entries
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in entries.items()]
     handles.append(Line2D([], [], color="#555555", linestyle="--", label="chance"))
     pooling = str(table["pooling"].iloc[0])
     title = f"{style.task_name(table)}: representations ({style.POOLINGS.get(pooling, pooling)})"
@@ -91,10 +88,7 @@ def by_layer(table: pd.DataFrame) -> Figure:
     if paper is not None:
         for axes in panels[max(len(shown) - across, 0) : len(shown)]:  # the lowest of each column
             axes.set_xlabel("layer (hidden state)")
-        groups = look.group_entries(list(codes.values()))
-        handles = [Line2D([], [], color=colour, label=name) for name, colour in groups.items()] or handles[:-1]
-        handles.append(Line2D([], [], color="#555555", linestyle="--", label="chance"))
-        labels.below(figure, handles, [str(handle.get_label()) for handle in handles])
+        labels.below(figure, handles)
         style.set_title(panels[0], title, below)
         return figure
     style.frame(figure, 0.42, bottom - 0.08, title, below, handles, across)

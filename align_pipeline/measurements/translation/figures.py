@@ -25,9 +25,8 @@ def translation_scatter(part: pd.DataFrame, numbers: pd.DataFrame) -> Figure:
     # in a paper below each other in a column, beside each other over the text's width
     across = 1 if paper is not None and paper.width < 4.5 else len(shown)
     tall = 0 if paper is None else 0.75 * paper.width * (len(shown) // across) / across
-    inside = {"left": 0.75 / width, "right": 1 - 0.2 / width, "bottom": 0.55 / 5.2, "top": 1 - 0.62 / 5.2}
-    inside |= {"wspace": 0.95 / 4.65}
-    figure, grid = style.panels(len(shown), across, (width, 5.2), tall, inside)
+    margins, gaps = (0.75, 0.2, 0.55, 0.62), (0.95 / 4.65, 0.0)
+    figure, grid = style.panels(len(shown), across, (width, 5.2), tall, margins, gaps)
     drawn = []
     for i, (direction, axes) in enumerate(zip(shown, grid.ravel(), strict=True)):
         own = part[part["direction"] == direction]
