@@ -68,7 +68,7 @@ def depth_by_language(part: pd.DataFrame) -> Figure:
         across = max(1, min(across, int((paper.width - 0.5) / (widest + 0.1))))
     down = -(-len(names) // across)
     height = max(1.75 * down + 0.9, _room(hues))
-    page, margins = (9.0, height), (0.675, _beside(hues), 0.5, 0.75)
+    page, margins = (9.0, height), (0.075 * 9.0, _beside(hues), 0.5, 0.75)
     figure, grid = style.panels(len(names), across, page, 0.85 * down + 0.3, margins, (0.1, 0.28), shared=True)
     for axes, name in zip(grid.ravel(), names, strict=False):
         for width, (model, hue) in zip(_widths(hues, 1.2), hues.items(), strict=True):

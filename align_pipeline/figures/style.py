@@ -156,8 +156,8 @@ def panels(
     across: int,
     page: tuple[float, float],
     tall: float,
-    margins: tuple[float, float, float, float],
-    gaps: tuple[float, float],
+    margins: tuple[float, float, float, float] | None = None,
+    gaps: tuple[float, float] = (0.0, 0.0),
     shared: bool = False,
 ) -> tuple[Figure, NDArray[Any]]:
     """A figure with `count` axes in rows of `across`, and its grid of axes, in which the others are not visible.
@@ -166,7 +166,7 @@ def panels(
         count, across: how many.
         page: size on the page, in inches.
         tall: height in a paper, in inches.
-        margins: on the page, in inches: left, right, bottom, top.
+        margins: on the page, in inches: left, right, bottom, top; None if the caller sets positions there.
         gaps: between them on the page, as shares of their width and height.
         shared: whether they have the same axes.
     """
@@ -177,7 +177,7 @@ def panels(
     grid = figure.subplots(-(-count // across), across, sharex=shared, sharey=shared, squeeze=False)
     for axes in grid.ravel()[count:]:
         axes.set_visible(False)
-    if paper is None:
+    if paper is None and margins:
         (width, height), (left, right, bottom, top) = page, margins
         figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, *gaps)
     return figure, grid

@@ -60,14 +60,16 @@ def by_layer(table: pd.DataFrame) -> Figure:
     if paper is not None:
         named = [name for name in names if name in labelled]
     bottom = 0.35 + 0.17 * -(-(len(named) + 1) // across)
-    page = (_PANEL[0] * across, _PANEL[1] * down + 0.55 + bottom)
-    gaps = (_PANEL[0] / 1.38 - 1, _PANEL[1] / 1.15 - 1)
+    width, height = _PANEL[0] * across, _PANEL[1] * down + 0.55 + bottom
     tall = 0 if paper is None else 0.8 * paper.width / across * down + 0.2
-    figure, grid = style.panels(len(shown), across, page, tall, (0.42, 0.1, bottom + 0.3, 0.85), gaps)
-    panels = list(grid.ravel())
+    figure, panels = style.panels(len(shown), across, (width, height), tall)
     ticks = style.layer_ticks(np.sort(table["layer"].unique()))
     ticks = ticks[:: -(-len(ticks) // 6)]
-    for axes, measure in zip(panels, shown, strict=False):
+    for place, (axes, measure) in enumerate(zip(panels.ravel(), shown, strict=False)):
+        row, column = divmod(place, across)
+        corner = (_PANEL[0] * column + 0.42, height - 0.55 - _PANEL[1] * (row + 1) + 0.3)
+        if paper is None:
+            axes.set_position((corner[0] / width, corner[1] / height, 1.38 / width, 1.15 / height))
         rows = table[table["measure"] == measure]
         for name in sorted(names, key=labelled.__contains__):  # those without a label below the others
             own = rows[rows["label"] == name]
@@ -86,10 +88,10 @@ def by_layer(table: pd.DataFrame) -> Figure:
     title = f"{style.task_name(table)}: representations ({style.POOLINGS.get(pooling, pooling)})"
     below = f"{style.languages(len(names))}, {style.item_counts(table['n'])}"
     if paper is not None:
-        for axes in panels[max(len(shown) - across, 0) : len(shown)]:  # the lowest of each column
+        for axes in panels.ravel()[max(len(shown) - across, 0) : len(shown)]:  # the lowest of each column
             axes.set_xlabel("layer (hidden state)")
         labels.below(figure, handles)
-        style.set_title(panels[0], title, below)
+        style.set_title(panels[0, 0], title, below)
         return figure
     style.frame(figure, 0.42, bottom - 0.08, title, below, handles, across)
     return figure

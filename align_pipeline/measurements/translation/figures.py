@@ -25,10 +25,12 @@ def translation_scatter(part: pd.DataFrame, numbers: pd.DataFrame) -> Figure:
     # in a paper below each other in a column, beside each other over the text's width
     across = 1 if paper is not None and paper.width < 4.5 else len(shown)
     tall = 0 if paper is None else 0.75 * paper.width * (len(shown) // across) / across
-    margins, gaps = (0.75, 0.2, 0.55, 0.62), (0.95 / 4.65, 0.0)
-    figure, grid = style.panels(len(shown), across, (width, 5.2), tall, margins, gaps)
+    figure, panels = style.panels(len(shown), across, (width, 5.2), tall)
     drawn = []
-    for i, (direction, axes) in enumerate(zip(shown, grid.ravel(), strict=True)):
+    for i, (direction, axes) in enumerate(zip(shown, panels.ravel(), strict=True)):
+        if paper is None:
+            left, bottom, wide, high = style.draw_inside(5.6, 5.2, 0.75, 0.2)
+            axes.set_position(((i + left) / len(shown), bottom, wide / len(shown), high))
         own = part[part["direction"] == direction]
         x, y = own["alignment"].to_numpy(float), own["quality"].to_numpy(float)
         _points(axes, own, x, y, style.OKABE_ITO[i])
