@@ -12,6 +12,7 @@ import pandas as pd
 
 from align_pipeline.config import composed, from_hydra, resolved
 from align_pipeline.data.items import ENGLISH
+from align_pipeline.pipeline import run
 
 TASKS = ("belebele", "xcopa", "xstorycloze")
 FILE = "figures.json"
@@ -33,8 +34,12 @@ def measure(folder: Path, data: Path, limit: int | None = None, tasks: Sequence[
 
 
 def _task(task: str, folder: Path, data: Path, limit: int | None) -> dict[str, Any]:
+    """One job of the pipeline, as ``python -m align_pipeline.run task=... lang=set/embedded`` does it."""
+    overrides = [f"task={task}", "lang=[set/embedded]", f"model.path='{folder}'", f"data='{data}'"]
+    overrides += ["wandb.mode=disabled", f"task.limit={'null' if limit is None else limit}"]
+    made = composed(overrides)
     with tempfile.TemporaryDirectory() as out:
-        run_pipeline(task, folder, data, Path(out), limit)
+        run(from_hydra(made, overrides, multirun=True), Path(out), resolved(made))
         predictions = pd.read_parquet(Path(out) / "predictions.parquet")
         alignment = pd.read_parquet(Path(out) / "alignment.parquet")
     english = predictions[predictions.language == ENGLISH]
@@ -48,16 +53,6 @@ def _task(task: str, folder: Path, data: Path, limit: int | None) -> dict[str, A
             languages[str(code)][metric] = [round(float(value), 4) for value in curves[code, metric]]
     accuracy = round(float(english.correct.mean()), 4)
     return {"items": int(english.item_id.nunique()), "english": accuracy, "languages": languages}
-
-
-def run_pipeline(task: str, folder: Path, data: Path, out: Path, limit: int | None) -> None:
-    """One job of the pipeline, as ``python -m align_pipeline.run task=... lang=set/embedded`` does it."""
-    from align_pipeline.pipeline import run
-
-    overrides = [f"task={task}", "lang=[set/embedded]", f"model.path='{folder}'", f"data='{data}'"]
-    overrides += ["wandb.mode=disabled", f"task.limit={'null' if limit is None else limit}"]
-    made = composed(overrides)
-    run(from_hydra(made, overrides, multirun=True), out, resolved(made))
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:
