@@ -8,8 +8,9 @@ and counts how often it is found.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from align_pipeline.arguments import Arguments, command
 from align_pipeline.errors import InputError, writing
 from align_pipeline.inference import languages, permutation, same_item
 from align_pipeline.inference import study as analysis
-from align_pipeline.inference.arrays import Bundle, bundle
+from align_pipeline.inference.arrays import Bundle, answered
 from align_pipeline.inference.items import adjusted
 from align_pipeline.inference.verdicts import LEVEL, QUESTIONS, is_supported
 from align_pipeline.report.read import read
@@ -42,30 +43,19 @@ PERMUTATIONS = 499
 REPEATS = 100
 
 
-@dataclass(frozen=True)
-class Family:
-    """The metrics of one model and task; their tests are adjusted together."""
-
-    model: str
-    task: str
-    bundles: Sequence[Bundle]
-
-
-def families(study: analysis.Study, cells: pd.DataFrame) -> list[Family]:
-    """All models and tasks that have answers."""
+def families(study: analysis.Study, cells: pd.DataFrame) -> list[list[Bundle]]:
+    """The metrics of each model and task that has answers; their tests are adjusted together."""
     found: dict[tuple[str, str], list[Bundle]] = {}
-    for key, block in study.blocks.items():
-        arrays = bundle(study, key, block, cells)
-        if arrays is not None:
-            found.setdefault(key[:2], []).append(arrays)
-    return [Family(*key, bundles) for key, bundles in found.items()]
+    for arrays in answered(study, cells):
+        found.setdefault(arrays.key[:2], []).append(arrays)
+    return list(found.values())
 
 
-def audit(family: Family, repeats: int, seed: int, planted: float = 1.0) -> Iterator[pd.DataFrame]:
+def audit(family: Sequence[Bundle], repeats: int, seed: int, planted: float = 1.0) -> Iterator[pd.DataFrame]:
     """Verdicts on copies of a study in which the link is removed, or an effect of known size is planted.
 
     Args:
-        family: the study's arrays.
+        family: from `families`.
         repeats: number of copies.
         seed: of all random draws.
         planted: odds ratio between items that transfer and items that fail, within each language.
@@ -79,7 +69,7 @@ def audit(family: Family, repeats: int, seed: int, planted: float = 1.0) -> Iter
     for repeat in range(repeats):
         rng = np.random.default_rng([seed, repeat])
         rows = []
-        for data in family.bundles:
+        for data in family:
             copy = without_link(data, np.random.default_rng([seed, repeat]))
             copy = plant(copy, planted, rng) if planted != 1 else copy
             rows += [{"metric": data.key[2], "pooling": data.key[3], **row} for row in _questions(copy, rng, repeat)]
@@ -148,12 +138,10 @@ def rates(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for (question, metric, pooling), part in every.groupby(["question", "metric", "pooling"], sort=False):
         asked = part[part["p"].notna()]
-        supported = int(is_supported(asked["p_adjusted"], asked["effect"]).sum())
-        below, n = int((asked["p"] < LEVEL).sum()), len(asked)
-        low, high = proportion_confint(below, n, method="wilson") if n else (np.nan, np.nan)
-        row = {"question": question, "metric": metric, "pooling": pooling, "asked": n, "low": low, "high": high}
-        shares = (supported / n, below / n) if n else (np.nan, np.nan)
-        rows.append(row | dict(zip(("supported", "p_below_05"), shares, strict=True)))
+        supported, below = is_supported(asked["p_adjusted"], asked["effect"]), asked["p"] < LEVEL
+        low, high = proportion_confint(below.sum(), len(asked), method="wilson") if len(asked) else (np.nan, np.nan)
+        row = {"question": question, "metric": metric, "pooling": pooling, "asked": len(asked), "low": low}
+        rows.append(row | {"high": high, "supported": supported.mean(), "p_below_05": below.mean()})
     table = pd.DataFrame(rows)
     return table.iloc[np.argsort([QUESTIONS.index(q) for q in table["question"]], kind="stable")]
 
@@ -172,13 +160,13 @@ def run(runs: Sequence[Path], repeats: int = REPEATS, seed: int = 0, console: Co
             "No model and task in these folders has both alignments and answers, so there is no verdict to audit."
         )
     parts = []
-    steps = [(family, planted) for family in found for planted in PLANTED]
-    for family, planted in steps:
-        what = f"{family.task}, {family.model}: " + ("nothing planted" if planted == 1 else f"odds ratio {planted}")
+    for family, planted in itertools.product(found, PLANTED):
+        model, task, *_ = family[0].key
+        what = f"{task}, {model}: " + ("nothing planted" if planted == 1 else f"odds ratio {planted}")
         total = repeats if planted == 1 else -(-repeats // 2)  # power needs only a rough estimate
         made = audit(family, total, seed, planted)
         copies = list(track(made, what, total=total, console=console or Console(stderr=True)))
-        parts.append(rates(copies).assign(model=family.model, task=family.task, planted=planted))
+        parts.append(rates(copies).assign(model=model, task=task, planted=planted))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -209,27 +197,17 @@ CAPTION = (
 )
 
 
-def arguments(given: Sequence[str]) -> tuple[list[Path], int, int, Path | None]:
-    """Folders, repeats, seed and file from ``key=value`` arguments.
-
-    Raises:
-        InputError: a key does not exist, or a value is invalid.
-    """
-    found = Arguments(given, ("runs", "repeats", "seed", "out"), required=("runs",))
-    repeats, seed, out = found.whole("repeats", REPEATS, least=1), found.whole("seed", 0), found.path("out")
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"out={out} is in a folder that does not exist.")
-    return found.folders("runs"), repeats, seed, out
-
-
 def main(given: Sequence[str] | None = None) -> None:
     """The command line."""
     command(given, USAGE, _run)
 
 
 def _run(given: Sequence[str]) -> None:
-    runs, repeats, seed, out = arguments(given)
-    table = run(runs, repeats, seed)
+    found = Arguments(given, ("runs", "repeats", "seed", "out"), required=("runs",))
+    repeats, seed, out = found.whole("repeats", REPEATS, least=1), found.whole("seed", 0), found.path("out")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"out={out} is in a folder that does not exist.")
+    table = run(found.folders("runs"), repeats, seed)
     console = Console()
     for one in printed(table, repeats):
         console.print(one)

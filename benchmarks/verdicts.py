@@ -20,7 +20,7 @@ from scipy.special import expit
 from align_pipeline.inference import languages, permutation, same_item
 from align_pipeline.inference.arrays import Bundle
 from align_pipeline.inference.items import cmh, holm
-from align_pipeline.inference.resampling import Sides, counts
+from align_pipeline.inference.resampling import counts
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,7 @@ def p_values(design: Design, seed: int, count: int = 199) -> dict[str, float]:
     data = simulate(design, np.random.default_rng(seed))
     test = permutation.run(data, count=count, seed=seed)
     assert test is not None
-    k_a, n_a, k_b, n_b = (
-        c[0] for c in counts(Sides.of(data, True), data.at_best, np.ones((1, design.items), np.float32))
-    )
+    k_a, n_a, k_b, n_b = (c[0] for c in counts(data, data.at_best, np.ones((1, design.items), np.float32)))
     share = data.at_best.mean(axis=0)
     accuracy = data.right.mean(axis=0)
     return {

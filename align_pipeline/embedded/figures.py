@@ -10,6 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from align_pipeline.config import composed, from_hydra, resolved
+from align_pipeline.data.items import ENGLISH
+from align_pipeline.pipeline import run
+
 TASKS = ("belebele", "xcopa", "xstorycloze")
 FILE = "figures.json"
 
@@ -30,53 +34,25 @@ def measure(folder: Path, data: Path, limit: int | None = None, tasks: Sequence[
 
 
 def _task(task: str, folder: Path, data: Path, limit: int | None) -> dict[str, Any]:
+    """One job of the pipeline, as ``python -m align_pipeline.run task=... lang=set/embedded`` does it."""
+    overrides = [f"task={task}", "lang=[set/embedded]", f"model.path='{folder}'", f"data='{data}'"]
+    overrides += ["wandb.mode=disabled", f"task.limit={'null' if limit is None else limit}"]
+    made = composed(overrides)
     with tempfile.TemporaryDirectory() as out:
-        run_pipeline(task, folder, data, Path(out), limit)
+        run(from_hydra(made, overrides, multirun=True), Path(out), resolved(made))
         predictions = pd.read_parquet(Path(out) / "predictions.parquet")
         alignment = pd.read_parquet(Path(out) / "alignment.parquet")
-    english = predictions[predictions.language == "eng_Latn"]
+    english = predictions[predictions.language == ENGLISH]
     curves = alignment.groupby(["language", "metric", "layer"]).value.mean()
-    languages = {}
-    for code, own in predictions[predictions.language != "eng_Latn"].groupby("language"):
+    languages: dict[str, dict[str, Any]] = {}
+    for code, own in predictions[predictions.language != ENGLISH].groupby("language"):
         both = own.merge(english, on=["pivot", "item_id"], suffixes=("", "_english"))
-        languages[str(code)] = {
-            "accuracy": round(float(own.correct.mean()), 4),
-            "transfer_failures": int(((both.correct == 0) & (both.correct_english == 1)).sum()),
-            **{
-                metric: [round(float(value), 4) for value in curves[code, metric]]
-                for metric in sorted(alignment.metric.unique())
-            },
-        }
-    return {
-        "items": int(english.item_id.nunique()),
-        "english": round(float(english.correct.mean()), 4),
-        "languages": languages,
-    }
-
-
-def run_pipeline(task: str, folder: Path, data: Path, out: Path, limit: int | None) -> None:
-    """One job of the pipeline, as ``python -m align_pipeline.run task=... lang=set/embedded`` does it."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from align_pipeline.config import from_hydra, register
-    from align_pipeline.config.paths import CONF
-    from align_pipeline.pipeline import run
-
-    register()
-    overrides = [
-        f"task={task}",
-        "lang=[set/embedded]",
-        f"model.path='{folder}'",
-        f"data='{data}'",
-        f"task.limit={'null' if limit is None else limit}",
-        "wandb.mode=disabled",
-    ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", overrides)
-    settings = OmegaConf.to_container(composed, resolve=False, enum_to_str=True)
-    assert isinstance(settings, dict)
-    run(from_hydra(composed, overrides, multirun=True), out, {str(key): value for key, value in settings.items()})
+        failures = int(((both.correct == 0) & (both.correct_english == 1)).sum())
+        languages[str(code)] = {"accuracy": round(float(own.correct.mean()), 4), "transfer_failures": failures}
+        for metric in sorted(alignment.metric.unique()):
+            languages[str(code)][metric] = [round(float(value), 4) for value in curves[code, metric]]
+    accuracy = round(float(english.correct.mean()), 4)
+    return {"items": int(english.item_id.nunique()), "english": accuracy, "languages": languages}
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:

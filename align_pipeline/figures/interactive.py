@@ -16,14 +16,15 @@ import pandas as pd
 from markupsafe import Markup
 
 from align_pipeline.config.lang import known_languages, name_of
-from align_pipeline.figures.style import CLASSES, MEAN, SHARE, layer_ticks
+from align_pipeline.figures.style import CLASSES, MEAN, SHARE, language_names, layer_ticks
 
 UNKNOWN = "unknown"
 _IS_CHOSEN = "indexof(pinned, datum.language) >= 0 || hovered == datum.language"
 _ANY = "length(pinned) > 0 || hovered != ''"
 _TURN = 0.65
 """Names of points further right than this share of the width stand at the left of them."""
-_LANGUAGE = ["name:language", "script:script", "family:family", "resource:resource class"]
+_LANGUAGE = {"name": "language", "script": "script", "family": "family", "resource": "resource class"}
+"""Titles in tooltips, by field."""
 
 
 def curves(part: pd.DataFrame, small: bool = False, what: str = SHARE) -> Markup:
@@ -55,7 +56,8 @@ def curves(part: pd.DataFrame, small: bool = False, what: str = SHARE) -> Markup
         .mark_circle(size=28)
         .encode(x, y, color=_class(alt, part, not small), opacity=_faint(alt, 0.9))
     )
-    mean = base.mark_line(clip=True, strokeWidth=3).encode(x, y.aggregate("mean"), opacity=_while_none(alt))
+    while_none = alt.when(_ANY).then(alt.value(0.15)).otherwise(alt.value(1))
+    mean = base.mark_line(clip=True, strokeWidth=3).encode(x, y.aggregate("mean"), opacity=while_none)
     known = part.loc[part["chance"].notna()].groupby("layer")["chance"].agg(["mean", "min", "max"]).round(4)
     chance = alt.Chart(alt.InlineData(json.loads(known.reset_index().to_json(orient="records")))).encode(x)
     dashed = chance.mark_line(strokeDash=[5, 4], clip=True, color="#808080").encode(alt.Y("mean:Q"))
@@ -216,7 +218,6 @@ def _title(what: str) -> str:
 def _apart(part: pd.DataFrame) -> list[int]:
     """1 for the points whose names can be shown without covering each other, 0 for the others; in units of 1/600 of the
     figure's width and 1/400 of its height."""
-    from align_pipeline.figures.style import language_names
 
     def scaled(name: str, size: int, beyond: float | pd.Series[Any] = 0.0) -> list[float]:
         values = part[name].astype(float)
@@ -266,27 +267,18 @@ def _faint(alt: Any, usual: float, others: float = 0.12) -> Any:
     return alt.when(_IS_CHOSEN).then(alt.value(1)).when(_ANY).then(alt.value(others)).otherwise(alt.value(usual))
 
 
-def _while_none(alt: Any) -> Any:
-    """Opacity of what is shown while no language is chosen."""
-    return alt.when(_ANY).then(alt.value(0.15)).otherwise(alt.value(1))
-
-
 def _thick(alt: Any, usual: float, chosen: float) -> Any:
     return alt.when(_IS_CHOSEN).then(alt.value(chosen)).otherwise(alt.value(usual))
 
 
 def _tooltip(alt: Any, *numbers: str, what: str = SHARE) -> list[Any]:
-    named = [alt.Tooltip(f"{field}:N", title=title) for field, title in (one.split(":") for one in _LANGUAGE)]
-    formats = {"layer": "d", "accuracy": ".3f", "share": ".3f", "alignment": ".3f"}
+    named = [alt.Tooltip(f"{field}:N", title=title) for field, title in _LANGUAGE.items()]
+    kinds = {"layer": ("O", "d"), **dict.fromkeys(("accuracy", "share", "alignment"), ("Q", ".3f"))}
     titles = dict.fromkeys(("share", "alignment"), _title(what))
-    kind = {"layer": "O"}
-    return [
-        *named,
-        *(
-            alt.Tooltip(f"{n}:{kind.get(n, 'Q')}", title=titles.get(n, n), format=formats.get(n, "+.3f"))
-            for n in numbers
-        ),
-    ]
+    for name in numbers:
+        kind, form = kinds.get(name, ("Q", "+.3f"))
+        named.append(alt.Tooltip(f"{name}:{kind}", title=titles.get(name, name), format=form))
+    return named
 
 
 def _near(alt: Any, base: Any, x: Any, y: Any, numbers: tuple[str, ...] = ("layer", "share"), what: str = SHARE) -> Any:

@@ -57,30 +57,22 @@ def settle(figure: Figure) -> None:
 def legend(axes: Axes, size: float, handles: Sequence[Any] = (), **where: Any) -> None:
     """A legend of the axes' artists, or of others: on the page where the arguments say, in a paper below the figure."""
     handles = handles or axes.get_legend_handles_labels()[0]
-    texts = [str(handle.get_label()) for handle in handles]
     if look.current() is None:
-        axes.legend(handles, texts, fontsize=size, **where)
+        axes.legend(handles=handles, fontsize=size, **where)
     else:
-        below(axes.figure, handles, texts, str(where.get("title", "")))
+        below(axes.figure, handles, str(where.get("title", "")))
 
 
-def below(figure: Any, handles: Sequence[Any], texts: Sequence[str], title: str = "") -> None:
+def below(figure: Any, handles: Sequence[Any], title: str = "") -> None:
     """In a paper, a legend in rows below the figure, which grows by its height."""
     paper = look.current()
     assert paper is not None
-    size = paper.size - 1
+    size, texts = paper.size - 1, [str(handle.get_label()) for handle in handles]
     widths = [width_of(text, size) + 3.8 * size / 72 for text in texts]
     fits = (n for n in range(len(texts), 1, -1) if sum(map(max, _columns(widths, n))) <= paper.width - 0.1)
     across = next(fits, 1)
-    figure.legend(
-        handles,
-        texts,
-        loc="outside lower center",
-        ncols=across,
-        title=title or None,
-        handlelength=1.6,
-        columnspacing=1.2,
-    )
+    where: Any = {"loc": "outside lower center", "handlelength": 1.6, "columnspacing": 1.2}
+    figure.legend(handles=handles, ncols=across, title=title or None, **where)
     lines = max(map(sum, _columns([1 + text.count("\n") for text in texts], across))) + bool(title)
     wide, tall = figure.get_size_inches()
     figure.set_size_inches(wide, tall + 1.35 * size / 72 * lines)
@@ -100,10 +92,27 @@ def group_legend(axes: Axes, codes: Sequence[str]) -> None:
     own = look.group_entries(codes)
     if not own:
         return
-    handles, texts = axes.get_legend_handles_labels()
-    handles += [Line2D([], [], color=colour, marker="o", linestyle="", markersize=4) for colour in own.values()]
+    handles, _ = axes.get_legend_handles_labels()
+    handles += [
+        Line2D([], [], color=colour, marker="o", linestyle="", markersize=4, label=name) for name, colour in own.items()
+    ]
     is_class = all(name.isdigit() or name == look.OTHER for name in own)
-    below(axes.figure, handles, [*texts, *own], "resource class" if is_class else "")
+    below(axes.figure, handles, "resource class" if is_class else "")
+
+
+def dots(axes: Axes, x: NDArray[Any], y: NDArray[Any], codes: Mapping[str, str], colour: str) -> None:
+    """In a paper, a point per language: in the colour of its group, or in `colour` and grey without a label.
+
+    Args:
+        axes: where.
+        x, y: [n], the points.
+        codes: n FLORES codes by name.
+        colour: of the labelled languages.
+    """
+    named, hues, grouped = look.labelled(codes), look.colours(codes), look.group_colours(list(codes.values()))
+    for name, px, py in zip(codes, x, y, strict=True):
+        hue = hues[name] if grouped else colour if name in named else look.REST
+        axes.plot(px, py, "o", color=hue, markersize=4, markeredgecolor="#444444", markeredgewidth=0.3)
 
 
 def colour_bar(figure: Any, axes: Axes, image: Any, label: str, height: float) -> None:

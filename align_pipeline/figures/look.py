@@ -125,6 +125,15 @@ def labelled(codes: Mapping[str, str]) -> set[str]:
     return {ranked[i] for i in taken}
 
 
+def palette(names: Sequence[str], most: int = len(OKABE_ITO)) -> dict[str, Any]:
+    """A colour per name: of Okabe and Ito for up to `most` names, shades of viridis in the order given for more."""
+    from matplotlib import colormaps
+
+    if len(names) <= most:
+        return dict(zip(names, OKABE_ITO, strict=False))
+    return {name: colormaps["viridis"](0.92 * i / (len(names) - 1)) for i, name in enumerate(names)}
+
+
 def colours(codes: Mapping[str, str]) -> dict[str, Any]:
     """A colour for each language of a figure.
 
@@ -134,17 +143,11 @@ def colours(codes: Mapping[str, str]) -> dict[str, Any]:
     Args:
         codes: FLORES code by name in the figure.
     """
-    from matplotlib import colormaps
-
     groups = group_colours(list(codes.values()))
     if groups:
         return {name: groups[group_of(code)] for name, code in codes.items()}
     named = labelled(codes)
-    own = [name for name in codes if name in named]
-    shade = colormaps["viridis"]
-    few = len(own) <= len(OKABE_ITO)
-    found = {k: OKABE_ITO[i] if few else shade(0.92 * i / max(len(own) - 1, 1)) for i, k in enumerate(own)}
-    return {name: found.get(name, REST) for name in codes}
+    return dict.fromkeys(codes, REST) | palette([name for name in codes if name in named])
 
 
 def group_of(code: str) -> str:

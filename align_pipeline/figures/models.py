@@ -13,21 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from align_pipeline.figures import labels, look
-from align_pipeline.figures.style import (
-    OKABE_ITO,
-    TASKS,
-    item_counts,
-    language_names,
-    languages,
-    metric_label,
-    new_figure,
-    part_name,
-    part_task,
-    room_for,
-    set_title,
-    short,
-)
+from align_pipeline.figures import labels, look, style
 
 PANELS = 12
 """Number of languages that the small multiples show at most."""
@@ -40,13 +26,8 @@ _BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
 
 
 def colours(models: Sequence[str]) -> dict[str, Any]:
-    """A colour per model: distinct ones for few, shades in the given order for many."""
-    from matplotlib import colormaps
-
-    if len(models) < len(OKABE_ITO):
-        return dict(zip(models, OKABE_ITO, strict=False))
-    shade = colormaps["viridis"]
-    return {model: shade(0.92 * i / (len(models) - 1)) for i, model in enumerate(models)}
+    """A colour per model; few have one that is not grey."""
+    return look.palette(models, len(style.OKABE_ITO) - 1)
 
 
 def depth(part: pd.DataFrame) -> Figure:
@@ -57,7 +38,7 @@ def depth(part: pd.DataFrame) -> Figure:
             and pooling, in the languages that all models have; and chance where it is known.
     """
     hues = colours(list(part["model"].drop_duplicates()))
-    figure, axes = new_figure(9.0, max(4.4, _room(hues)), right=_beside(hues))
+    figure, axes = style.new_figure(9.0, max(4.4, _room(hues)), right=_beside(hues))
     means = part.groupby(["model", "depth", "inner"], sort=False)[["share", "chance"]].mean().reset_index()
     for width, (model, hue) in zip(_widths(hues, 1.8), hues.items(), strict=True):
         own = means[means["model"] == model].sort_values("depth")
@@ -68,13 +49,10 @@ def depth(part: pd.DataFrame) -> Figure:
     axes.set_xlabel("layer as a share of the depth (0: embedding, 1: after the final norm)")
     axes.set_ylabel("share of items aligned, mean over languages")
     labels.settle(figure)
-    count = part.drop_duplicates(["language", "pivot"]).shape[0]
-    chance = "; dashed: chance" if part["chance"].notna().any() else ""
-    set_title(
-        axes,
-        part_name(part),
-        f"{languages(count)}, {item_counts(part['n'])}; dot: highest layer before the norm{chance}",
-    )
+    count = style.languages(part.drop_duplicates(["language", "pivot"]).shape[0])
+    below = f"{count}, {style.item_counts(part['n'])}; dot: highest layer before the norm"
+    below += "; dashed: chance" if part["chance"].notna().any() else ""
+    style.set_title(axes, style.part_name(part), below)
     return figure
 
 
@@ -82,7 +60,7 @@ def depth_by_language(part: pd.DataFrame) -> Figure:
     """Share of aligned items over depth, a panel per language: the input of `depth`, for `PANELS` languages at most."""
     paper = look.current()
     hues = colours(list(part["model"].drop_duplicates()))
-    part = part.assign(label=language_names(part))
+    part = part.assign(label=style.language_names(part))
     names = sorted(part["label"].unique())
     across = min(4, len(names))
     if paper is not None:  # as many as have room for their names
@@ -90,45 +68,26 @@ def depth_by_language(part: pd.DataFrame) -> Figure:
         across = max(1, min(across, int((paper.width - 0.5) / (widest + 0.1))))
     down = -(-len(names) // across)
     height = max(1.75 * down + 0.9, _room(hues))
-    inside = {"left": 0.075, "right": 1 - _beside(hues) / 9.0, "bottom": 0.5 / height, "top": 1 - 0.75 / height}
-    figure, grid = _panels(down, across, (9.0, height), 0.85, inside | {"wspace": 0.1, "hspace": 0.28}, shared=True)
+    page, margins = (9.0, height), (0.075 * 9.0, _beside(hues), 0.5, 0.75)
+    figure, grid = style.panels(len(names), across, page, 0.85 * down + 0.3, margins, (0.1, 0.28), shared=True)
     for axes, name in zip(grid.ravel(), names, strict=False):
         for width, (model, hue) in zip(_widths(hues, 1.2), hues.items(), strict=True):
             own = part[(part["label"] == name) & (part["model"] == model)].sort_values("depth")
             _line(axes, own, hue, model, width)
         axes.set_title(name, fontsize=look.points(8.5), fontweight="bold" if paper is None else "normal", pad=3)
         _depth_axes(axes, part["share"])
-    for axes in grid.ravel()[len(names) :]:
-        axes.set_visible(False)
     for column in range(across):  # the lowest panel of each column has the numbers
         lowest = [axes for axes in grid[:, column] if axes.get_visible()][-1]
         lowest.tick_params(labelbottom=True)
     labels.legend(grid[0, -1], 8.5, **_BESIDE)
-    below = f"share of items aligned, over the layer's share of the depth; {item_counts(part['n'])}; dot: highest layer"
+    items = style.item_counts(part["n"])
+    below = f"share of items aligned, over the layer's share of the depth; {items}; dot: highest layer"
     if paper is not None:
-        figure.set_label(f"{part_name(part)}: {below}")
+        figure.set_label(f"{style.part_name(part)}: {below}")
         return figure
-    figure.text(0.075, 1 - 0.3 / height, part_name(part), fontsize=11, fontweight="bold")
+    figure.text(0.075, 1 - 0.3 / height, style.part_name(part), fontsize=11, fontweight="bold")
     figure.text(0.075, 1 - 0.48 / height, below, fontsize=8.5, color="#555555")
     return figure
-
-
-def _panels(
-    down: int, across: int, page: tuple[float, float], tall: float, inside: Mapping[str, float], shared: bool = False
-) -> tuple[Figure, NDArray[Any]]:
-    """A figure with rows and columns of axes: on the page of that size in inches, with fixed margins; in a paper `tall`
-    inches per row."""
-    from matplotlib.figure import Figure
-
-    paper = look.current()
-    if paper is None:
-        figure = Figure(figsize=page)
-    else:
-        figure = Figure(figsize=(paper.width, tall * down + 0.3), layout="constrained")
-    grid = figure.subplots(down, across, sharex=shared, sharey=shared, squeeze=False)
-    if paper is None:
-        figure.subplots_adjust(**inside)
-    return figure, grid
 
 
 def _line(axes: Axes, own: pd.DataFrame, hue: Any, model: str, width: float) -> None:
@@ -143,7 +102,7 @@ def _line(axes: Axes, own: pd.DataFrame, hue: Any, model: str, width: float) -> 
 def _widths(models: Mapping[str, Any], thinnest: float) -> list[float]:
     """Line widths: of few models the first is the widest, so that equal lines are all visible."""
     count, scale = len(models), 1.0 if look.current() is None else 0.6
-    return [scale * (thinnest + 0.8 * (count - 1 - i) * (count < len(OKABE_ITO))) for i in range(count)]
+    return [scale * (thinnest + 0.8 * (count - 1 - i) * (count < len(style.OKABE_ITO))) for i in range(count)]
 
 
 def _folded(name: str, longest: int = _LONGEST) -> str:
@@ -179,9 +138,7 @@ def scale(table: pd.DataFrame, by: str) -> Figure:
     paper = look.current()
     called = _called(table["series"].astype(str).unique())
     table = table.assign(group=table["model"] if by == "parameters" else table["series"].map(called))
-    metrics = [
-        key for key in table[["metric", "pooling"]].drop_duplicates().itertuples(index=False, name=None) if key[0]
-    ]
+    metrics = table.loc[table["metric"] != "", ["metric", "pooling"]].drop_duplicates().to_numpy().tolist()
     has = bool(table["accuracy"].notna().any())
     count = len(metrics) + has
     across = 1 if paper is not None and paper.width < 4.5 else min(count, 2)
@@ -192,9 +149,9 @@ def scale(table: pd.DataFrame, by: str) -> Figure:
     words = [*hues, *(label for _, label in kinds)]
     width, right = 4.4 * across + 1.6, _beside(words) + 0.05
     height = max(3.0 * down + 0.3, _room(words))
-    margins = {"left": 0.75 / width, "right": 1 - right / width, "bottom": 0.55 / height, "top": 1 - 0.62 / height}
-    figure, grid = _panels(down, across, (width, height), 1.35, margins | {"wspace": 0.28, "hspace": 0.55})
-    panels, task = list(grid.ravel()), TASKS.get(part_task(table), part_task(table))
+    margins = (0.75, right, 0.55, 0.62)
+    figure, grid = style.panels(count, across, (width, height), 1.35 * down + 0.3, margins, (0.28, 0.55))
+    panels = list(grid.ravel())
     for axes in panels:
         axes.set_xlabel({"parameters": "parameters", "step": "step of the training"}[by])
     if has:
@@ -202,21 +159,18 @@ def scale(table: pd.DataFrame, by: str) -> Figure:
         _points(axes, own, by, "accuracy", hues, "o")
         _points(axes, own, by, "english_accuracy", hues, "s")
         axes.set_ylabel("accuracy")
-        set_title(axes, f"{task}: accuracy", f"{languages(int(own['n_languages'].max()))}; bars: 95% interval")
+        over = style.languages(int(own["n_languages"].max()))
+        style.set_title(axes, f"{style.task_name(table)}: accuracy", f"{over}; bars: 95% interval")
     for metric, pooling in metrics:
         own, axes = table[(table["metric"] == metric) & (table["pooling"] == pooling)], panels.pop(0)
         _points(axes, own, by, "alignment", hues, "o")
         _points(axes, own, by, "chance", hues, "_")
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-        name = metric_label(metric, pooling)
+        name = style.metric_label(metric, pooling)
         axes.set_ylabel("share of items aligned" if paper is None else f"aligned, {name}")  # without a title
-        set_title(axes, name, "at the best layers, chosen on other items")
-    for axes in panels:
-        axes.set_visible(False)
-    handles = [
-        Line2D([], [], color=hue, marker="o", linewidth=1.4 * (by == "step"), label=_folded(k))
-        for k, hue in hues.items()
-    ]
+        style.set_title(axes, name, "at the best layers, chosen on other items")
+    width = 1.4 * (by == "step")
+    handles = [Line2D([], [], color=hue, marker="o", linewidth=width, label=_folded(k)) for k, hue in hues.items()]
     for form, label in kinds:
         inside = "white" if form == "s" else None
         handles.append(Line2D([], [], color="#666666", marker=form, linewidth=0, label=label, markerfacecolor=inside))
@@ -246,8 +200,6 @@ def _points(axes: Axes, own: pd.DataFrame, by: str, value: str, hues: Mapping[st
 
 def _log_axis(axes: Axes, values: NDArray[Any]) -> None:
     """A log axis with short numbers; with a place for 0, the step before the training."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     positive = values[values > 0]
     if not len(positive):
         return
@@ -260,9 +212,9 @@ def _log_axis(axes: Axes, values: NDArray[Any]) -> None:
     steps = [1, 2, 5] if len(decades) <= 4 else [1]
     ticks = [s * 10.0**k for k in decades for s in steps if low / 1.05 <= s * 10.0**k <= high * 1.05]
     ticks = sorted(set(positive)) if len(ticks) < 2 else ticks
-    axes.xaxis.set_major_locator(FixedLocator([*([0.0] if len(positive) < len(values) else []), *ticks]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))
-    axes.xaxis.set_minor_locator(NullLocator())
+    ticks = [*([0.0] if len(positive) < len(values) else []), *ticks]
+    axes.set_xticks(ticks, [style.short(tick) for tick in ticks])
+    axes.minorticks_off()
 
 
 def _called(series: Iterable[str]) -> dict[str, str]:
@@ -290,15 +242,14 @@ def relation(table: pd.DataFrame) -> Figure:
     names = [_folded(name, longest) for name in models]
     lines = max(1 + name.count("\n") for name in names)
     height = max(2.4, max(0.11 * len(metrics) + 0.12, 0.14 * lines) * len(models) + 1.5)
-    left, right = room_for([line for name in names for line in name.split("\n")], size), 2.1
-    margins = {"left": left / 9.0, "right": 1 - right / 9.0, "bottom": 0.55 / height, "top": 1 - 0.62 / height}
-    middle = (9.0 - left - right - 0.25) / 2
-    margins |= {"wspace": 0.25 / middle}
+    left, right = style.room_for([line for name in names for line in name.split("\n")], size), 2.1
+    gap = 0.25 / ((9.0 - left - right - 0.25) / 2)
     tall = min(max(0.8, max(0.07 * len(metrics) + 0.1, 0.14 * lines) * len(models)) + 0.4, _TALLEST)
-    figure, grid = _panels(1, 2, (9.0, height), tall, margins)
+    figure, grid = style.panels(2, 2, (9.0, height), tall + 0.3, (left, right, 0.55, 0.62), (gap, 0.0))
     first, second = grid[0]
     handles = {}
     for axes, name in ((first, "r"), (second, "same_item")):
+        columns, unit = [name, f"{name}_low", f"{name}_high"], 100 if name == "same_item" else 1
         for j, (metric, pooling, source) in enumerate(metrics):
             own = table[(table["metric"] == metric) & (table["pooling"] == pooling)]
             own = own[(own["alignment_task"] == source) & own[name].notna()]
@@ -306,21 +257,10 @@ def relation(table: pd.DataFrame) -> Figure:
                 continue
             shift = (j - (len(metrics) - 1) / 2) * 0.7 / len(metrics)
             at = np.array([models.index(model) + shift for model in own["model"]])
-            scale = 100 if name == "same_item" else 1
-            value = scale * own[name].to_numpy(float)
-            spread = np.nan_to_num(np.abs(scale * own[[f"{name}_low", f"{name}_high"]].to_numpy(float).T - value))
-            other = "" if source == part_task(table) else f", {source}"
-            handles[metrics[j]] = axes.errorbar(
-                value,
-                at,
-                xerr=spread,
-                fmt="o",
-                color=OKABE_ITO[j % len(OKABE_ITO)],
-                markersize=look.marker(4.5, len(models)),
-                linewidth=1.3,
-                label=metric_label(metric, pooling, other),
-                zorder=3,
-            )
+            ends = (unit * own[columns].astype(float)).ffill(axis="columns")  # without an interval, a dot
+            label = style.metric_label(metric, pooling, "" if source == style.part_task(table) else f", {source}")
+            colour, dot = style.OKABE_ITO[j % len(style.OKABE_ITO)], look.marker(4.5, len(models))
+            handles[metrics[j]] = style.intervals(axes, ends, at, colour, label, dot, 1.3, above=True)
         axes.axvline(0, color="#888888", linewidth=0.8, zorder=1)
         axes.set_ylim(len(models) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
@@ -333,6 +273,5 @@ def relation(table: pd.DataFrame) -> Figure:
     second.set_xlabel("aligned minus not, same item, in points")
     labels.legend(second, 8, [handles[key] for key in metrics if key in handles], **_BESIDE)
     labels.settle(figure)
-    task = TASKS.get(part_task(table), part_task(table))
-    set_title(first, f"{task}: alignment and accuracy within each model", "95% intervals")
+    style.set_title(first, f"{style.task_name(table)}: alignment and accuracy within each model", "95% intervals")
     return figure

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from align_pipeline.figures.style import BLUE, CLASSES, MARKERS, layer_ticks, new_figure
+from align_pipeline.figures import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ _MOST_NAMED, _LONGEST = 13, 24
 
 
 def _new(left: float = 0.6) -> tuple[Figure, Axes]:
-    figure, axes = new_figure(*_SIZE, left=left, right=0.15)
+    figure, axes = style.new_figure(*_SIZE, left=left, right=0.15)
     axes.set_position(
         (left / _SIZE[0], 0.5 / _SIZE[1], (_SIZE[0] - left - 0.15) / _SIZE[0], (_SIZE[1] - 0.65) / _SIZE[1])
     )
@@ -38,13 +38,12 @@ def meeting(part: pd.DataFrame) -> Figure:
     layers = table.columns.to_numpy(int)
     if len(table) > 1:
         axes.plot(layers, table.to_numpy(float).T, color=_GREY, linewidth=0.6, alpha=0.5)
-    axes.plot(layers, table.mean().to_numpy(float), color=BLUE, linewidth=2.6)
+    axes.plot(layers, table.mean().to_numpy(float), color=style.BLUE, linewidth=2.6)
     chance = part.groupby("layer")["chance"].mean().reindex(layers)
     if chance.notna().any():
         axes.plot(layers, chance, color="#444444", linewidth=1.2, linestyle="--")
-    axes.set_xticks(layer_ticks(layers))
+    style.layer_axis(axes, layers)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("layer (hidden state)")
     axes.set_ylabel("share of items aligned")
     return figure
 
@@ -64,9 +63,9 @@ def scatter(part: pd.DataFrame, classes: pd.Series[int], against: str = "accurac
         axes.errorbar(x, y, part["stderr"].to_numpy(float), fmt="none", ecolor="#BBBBBB", elinewidth=0.8, zorder=1)
     if part["chance"].notna().any():
         axes.axhline(part["chance"].mean(), color="#444444", linestyle="--", linewidth=1.2, zorder=1)
-    for value, colour in (*CLASSES.items(), (None, "#BBBBBB")):
+    for value, colour in (*style.CLASSES.items(), (None, "#BBBBBB")):
         chosen = np.array([pd.isna(c) if value is None else not pd.isna(c) and c == value for c in own], bool)
-        shape = "o" if value is None else MARKERS[value]
+        shape = "o" if value is None else style.MARKERS[value]
         axes.plot(
             x[chosen], y[chosen], shape, color=colour, markersize=5.5, markeredgecolor="#444444", markeredgewidth=0.4
         )
@@ -96,8 +95,8 @@ def effects(
     figure, axes = _new(left=0.3 if many else 0.3 + 0.075 * max(map(len, names)))
     y = -np.arange(len(names))
     values = np.array([middle, low, high], float)
-    axes.hlines(y, values[1], values[2], color=BLUE, linewidth=1.6)
-    axes.plot(values[0], y, "o", color=BLUE, markersize=6)
+    axes.hlines(y, values[1], values[2], color=style.BLUE, linewidth=1.6)
+    axes.plot(values[0], y, "o", color=style.BLUE, markersize=6)
     axes.axvline(none, color="#444444", linewidth=1)
     if none == 1:
         axes.set_xscale("log")

@@ -151,6 +151,58 @@ def new_figure(
     return figure, figure.add_axes(draw_inside(width, height, left, right))
 
 
+def panels(
+    count: int,
+    across: int,
+    page: tuple[float, float],
+    tall: float,
+    margins: tuple[float, float, float, float] | None = None,
+    gaps: tuple[float, float] = (0.0, 0.0),
+    shared: bool = False,
+) -> tuple[Figure, NDArray[Any]]:
+    """A figure with `count` axes in rows of `across`, and its grid of axes, in which the others are not visible.
+
+    Args:
+        count, across: how many.
+        page: size on the page, in inches.
+        tall: height in a paper, in inches.
+        margins: on the page, in inches: left, right, bottom, top; None if the caller sets positions there.
+        gaps: between them on the page, as shares of their width and height.
+        shared: whether they have the same axes.
+    """
+    from matplotlib.figure import Figure
+
+    paper = look.current()
+    figure = Figure(figsize=page) if paper is None else Figure(figsize=(paper.width, tall), layout="constrained")
+    grid = figure.subplots(-(-count // across), across, sharex=shared, sharey=shared, squeeze=False)
+    for axes in grid.ravel()[count:]:
+        axes.set_visible(False)
+    if paper is None and margins:
+        (width, height), (left, right, bottom, top) = page, margins
+        figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, *gaps)
+    return figure, grid
+
+
+def frame(
+    figure: Figure, left: float, axis: float, title: str, below: str, handles: Sequence[Any], across: int
+) -> None:
+    """Title and a line below it, the name of the x axes, and a legend, of panels on the page.
+
+    Args:
+        figure: with room for them.
+        left: of the title, in inches.
+        axis: place of the axes' name from below, in inches.
+        title, below: texts.
+        handles: of the legend.
+        across: its columns.
+    """
+    width, height = figure.get_size_inches()
+    figure.legend(handles=handles, loc="lower center", ncols=across, fontsize=7.5, bbox_to_anchor=(0.5, 0.0))
+    figure.text(0.5, axis / height, "layer (hidden state)", fontsize=8.5, ha="center")
+    figure.text(left / width, (height - 0.2) / height, title, fontsize=11, fontweight="bold", va="center")
+    figure.text(left / width, (height - 0.38) / height, below, fontsize=8.5, color="#555555", va="center")
+
+
 def draw_inside(
     width: float, height: float, left: float, right: float, bottom: float = 0.55, top: float = 0.62
 ) -> tuple[float, float, float, float]:
@@ -165,8 +217,7 @@ def room_for(labels: Sequence[str], size: float) -> float:
 
 def part_name(part: pd.DataFrame) -> str:
     """Task and metric of the rows, for a title."""
-    row = part.iloc[0]
-    return f"{TASKS.get(row['task'], row['task'])}, {metric_label(row['metric'], row['pooling'])}"
+    return f"{task_name(part)}, {metric_label(part['metric'].iloc[0], part['pooling'].iloc[0])}"
 
 
 def metric_label(metric: Any, pooling: Any, where: str = "") -> str:
@@ -221,12 +272,11 @@ def spread_apart(values: NDArray[Any], gap: float, low: float, high: float) -> N
     gap = min(gap, (high - low) / max(len(values) - 1, 1))
     # least squares with minimum gaps: neighbours that are too close are pooled, each pool centred on its own mean
     pools: list[list[float]] = []
-    for i, value in enumerate(values[order] - gap * np.arange(len(values))):
+    for value in values[order] - gap * np.arange(len(values)):
         pools.append([float(value), 1.0])
         while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
             (b, m), (a, n) = pools.pop(), pools.pop()
             pools.append([(a * n + b * m) / (n + m), n + m])
-        del i
     flat = np.concatenate([np.full(int(n), mean) for mean, n in pools])
     flat = np.clip(flat, low, high - gap * (len(values) - 1)) + gap * np.arange(len(values))
     placed = np.empty(len(values))
@@ -245,10 +295,53 @@ def part_task(table: pd.DataFrame) -> str:
     return str(table["task"].iloc[0])
 
 
+def task_name(table: pd.DataFrame) -> str:
+    """What the task of the rows is called, for a title."""
+    return TASKS.get(part_task(table), part_task(table))
+
+
+def correlation(found: pd.Series[Any]) -> str:
+    """Pearson's correlation and its interval, in words; "" if it is not defined."""
+    r = "" if pd.isna(found["pearson"]) else f", Pearson r = {found['pearson']:.2f}"
+    if r and not pd.isna(found["pearson_low"]):
+        r += f" [{found['pearson_low']:.2f}, {found['pearson_high']:.2f}]"
+    return r
+
+
+def layer_axis(axes: Axes, layers: NDArray[Any]) -> None:
+    """Name the x axis, which has layers, and set its ticks."""
+    axes.set_xticks(layer_ticks(layers))
+    axes.set_xlabel("layer (hidden state)")
+
+
+def intervals(
+    axes: Axes,
+    rows: pd.DataFrame,
+    at: Any,
+    colour: str,
+    label: str,
+    size: float,
+    width: float = 1.1,
+    above: bool = False,
+) -> Any:
+    """A dot with a bar per row; returns their handle for a legend.
+
+    Args:
+        axes: where.
+        rows: three columns: the value and the ends of its interval.
+        at: [n], places on the y axis.
+        colour, label, size, width: of the dots and bars.
+        above: whether they are above other lines.
+    """
+    value, low, high = rows.to_numpy(float).T
+    spread, order = np.abs([low - value, high - value]), 3 if above else 2
+    return axes.errorbar(
+        value, at, xerr=spread, fmt="o", color=colour, markersize=size, linewidth=width, label=label, zorder=order
+    )
+
+
 def plain_log(axes: Axes, values: NDArray[Any]) -> None:
     """A log axis with plain numbers."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     values = values[np.isfinite(values) & (values > 0)]
     low, high = (values.min(), values.max()) if len(values) else (0.9, 1.1)
     low, high = max(min(low, 0.95), 0.02), min(max(high, 1.05), 50)
@@ -258,6 +351,5 @@ def plain_log(axes: Axes, values: NDArray[Any]) -> None:
     for tick in sorted((s for s in steps if low / 1.02 <= s <= high * 1.02), key=lambda s: abs(np.log(s))):
         if all(abs(np.log(tick / other)) >= np.log(high / low) / 7.5 for other in shown):
             shown.append(tick)  # from 1 outwards, so that no two are printed over each other
-    axes.yaxis.set_major_locator(FixedLocator(sorted(shown)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(sorted(shown), [f"{tick:g}" for tick in sorted(shown)])
+    axes.minorticks_off()

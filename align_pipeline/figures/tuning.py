@@ -11,20 +11,7 @@ from align_pipeline.data.items import ENGLISH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from align_pipeline.figures import labels
-from align_pipeline.figures.style import (
-    INK,
-    OKABE_ITO,
-    TASKS,
-    item_counts,
-    language_names,
-    layer_ticks,
-    new_figure,
-    part_name,
-    part_task,
-    room_for,
-    set_title,
-)
+from align_pipeline.figures import labels, style
 
 PLACEBO = "#888888"
 
@@ -33,7 +20,7 @@ def colours(table: pd.DataFrame) -> dict[str, str]:
     """A colour per preset, in the order of the rows; placebos are grey."""
     known = table[["preset", "role"]].drop_duplicates()
     others = [name for name, role in known.itertuples(index=False) if role != "placebo"]
-    return dict.fromkeys(known["preset"], PLACEBO) | {k: OKABE_ITO[i % 6] for i, k in enumerate(others)}
+    return dict.fromkeys(known["preset"], PLACEBO) | {k: style.OKABE_ITO[i % 6] for i, k in enumerate(others)}
 
 
 def changes(table: pd.DataFrame) -> Figure:
@@ -45,7 +32,7 @@ def changes(table: pd.DataFrame) -> Figure:
     table = table[table["against"] == "base"]
     pooled = (table["pivot"] == "").to_numpy()
     trained = table.groupby(["language", "pivot"])["trained"].transform("any").to_numpy(bool)  # by any preset
-    label = language_names(table[~pooled]).reindex(table.index).where(~pooled, table["language"])
+    label = style.language_names(table[~pooled]).reindex(table.index).where(~pooled, table["language"])
     table = table.assign(
         label=label.replace({ENGLISH: "English"}) + np.where(trained & ~pooled, " *", ""),
         order=2 * ~pooled + np.where(table["language"] == ENGLISH, -1, ~trained),
@@ -55,22 +42,19 @@ def changes(table: pd.DataFrame) -> Figure:
     size = 6.2 if len(names) > 30 else 8.5
     step = (0.08 if len(names) > 30 else 0.1) * len(hues) + 0.1  # inches per language
     right = 0.5 + 0.075 * max(map(len, hues))
-    figure, axes = new_figure(
-        9.0, max(2.6, step * len(names) + 1.3), left=room_for(names, size), right=right, rows=len(names)
+    figure, axes = style.new_figure(
+        9.0, max(2.6, step * len(names) + 1.3), left=style.room_for(names, size), right=right, rows=len(names)
     )
     for j, (preset, colour) in enumerate(hues.items()):
         shift = (j - (len(hues) - 1) / 2) * 0.72 / len(hues)
         own = table[table["preset"] == preset]
         own = own.assign(y=[names.index(label) + shift for label in own["label"]])
         mean, seeds = own[own["seed"] == "mean"], own[own["seed"] != "mean"]
-        middle = 100 * mean["difference"].to_numpy(float)
-        spread = np.abs(100 * mean[["low", "high"]].to_numpy(float).T - middle)
-        axes.errorbar(
-            middle, mean["y"], xerr=spread, fmt="o", color=colour, markersize=4.5, linewidth=1.3, label=preset, zorder=3
-        )
+        ends = 100 * mean[["difference", "low", "high"]].astype(float)
+        style.intervals(axes, ends, mean["y"], colour, preset, 4.5, 1.3, above=True)
         if mean["seeds"].max() > 1:
             axes.plot(100 * seeds["difference"], seeds["y"], "o", color=colour, markersize=2.6, alpha=0.45, zorder=2)
-    axes.axvline(0, color=INK, linewidth=1, zorder=1)
+    axes.axvline(0, color=style.INK, linewidth=1, zorder=1)
     for i in range(1, len(names)):
         axes.axhline(i - 0.5, color="#EEEEEE", linewidth=0.8, zorder=0)
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -80,10 +64,10 @@ def changes(table: pd.DataFrame) -> Figure:
     codes = dict(zip(table["label"].astype(str), table["language"].astype(str), strict=True))
     is_language = {str(label) for label in table.loc[(~pooled) & (table["language"] != ENGLISH).to_numpy(), "label"]}
     labels.row_labels(axes, names, size, {k: codes[k] for k in names if k in is_language}, len(names) - 1)
-    task = part_task(table)
-    several = "; small: single seeds" if table["seeds"].max() > 1 else ""
-    below = f"{item_counts(table['n'])} per language{several}" + ("; *: trained on" if rows["trained"].any() else "")
-    set_title(axes, f"{TASKS.get(task, task)}: accuracy of the tuned models", below)
+    below = f"{style.item_counts(table['n'])} per language"
+    below += "; small: single seeds" if table["seeds"].max() > 1 else ""
+    below += "; *: trained on" if rows["trained"].any() else ""
+    style.set_title(axes, f"{style.task_name(table)}: accuracy of the tuned models", below)
     return figure
 
 
@@ -94,7 +78,7 @@ def by_layer(table: pd.DataFrame, base: str) -> Figure:
         table: rows of `inference.tuning.ALIGNMENT` of one metric, against the base, one per preset and layer.
         base: name of the base model.
     """
-    figure, axes = new_figure(9.0, 4.2, right=2.3)
+    figure, axes = style.new_figure(9.0, 4.2, right=2.3)
     alike = table.groupby("layer")["before"].agg(np.ptp).max() < 1e-9
     for preset, colour in colours(table).items():
         own = table[table["preset"] == preset].sort_values("layer")
@@ -104,12 +88,12 @@ def by_layer(table: pd.DataFrame, base: str) -> Figure:
         axes.plot(layer, own["after"].to_numpy(float), color=colour, linewidth=2, label=preset)
         if not alike:  # the presets were trained on different languages, so the base has a line for each
             axes.plot(layer, before, color=colour, linewidth=1.2, linestyle="--")
-    axes.plot(layer if alike else [], before if alike else [], color=INK, linewidth=2, linestyle="--", label=base)
-    axes.set_xticks(layer_ticks(np.unique(table["layer"].to_numpy(int))))
+    axes.plot(layer if alike else [], before if alike else [], color=style.INK, linewidth=2, linestyle="--", label=base)
+    style.layer_axis(axes, np.unique(table["layer"].to_numpy(int)))
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("layer (hidden state)")
     axes.set_ylabel("share of items aligned, mean over languages")
     labels.legend(axes, 8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     labels.settle(figure)
-    set_title(axes, part_name(table), f"{item_counts(table['n'])}; band: 95% interval of the difference from the base")
+    below = f"{style.item_counts(table['n'])}; band: 95% interval of the difference from the base"
+    style.set_title(axes, style.part_name(table), below)
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -66,42 +65,52 @@ def _bin(sure: Array) -> Array:
     return index
 
 
+CALIBRATION = [
+    *("task", "language", "model", "pivot", "n", "accuracy", "confidence", "ece_equal_mass", "ece_low", "ece_high"),
+    *("ece_if_calibrated", "p_calibrated", "overconfidence", "ece", "brier", "brier_options", "note"),
+]
+
+
 def calibration(predictions: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Calibration of the model's confidence, per language, English included.
 
     Returns:
-        one row per (task, language, model, pivot): n, accuracy, confidence (mean), overconfidence (confidence minus
-        accuracy), ece (expected calibration error, Guo et al. 2017: mean absolute gap over ten equal-width bins,
-        weighted by their items), ece_low and ece_high (its 95% interval: basic cluster bootstrap, which corrects the
-        upward bias of resampled errors), ece_equal_mass (the same error over ten bins of equally many items),
-        ece_if_calibrated (the expected error of a perfectly calibrated model with these confidences; > 0 in samples),
-        p_calibrated (the probability that such a model shows an error at least this large), brier (mean squared gap
-        between confidence and correctness, 0 to 1), brier_options (Brier's original score: summed over the options,
-        0 to 2; needs ``loglikelihoods``), note.
+        columns `CALIBRATION`: n, accuracy, confidence (mean), overconfidence (confidence minus accuracy), ece
+        (expected calibration error, Guo et al. 2017: mean absolute gap over ten equal-width bins, weighted by their
+        items), ece_low and ece_high (its 95% interval: basic cluster bootstrap, which corrects the upward bias of
+        resampled errors), ece_equal_mass (the same error over ten bins of equally many items), ece_if_calibrated (the
+        expected error of a perfectly calibrated model with these confidences; > 0 in samples), p_calibrated (the
+        probability that such a model shows an error at least this large), brier (mean squared gap between confidence
+        and correctness, 0 to 1), brier_options (Brier's original score: summed over the options, 0 to 2; needs
+        ``loglikelihoods``), note.
     """
     table, _ = unique_predictions(predictions)
-    table["squared"] = (table["confidence"] - table["correct"]) ** 2
-    table["options"] = _brier_options(table)
+    table["brier"] = (table["confidence"] - table["correct"]) ** 2
+    table["brier_options"] = _brier_options(table)
     grouped = table.groupby(UNIT)
-    found = grouped.agg(n=("correct", "size"), accuracy=("correct", "mean"), confidence=("confidence", "mean"))
-    found["ece_equal_mass"] = [
-        equal_mass_error(unit["confidence"].to_numpy(float), unit["correct"].to_numpy(float)) for _, unit in grouped
-    ]
-    ends = [_error_interval(unit, seed) for _, unit in grouped]
-    found["ece_low"], found["ece_high"] = zip(*ends, strict=True) if ends else ((), ())
-    honest = [_if_calibrated(unit, seed) for _, unit in grouped]
-    found["ece_if_calibrated"], found["p_calibrated"] = zip(*honest, strict=True) if honest else ((), ())
-    found["overconfidence"] = found["confidence"] - found["accuracy"]
-    found["ece"] = [
-        expected_calibration_error(unit["confidence"].to_numpy(float), unit["correct"].to_numpy(float))
-        for _, unit in grouped
-    ]
-    found["brier"] = grouped["squared"].mean()
-    found["brier_options"] = grouped["options"].agg(lambda v: v.mean(skipna=False))
+    found = grouped[["correct", "confidence", "brier"]].mean().rename(columns={"correct": "accuracy"})
+    found["n"], found["overconfidence"] = grouped.size(), found["confidence"] - found["accuracy"]
+    found["brier_options"] = grouped["brier_options"].agg(lambda v: v.mean(skipna=False))
     missing = found["brier_options"].isna()
     found["note"] = np.where(missing, "brier_options not defined, because there are no loglikelihoods", "")
-    found = found.reset_index()
-    return found[["task", "language", "model", "pivot", *found.columns[4:]]]
+    errors = pd.DataFrame([_errors(unit, seed) for _, unit in grouped], index=found.index)
+    return found.join(errors).reset_index().reindex(columns=CALIBRATION)
+
+
+def _errors(unit: pd.DataFrame, seed: int) -> dict[str, float]:
+    """The calibration errors of a language's answers, as in `calibration`."""
+    sure, right = unit["confidence"].to_numpy(float), unit["correct"].to_numpy(float)
+    own, bins = expected_calibration_error(sure, right), np.eye(BINS)[_bin(sure)]
+    honest = np.random.default_rng([seed, 2]).random((RESAMPLES, len(sure))) < sure  # answers of a calibrated model
+    errors = np.abs((honest - sure) @ bins).sum(axis=1) / len(sure)
+    row = {"ece": own, "ece_equal_mass": equal_mass_error(sure, right), "ece_if_calibrated": float(errors.mean())}
+    row["p_calibrated"] = float((1 + (errors >= own - 1e-12).sum()) / (1 + RESAMPLES))
+    codes = pd.factorize(clusters(unit))[0]
+    if codes.max() + 1 >= MIN_CLUSTERS:
+        drawn = weights(codes, RESAMPLES, np.random.default_rng(seed))
+        errors = np.abs(drawn @ (bins * (sure - right)[:, None])).sum(axis=1) / drawn.sum(axis=1)
+        row["ece_low"], row["ece_high"] = np.maximum(2 * errors[0] - np.percentile(errors[1:], [97.5, 2.5]), 0)
+    return row
 
 
 def _brier_options(table: pd.DataFrame) -> Array:
@@ -152,22 +161,27 @@ def _confidence(items: pd.DataFrame, value: Array) -> dict[str, Any]:
     sure, right = items["confidence"].to_numpy(float), items["correct"].to_numpy(float)
     known = ~np.isnan(sure)
     sides = {"aligned": known & (value == 1), "other": known & (value == 0)}
+    influence = np.full(len(sure), np.nan)
     row: dict[str, Any] = {f"n_{name}": int(member.sum()) for name, member in sides.items()}
     for name, member in sides.items():
         if member.any():
             row[f"confidence_{name}"] = sure[member].mean()
             row[f"ece_{name}"] = expected_calibration_error(sure[member], right[member])
+            sign = 1 if name == "aligned" else -1
+            influence[member] = sign * (sure[member] - row[f"confidence_{name}"]) / member.sum()
     if not known.any():
         return row | {"note": "not defined, because these items have no predictions"}
     if min(row["n_aligned"], row["n_other"]) < 2:
         which = "aligned" if row["n_aligned"] < 2 else "not aligned"
         return row | {"note": f"not defined, because fewer than two items are {which}"}
     a, b = sure[sides["aligned"]], sure[sides["other"]]
-    row["difference"] = a.mean() - b.mean()
+    row["difference"] = row["confidence_aligned"] - row["confidence_other"]
     if np.ptp(a) == 0 and np.ptp(b) == 0:
         return row | {"note": "tests not defined, because confidence does not vary"}
     row["p_welch"] = stats.ttest_ind(a, b, equal_var=False).pvalue
-    row |= dict(zip(("low", "high", "p_clustered"), _clustered(sure, sides, items["cluster"]), strict=True))
+    both = ~np.isnan(influence)
+    ends = clustered(np.array([row["difference"]]), influence[both, None], pd.factorize(items["cluster"][both])[0])
+    row |= {name: end[0] for name, end in zip(("low", "high", "p_clustered"), ends, strict=True)}
     return row | {"p_mannwhitney": stats.mannwhitneyu(a, b, method="asymptotic").pvalue, "note": ""}
 
 
@@ -177,40 +191,7 @@ def equal_mass_error(sure: Array, right: Array) -> float:
     return float(sum(abs((sure[own] - right[own]).sum()) for own in bins) / len(sure))
 
 
-def _if_calibrated(unit: pd.DataFrame, seed: int) -> tuple[float, float]:
-    """Mean error under perfect calibration (each answer is right with probability equal to its confidence), and p."""
-    sure, right = unit["confidence"].to_numpy(float), unit["correct"].to_numpy(float)
-    drawn = np.random.default_rng([seed, 2]).random((RESAMPLES, len(sure))) < sure
-    gaps = (drawn - sure) @ np.eye(BINS)[_bin(sure)]
-    errors = np.abs(gaps).sum(axis=1) / len(sure)
-    own = expected_calibration_error(sure, right)
-    return float(errors.mean()), float((1 + (errors >= own - 1e-12).sum()) / (1 + RESAMPLES))
-
-
-def _error_interval(unit: pd.DataFrame, seed: int) -> tuple[float, float]:
-    codes = pd.factorize(clusters(unit))[0]
-    if codes.max() + 1 < MIN_CLUSTERS:
-        return np.nan, np.nan
-    sure, right = unit["confidence"].to_numpy(float), unit["correct"].to_numpy(float)
-    drawn = weights(codes, RESAMPLES, np.random.default_rng(seed))
-    gaps = drawn @ (np.eye(BINS)[_bin(sure)] * (sure - right)[:, None])
-    errors = np.abs(gaps).sum(axis=1) / drawn.sum(axis=1)
-    low, high = 2 * errors[0] - np.percentile(errors[1:], [97.5, 2.5])
-    return max(0.0, float(low)), max(0.0, float(high))
-
-
 def expected_calibration_error(sure: Array, right: Array) -> float:
     """Mean absolute gap between confidence and accuracy over ten equal-width bins of (0, 1], weighted by items."""
     gaps = np.bincount(_bin(sure), weights=sure - right)
     return float(np.abs(gaps).sum() / len(sure))
-
-
-def _clustered(values: Array, sides: Mapping[str, Array], cluster: pd.Series[Any]) -> tuple[float, float, float]:
-    """95% interval and two-sided p of a difference of two means, with clustered standard errors."""
-    a, b = sides["aligned"], sides["other"]
-    influence = np.zeros(len(values))
-    influence[a], influence[b] = (values[a] - values[a].mean()) / a.sum(), -(values[b] - values[b].mean()) / b.sum()
-    known = a | b
-    difference = values[a].mean() - values[b].mean()
-    low, high, p = clustered(np.array([difference]), influence[known, None], pd.factorize(cluster[known])[0])
-    return float(low[0]), float(high[0]), float(p[0])

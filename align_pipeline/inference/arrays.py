@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from align_pipeline.inference.study import Array, Block, Study, of_block
+from align_pipeline.inference.study import Array, Study, of_block
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,19 @@ class Bundle:
         return np.take_along_axis(self.aligned, self.best[None, :, None], axis=2)[:, :, 0]
 
 
-def bundle(
-    study: Study, key: tuple[str, str, str, str], block: Block, cells: pd.DataFrame, answered: bool = True
-) -> Bundle | None:
-    """The arrays of one block of a study; None if `answered` is set and none of its items has an answer.
+def bundle(study: Study, key: tuple[str, str, str, str], cells: pd.DataFrame) -> Bundle:
+    """The arrays of one block of a study.
 
     Args:
         study: from `join`.
         key: model, task, metric, pooling.
-        block: the study's block of that key.
         cells: from `tally`; gives each language's best layer.
     """
+    block = study.blocks[key]
     rows = study.items.iloc[block.rows]
-    if answered and not rows["correct"].notna().any():
-        return None
     items, i = np.unique(rows["item_id"].to_numpy(object).astype(str), return_inverse=True)
-    units, u = _units(rows)
+    u, names = pd.MultiIndex.from_frame(rows[["language", "pivot"]].astype(object)).factorize(sort=True)
+    units = tuple((str(language), str(pivot)) for language, pivot in names)
     shape = (len(items), len(units))
     aligned = np.full((*shape, len(block.layers)), np.nan, np.float32)
     aligned[i, u] = np.where(block.values < 0, np.nan, block.values)
@@ -78,7 +75,20 @@ def bundle(
     best = of_block(cells[cells["best_layer"]], key).set_index(["language", "pivot"])["layer"]
     at = np.searchsorted(block.layers, [int(best[unit]) for unit in units])
     codes = np.unique(cluster.astype(str), return_inverse=True)[1]
-    return Bundle(key, items, codes, tuple(units), block.layers, block.inner, at, aligned, right, english)
+    return Bundle(key, items, codes, units, block.layers, block.inner, at, aligned, right, english)
+
+
+def answered(study: Study, cells: pd.DataFrame) -> Iterator[Bundle]:
+    """The arrays of each block of a study that has an answer; the arguments are those of `bundle`."""
+    for key, block in study.blocks.items():
+        if study.items["correct"].iloc[block.rows].notna().any():
+            yield bundle(study, key, cells)
+
+
+def ratio(part: Array, whole: Array, above: float = 0.0) -> NDArray[np.float64]:
+    """part / whole, of the same shape; NaN where the whole is not above a limit."""
+    found: NDArray[np.float64] = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > above)
+    return found
 
 
 def answers(rows: pd.DataFrame, items: Array, units: Sequence[tuple[str, str]]) -> Array:
@@ -93,9 +103,3 @@ def answers(rows: pd.DataFrame, items: Array, units: Sequence[tuple[str, str]]) 
     columns = pd.MultiIndex.from_tuples(units, names=["language", "pivot"]) if len(units) else wide.columns
     found: Array = wide.reindex(index=items, columns=columns).to_numpy(float)
     return found
-
-
-def _units(rows: pd.DataFrame) -> tuple[list[tuple[str, str]], Array]:
-    pairs = pd.MultiIndex.from_frame(rows[["language", "pivot"]].astype(object))
-    codes, names = pairs.factorize(sort=True)
-    return [(str(a), str(b)) for a, b in names], codes

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.special import softmax
 
 from align_pipeline.data.items import ENGLISH
-from align_pipeline.inference.arrays import Bundle, bundle
+from align_pipeline.inference.arrays import Bundle, answered
 from align_pipeline.inference.items import adjusted
 from align_pipeline.inference.resampling import MIN_CLUSTERS, clustered
 from align_pipeline.inference.same_item import Effect, jackknife, slope
@@ -219,12 +219,9 @@ def consistency_alignment(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
     rows = []
     pairs = beside_english(study.predictions)
     pairs = pairs[pairs["comparable"]]
-    for key, block in study.blocks.items():
-        arrays = bundle(study, key, block, cells)
-        if arrays is None:
-            continue
-        own = pairs[(pairs["model"] == key[0]) & (pairs["task"] == key[1])]
-        rows += [dict(zip(BLOCK, key, strict=True)) | row for row in _subsets(arrays, own)]
+    for arrays in answered(study, cells):
+        own = pairs[(pairs["model"] == arrays.key[0]) & (pairs["task"] == arrays.key[1])]
+        rows += [dict(zip(BLOCK, arrays.key, strict=True)) | row for row in _subsets(arrays, own)]
     counts = dict.fromkeys(("n", "n_aligned", "n_items", "n_clusters", "n_languages"), "Int64")
     found = pd.DataFrame(rows, columns=CONSISTENCY_ALIGNMENT).astype(counts)
     found["p"] = found["p"].astype(float)
@@ -251,8 +248,7 @@ def _subsets(arrays: Bundle, own: pd.DataFrame) -> Iterator[dict[str, Any]]:
         for side, member in (("aligned", x == 1), ("other", x == 0)):
             row[f"agreement_{side}"] = y[member].mean() if member.any() else np.nan
         found = difference(y, x, language, codes)
-        row |= {"difference": found.value, "low": found.low, "high": found.high, "p": found.p, "note": found.note}
-        yield row
+        yield vars(found) | row | {"difference": found.value}
 
 
 def difference(same: Array, aligned: Array, language: Array, cluster: Array) -> Effect:
@@ -262,7 +258,6 @@ def difference(same: Array, aligned: Array, language: Array, cluster: Array) -> 
         same, aligned: [R], 0 or 1, of answers.
         language, cluster: [R], integers.
     """
-    reason = ""
     if not len(same):
         reason = "there are no such answers"
     elif min(aligned.sum(), len(aligned) - aligned.sum()) < MIN_SIDE:
@@ -270,7 +265,7 @@ def difference(same: Array, aligned: Array, language: Array, cluster: Array) -> 
         reason = f"fewer than {MIN_SIDE} of these answers are to items that are {few}"
     elif np.ptp(same) == 0:
         reason = f"{'all' if same[0] else 'none'} of these answers are the same as in English"
-    if not reason:
+    else:
         stratum, codes = (np.unique(values, return_inverse=True)[1] for values in (language, cluster))
         if codes.max() + 1 < MIN_CLUSTERS:
             reason = f"there are fewer than {MIN_CLUSTERS} clusters of items"

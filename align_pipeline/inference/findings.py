@@ -10,23 +10,13 @@ import numpy as np
 import pandas as pd
 
 from align_pipeline.inference import permutation, resampling, same_item
-from align_pipeline.inference.arrays import Bundle, bundle
+from align_pipeline.inference.arrays import Bundle, answered, bundle
 from align_pipeline.inference.study import BLOCK, SERIES, Array, Block, Study
 
 ITEMS_BY_LANGUAGE = [
     *("model", "task", "language", "pivot", "metric", "pooling", "layer", "n_ts", "n_tf", "n_clusters"),
-    *(
-        "difference",
-        "low",
-        "high",
-        "cross_fitted",
-        "z",
-        "p",
-        "p_languages",
-        "p_somewhere",
-        "cross_fitted_share",
-        "note",
-    ),
+    *("difference", "low", "high", "cross_fitted", "z", "p", "p_languages", "p_somewhere", "cross_fitted_share"),
+    "note",
 ]
 ITEMS_POOLED = [
     *("model", "task", "metric", "pooling", "at", "layer", "n_items", "n_clusters", "n_languages"),
@@ -36,11 +26,11 @@ SAME_ITEM = [
     *("model", "task", "metric", "pooling", "form", "effect", "unit", "low", "high", "p"),
     *("n", "n_items", "n_clusters", "n_languages", "note"),
 ]
+_OF_BASELINES = ["chance", "deranged", "above", "low", "high", "common_n", "at_common_n"]
 CHANCE = [
     *("model", "task", "language", "pivot", "metric", "pooling", "layer", "best_layer", "n", "share", "cross_fitted"),
-    *("chance", "deranged", "above", "low", "high", "common_n", "at_common_n"),
+    *_OF_BASELINES,
 ]
-_OF_BASELINES = ["chance", "deranged", "above", "low", "high", "common_n", "at_common_n"]
 _NO_RATIO = "not defined, because the pooled odds ratio is zero or infinite, or there are no items"
 _FEW = f"fewer than {permutation.MIN_CLUSTERS} clusters of items can be permuted"
 
@@ -77,16 +67,12 @@ def findings(study: Study, cells: pd.DataFrame, seed: int = 0, count: int = perm
     own: list[dict[str, Any]] = []
     pooled: list[dict[str, Any]] = []
     same: list[dict[str, Any]] = []
-    for key, block in study.blocks.items():
-        arrays = bundle(study, key, block, cells)
-        if arrays is None:
-            continue
-        about = dict(zip(BLOCK, key, strict=True))
+    for arrays in answered(study, cells):
+        about = dict(zip(BLOCK, arrays.key, strict=True))
         test = permutation.run(arrays, count=count, seed=seed)
-        sides = resampling.Sides.of(arrays, transfer=True)
         drawn = resampling.weights(arrays.cluster, min(count, resampling.RESAMPLES), np.random.default_rng([seed, 1]))
-        own += [about | row for row in _by_language(arrays, test, sides, drawn, seed)]
-        pooled += [about | row for row in _pooled(arrays, test, sides, drawn)]
+        own += [about | row for row in _by_language(arrays, test, drawn, seed)]
+        pooled += [about | row for row in _pooled(arrays, test, drawn)]
         same += [about | row for row in _same_item(arrays)]
     return Findings(
         pd.DataFrame(own, columns=ITEMS_BY_LANGUAGE),
@@ -95,51 +81,44 @@ def findings(study: Study, cells: pd.DataFrame, seed: int = 0, count: int = perm
     )
 
 
-def _by_language(
-    arrays: Bundle, test: permutation.Test | None, sides: resampling.Sides, drawn: Array, seed: int
-) -> Iterator[dict[str, Any]]:
-    counts = resampling.counts(sides, arrays.at_best, drawn)
+def _by_language(arrays: Bundle, test: permutation.Test | None, drawn: Array, seed: int) -> Iterator[dict[str, Any]]:
+    counts = resampling.counts(arrays, arrays.at_best, drawn)
     values = resampling.difference(*counts)
     low, high = resampling.interval(values, arrays.clusters)
     share, fitted = resampling.cross_fitted(arrays, seed=seed)
     for u, (language, pivot) in enumerate(arrays.units):
         n_ts, n_tf = int(counts[1][0, u]), int(counts[3][0, u])
-        row = {"language": language, "pivot": pivot, "layer": int(arrays.layers[arrays.best[u]])}
+        row: dict[str, Any] = {"language": language, "pivot": pivot, "layer": int(arrays.layers[arrays.best[u]])}
         row |= {"n_ts": n_ts, "n_tf": n_tf, "n_clusters": arrays.clusters, "difference": values[0, u]}
-        row |= {"low": low[u], "high": high[u], "cross_fitted": fitted[u]}
-        row["cross_fitted_share"] = share[u]
+        row |= {"low": low[u], "high": high[u], "cross_fitted": fitted[u], "cross_fitted_share": share[u]}
+        if test is not None:
+            row |= {"z": float(test.z[u, arrays.best[u]]), "p": test.p[u]}
+            row |= {"p_languages": test.p_languages[u], "p_somewhere": test.p_somewhere[u]}
         if not n_ts or not n_tf:
             reason = f"no item is right in English and {'right' if not n_ts else 'wrong'} in {language}"
         elif test is None:
             reason = _FEW
-        elif np.isnan(test.z[u, arrays.best[u]]):
-            reason = (
-                f"{'all' if np.nanmean(arrays.at_best[:, u]) > 0 else 'none'} of the items are aligned at this layer"
-            )
+        elif np.isnan(row["z"]):
+            how_many = "all" if np.nanmean(arrays.at_best[:, u]) > 0 else "none"
+            reason = f"{how_many} of the items are aligned at this layer"
         else:
             reason = ""
-            row |= {"z": float(test.z[u, arrays.best[u]]), "p": test.p[u], "p_languages": test.p_languages[u]}
-        if test is not None:
-            row["p_somewhere"] = test.p_somewhere[u]
         yield row | {"note": f"not defined, because {reason}" if reason else ""}
 
 
-def _pooled(
-    arrays: Bundle, test: permutation.Test | None, sides: resampling.Sides, drawn: Array
-) -> Iterator[dict[str, Any]]:
+def _pooled(arrays: Bundle, test: permutation.Test | None, drawn: Array) -> Iterator[dict[str, Any]]:
     size = {"n_items": len(arrays.items), "n_clusters": arrays.clusters, "n_languages": len(arrays.units)}
     if test is None:
         yield size | {"at": "best_layer", "note": f"not defined, because {_FEW}"}
         return
-    best = resampling.odds_ratio(*resampling.counts(sides, arrays.at_best, drawn))
+    best = resampling.odds_ratio(*resampling.counts(arrays, arrays.at_best, drawn))
     low, high = resampling.interval(best, arrays.clusters)
     effect = {"odds_ratio": np.exp(best[0]), "low": np.exp(low), "high": np.exp(high)}
     note = _NO_RATIO if np.isnan(best[0]) else ""
     yield size | effect | {"at": "best_layer", "z": test.best_z, "p": test.best_p, "note": note}
     by_layer = np.moveaxis(arrays.aligned, 2, 0)
-    every = np.stack(
-        [resampling.odds_ratio(*resampling.counts(sides, aligned, drawn)) for aligned in by_layer], axis=1
-    )  # [1 + B, K]
+    ratios = [resampling.odds_ratio(*resampling.counts(arrays, aligned, drawn)) for aligned in by_layer]
+    every = np.stack(ratios, axis=1)  # [1 + B, K]
     low, high = resampling.interval(every, arrays.clusters)
     reach = test.critical * resampling.error(every)
     rows = []
@@ -165,9 +144,8 @@ def _same_item(arrays: Bundle) -> Iterator[dict[str, Any]]:
         found = fit(arrays)
         ends = np.array([found.value, found.low, found.high])
         effect, low, high = np.exp(ends) if unit == "odds ratio" else ends
-        row = {"form": form, "effect": effect, "unit": unit, "low": low, "high": high, "p": found.p, "n": found.n}
-        row |= {"n_items": found.items, "n_clusters": found.clusters, "n_languages": len(arrays.units)}
-        yield row | {"note": found.note}
+        row = {"form": form, "effect": effect, "unit": unit, "low": low, "high": high}
+        yield vars(found) | row | {"n_languages": len(arrays.units)}
 
 
 def chance(study: Study, cells: pd.DataFrame, baselines: pd.DataFrame, by_language: pd.DataFrame) -> pd.DataFrame:
@@ -207,8 +185,7 @@ def chance(study: Study, cells: pd.DataFrame, baselines: pd.DataFrame, by_langua
 
 def _cross_fitted(study: Study, key: tuple[str, str, str, str], cells: pd.DataFrame) -> pd.DataFrame:
     """Cross-fitted shares for a task without answers: the columns of `SERIES`, layer and cross_fitted."""
-    arrays = bundle(study, key, study.blocks[key], cells, answered=False)
-    assert arrays is not None
+    arrays = bundle(study, key, cells)
     table = pd.DataFrame(arrays.units, columns=["language", "pivot"]).assign(**dict(zip(BLOCK, key, strict=True)))
     return table.assign(layer=arrays.layers[arrays.best], cross_fitted=resampling.cross_fitted(arrays)[0])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ from statsmodels.stats.contingency_tables import StratifiedTable
 from statsmodels.stats.proportion import confint_proportions_2indep, proportions_ztest
 from statsmodels.tools.sm_exceptions import ConvergenceWarning, PerfectSeparationError, PerfectSeparationWarning
 
+from align_pipeline.inference.arrays import ratio
 from align_pipeline.inference.study import BLOCK, SERIES, Array, Block, Study, dense, of_block
 
-CONTRASTS = ("ts_tf", "right_wrong")
+CONTRASTS = {"ts_tf": ("ts", "tf"), "right_wrong": ("right", "wrong")}
+"""The two groups of each contrast, a and b, by their names in `tally`."""
 
 
 COVARIATES = {
@@ -49,12 +51,10 @@ def instance_level(cells: pd.DataFrame) -> pd.DataFrame:
         ``p_one_sided`` are from the two-proportion z-test with pooled variance, ``p_fisher`` from Fisher's exact test,
         both with the alternative a > b; ``p_holm`` and ``p_bh`` adjust ``p_one_sided`` over the layers of a test.
     """
-    parts = []
-    for contrast, a, b in (("ts_tf", "ts", "tf"), ("right_wrong", "right", "wrong")):
-        rows = cells[[*SERIES, "layer", "best_layer", "n_english", "n_right", "n_wrong"]].copy()
-        for side, group in (("a", a), ("b", b)):
-            rows[f"n_{side}"], rows[f"k_{side}"] = cells[f"n_{group}"], cells[f"k_{group}"]
-        parts.append(rows.assign(contrast=contrast))
+    parts = [
+        cells.assign(contrast=name, n_a=cells[f"n_{a}"], k_a=cells[f"k_{a}"], n_b=cells[f"n_{b}"], k_b=cells[f"k_{b}"])
+        for name, (a, b) in CONTRASTS.items()
+    ]
     table = pd.concat(parts, ignore_index=True)
     table = table.astype(dict.fromkeys(("n_a", "n_b", "k_a", "k_b", "n_english"), np.int64))
     _compare(table)
@@ -66,11 +66,9 @@ def instance_level(cells: pd.DataFrame) -> pd.DataFrame:
 def _compare(table: pd.DataFrame) -> None:
     """Compute means, difference, interval and tests from n_a, k_a, n_b, k_b, in place."""
     n_a, n_b, k_a, k_b = (table[c].to_numpy() for c in ("n_a", "n_b", "k_a", "k_b"))
-    for side, n, k in (("a", n_a, k_a), ("b", n_b, k_b)):
-        table[f"mean_{side}"] = np.divide(k, n, out=np.full(len(n), np.nan), where=n > 0)
+    table["mean_a"], table["mean_b"] = ratio(k_a, n_a), ratio(k_b, n_b)
     table["difference"] = table["mean_a"] - table["mean_b"]
-    for column in ("low", "high", "z", "p_one_sided", "p_fisher"):
-        table[column] = np.nan
+    table[["low", "high", "z", "p_one_sided", "p_fisher"]] = np.nan
     both = (n_a > 0) & (n_b > 0)
     if both.any():
         low, high = confint_proportions_2indep(k_a[both], n_a[both], k_b[both], n_b[both], method="newcomb")
@@ -87,12 +85,8 @@ def _compare(table: pd.DataFrame) -> None:
 
 def adjust(table: pd.DataFrame, family: list[str], column: str) -> None:
     """Add p values with Holm's and Benjamini-Hochberg's adjustment, over the defined p values of each family."""
-    table["p_holm"], table["p_bh"] = np.nan, np.nan
-    defined = table.loc[table[column].notna(), [*family, column]]
-    for rows in defined.groupby(family, observed=True).indices.values():
-        p = defined[column].to_numpy(float)[rows]
-        table.loc[defined.index[rows], "p_holm"] = holm(p)
-        table.loc[defined.index[rows], "p_bh"] = stats.false_discovery_control(p, method="bh")
+    p = table.groupby(family, observed=True)[column]
+    table["p_holm"], table["p_bh"] = p.transform(adjusted), p.transform(adjusted, by=stats.false_discovery_control)
 
 
 def holm(p: Array) -> Array:
@@ -103,10 +97,10 @@ def holm(p: Array) -> Array:
     return adjusted
 
 
-def adjusted(p: pd.Series[float]) -> pd.Series[float]:
-    """Holm's adjustment over the tests of a family; questions without an answer do not count."""
+def adjusted(p: pd.Series[float], by: Callable[[Array], Array] = holm) -> pd.Series[float]:
+    """Holm's or another adjustment over the tests of a family; questions without an answer do not count."""
     known = p.astype(float).dropna()
-    return pd.Series(holm(known.to_numpy()), known.index, float).reindex(p.index)
+    return pd.Series(by(known.to_numpy()), known.index, float).reindex(p.index)
 
 
 def mcnemar(gained: Array, lost: Array) -> Array:
@@ -174,7 +168,7 @@ def _cmh_rows(cells: pd.DataFrame) -> Iterator[dict[str, Any]]:
     at_best = cells[cells["best_layer"]].assign(layer=np.nan, at="best_layer")
     both = pd.concat([at_best, cells.assign(at="layer")], ignore_index=True).astype({"layer": "Int64"})
     for key, part in both.groupby([*BLOCK, "at", "layer"], dropna=False):
-        for contrast, a, b in (("ts_tf", "ts", "tf"), ("right_wrong", "right", "wrong")):
+        for contrast, (a, b) in CONTRASTS.items():
             about = dict(zip([*BLOCK, "at", "layer"], key, strict=True))
             about |= {"method": "cmh", "contrast": contrast, "adjusted_for": "language", "term": "aligned"}
             counts = part[[f"k_{a}", f"n_{a}", f"k_{b}", f"n_{b}"]].to_numpy(float)
@@ -231,11 +225,8 @@ def _logit_rows(
     base = about | {"method": "logit", "contrast": "right_wrong", "unit": "aligned against not"}
     answered = items["correct"].notna().to_numpy()
     if not answered.any():
-        yield base | {
-            "at": "best_layer",
-            "term": "aligned",
-            "note": "not defined, because there are no predictions for the task",
-        }
+        note = "not defined, because there are no predictions for the task"
+        yield base | {"at": "best_layer", "term": "aligned", "note": note}
         return
     items, values = items[answered], block.values[answered]
     y = items["correct"].to_numpy(float)
@@ -244,9 +235,7 @@ def _logit_rows(
     covariates, units, notes = _design(items)
     dummies = pd.get_dummies(language, drop_first=True, dtype=float)
     best = of_block(cells[cells["best_layer"]], [about[name] for name in BLOCK])
-    column = dict(
-        zip(best["language"] + "|" + best["pivot"], np.searchsorted(block.layers, best["layer"]), strict=True)
-    )
+    column = pd.Series(np.searchsorted(block.layers, best["layer"]), best["language"] + "|" + best["pivot"])
     at_best = values[np.arange(len(items)), language.map(column).to_numpy(int)]
     designs = {"language": dummies, "covariates and language": pd.concat([covariates, dummies], axis="columns")}
     for name, design in designs.items():
@@ -269,12 +258,10 @@ def _design(items: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str], str]:
             left_out.append(f"{name} is the same for all answers")
         else:
             columns[name], units[name] = (value - value.mean()) / value.std(), f"per standard deviation ({meaning})"
-    category = items["category"].fillna("").astype(str)
+    category = items["category"].fillna("").astype(str).replace("", "none")
     if category.nunique() > 1:
-        dummies = pd.get_dummies(category.where(category != "", "none"), drop_first=True, dtype=float)
-        for name in map(str, dummies):
-            columns[f"category: {name}"] = dummies[name]
-            units[f"category: {name}"] = f"against {sorted(category.where(category != '', 'none').unique())[0]}"
+        for kind, dummy in pd.get_dummies(category, drop_first=True, dtype=float).items():
+            columns[f"category: {kind}"], units[f"category: {kind}"] = dummy, f"against {category.min()}"
     else:
         left_out.append("category is the same for all answers")
     note = f"covariates left out: {', '.join(left_out)}" if left_out else ""

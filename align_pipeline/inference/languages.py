@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from align_pipeline.inference.arrays import ratio
 from align_pipeline.inference.study import MIN_FOR_INTERVAL, MIN_LANGUAGES, Array
 
 LANGUAGE_LEVEL = [
@@ -46,40 +45,38 @@ def language_level(found: pd.DataFrame, languages: pd.DataFrame | None = None, s
         independent; ``detectable`` is the smallest true correlation detected (p < .05) with probability `POWER`.
     """
     known = languages if languages is not None else pd.DataFrame(columns=["script", "family", "resource"])
-    rows: list[dict[str, Any]] = []
+    rows = []
     names = ["model", "task", "alignment_task", "metric", "pooling"]
     for key, series in found.groupby(names):
         wide = series.pivot_table(
             index=["reduce", "layer"], columns=["language", "pivot"], values="alignment", dropna=False, sort=True
         )
         wide = wide[wide.notna().any(axis="columns")]
-        about = series.drop_duplicates(["language", "pivot"]).set_index(["language", "pivot"]).reindex(wide.columns)
-        for grouping, group, member in memberships(wide.columns.get_level_values(0), languages):
+        about = known.reindex(wide.columns.get_level_values(0))
+        sides = series.drop_duplicates(["language", "pivot"]).set_index(["language", "pivot"]).reindex(wide.columns)
+        sides = sides[["accuracy", "fertility"]].astype(float).assign(family=about["family"].to_numpy(object))
+        sides["resource"] = about["resource"].to_numpy(float, na_value=np.nan)
+        for grouping, group, member in memberships(about):
             stream = zlib.crc32("|".join([*map(str, key), grouping, group]).encode())
-            at = known.reindex(wide.columns.get_level_values(0)[member])
-            sides = _Sides(
-                about["accuracy"].to_numpy(float)[member],
-                about["fertility"].to_numpy(float)[member],
-                at["resource"].to_numpy(float, na_value=np.nan),
-                at["family"].to_numpy(object),
-            )
-            values = _correlations(wide.to_numpy(float)[:, member], sides, [seed, stream])
+            values = _correlations(wide.to_numpy(float)[:, member], sides[member], [seed, stream])
             for (reduce, layer), numbers in zip(wide.index, values, strict=True):
                 row = dict(zip(names, key, strict=True)) | {"grouping": grouping, "group": group}
                 rows.append(row | {"reduce": reduce, "layer": pd.NA if pd.isna(layer) else int(layer)} | numbers)
     table = pd.DataFrame(rows, columns=LANGUAGE_LEVEL).astype({"layer": "Int64"})
     rank = {"max": 0, "mean": 1, "layer": 2, "all": 0, "script": 1, "family": 2, "resource": 3}
     order = ["model", "task", "alignment_task", "metric", "pooling", "grouping", "group", "reduce", "layer"]
-    by = table.assign(grouping=table["grouping"].map(rank), reduce=table["reduce"].map(rank)).sort_values(order).index
-    return table.loc[by].reset_index(drop=True)
+    ranked = ("grouping", "reduce")
+    return table.sort_values(order, key=lambda c: c.map(rank) if c.name in ranked else c, ignore_index=True)
 
 
-def memberships(codes: pd.Index[Any], languages: pd.DataFrame | None) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
-    """Grouping, group and mask of its members among FLORES codes: all, then by script, family, resource class."""
-    yield "all", "all", np.ones(len(codes), bool)
-    known = languages if languages is not None else pd.DataFrame(columns=["script", "family", "resource"])
-    about = known.reindex(codes)
-    scripts = about["script"].where(about["script"].notna(), pd.Series(codes, index=about.index).str[4:])
+def memberships(about: pd.DataFrame) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+    """Grouping, group and mask of its members: all, then by script, family, resource class.
+
+    Args:
+        about: script, family and resource class, indexed by FLORES code; missing if unknown.
+    """
+    yield "all", "all", np.ones(len(about), bool)
+    scripts = about["script"].where(about["script"].notna(), pd.Series(about.index.str[4:], about.index))
     classes = about["resource"].map(lambda c: "unknown" if pd.isna(c) else f"class {c}")
     for grouping, values in (("script", scripts), ("family", about["family"]), ("resource", classes)):
         names = values.astype(object).where(values.notna() & (values != ""), "unknown").astype(str).to_numpy()
@@ -88,33 +85,26 @@ def memberships(codes: pd.Index[Any], languages: pd.DataFrame | None) -> Iterato
                 yield grouping, name, names == name
 
 
-@dataclass(frozen=True)
-class _Sides:
-    """The variables compared with alignment, [n] each: accuracy, fertility, resource class and family."""
+def _correlations(x: Array, sides: pd.DataFrame, seed: Sequence[int]) -> list[dict[str, Any]]:
+    """Statistics for each row of x [K, n]; rows with the same missing languages are computed together.
 
-    y: Array
-    fertility: Array
-    resource: Array
-    family: Array
-
-    def only(self, mask: NDArray[np.bool_]) -> _Sides:
-        return _Sides(self.y[mask], self.fertility[mask], self.resource[mask], self.family[mask])
-
-
-def _correlations(x: Array, sides: _Sides, seed: Sequence[int]) -> list[dict[str, Any]]:
-    """Statistics for each row of x [K, n]; rows with the same missing languages are computed together."""
+    Args:
+        x: alignment.
+        sides: what it is compared with, [n] rows: accuracy, fertility, resource and family.
+        seed: of the permutations.
+    """
     rows: list[dict[str, Any]] = [{} for _ in x]
     present = ~np.isnan(x)
     for mask in np.unique(present, axis=0):
         chosen = np.flatnonzero((present == mask).all(axis=1))
-        block = _correlate(x[np.ix_(chosen, mask)], sides.only(mask), np.random.default_rng(seed))
+        block = _correlate(x[np.ix_(chosen, mask)], sides[mask], np.random.default_rng(seed))
         for i, numbers in zip(chosen, block, strict=True):
             rows[i] = numbers
     return rows
 
 
-def _correlate(x: Array, sides: _Sides, rng: np.random.Generator) -> list[dict[str, Any]]:
-    y, n = sides.y, len(sides.y)
+def _correlate(x: Array, sides: pd.DataFrame, rng: np.random.Generator) -> list[dict[str, Any]]:
+    y, n = sides["accuracy"].to_numpy(), len(sides)
     reason = f"there {'is' if n == 1 else 'are'} only {n} language{'' if n == 1 else 's'}" if n < MIN_LANGUAGES else ""
     if not reason and np.ptp(y) == 0:
         reason = f"accuracy is the same ({y[0]:.3f}) in all {n} languages"
@@ -123,7 +113,7 @@ def _correlate(x: Array, sides: _Sides, rng: np.random.Generator) -> list[dict[s
     varies = np.ptp(x, axis=1) > 0
     live = x[varies]
     numbers: dict[str, Array] = {}
-    partial_reason = _partial(numbers, live, y, sides.fertility)
+    partial_reason = _partial(numbers, live, y, sides["fertility"].to_numpy())
     for name, (a, b) in {"pearson": (live, y), "spearman": (stats.rankdata(live, axis=1), stats.rankdata(y))}.items():
         result = stats.pearsonr(a, b[None], axis=1) if len(a) else None
         numbers[name], numbers[f"{name}_p"] = (result.statistic, result.pvalue) if result else (a[:, 0], a[:, 0])
@@ -135,15 +125,13 @@ def _correlate(x: Array, sides: _Sides, rng: np.random.Generator) -> list[dict[s
         for name in ("pearson", "spearman"):
             numbers[f"{name}_low"], numbers[f"{name}_high"] = fisher_interval(numbers[name], n, name == "spearman")
     out: list[dict[str, Any]] = []
-    columns = iter(range(len(live)))
-    for i, alive in enumerate(varies):
+    of_live: Iterator[Any] = iter(pd.DataFrame(numbers).to_dict("records"))
+    for value, alive in zip(x[:, 0], varies, strict=True):
         if not alive:
-            out.append(
-                {"n": n, "note": f"not defined, because alignment is the same ({x[i, 0]:.3f}) in all {n} languages"}
-            )
+            same = f"not defined, because alignment is the same ({value:.3f}) in all {n} languages"
+            out.append({"n": n, "note": same})
             continue
-        j = next(columns)
-        row: dict[str, Any] = {name: float(values[j]) for name, values in numbers.items()}
+        row = next(of_live)
         notes = [f"partial correlation not defined, because {partial_reason}"] if partial_reason else []
         if not partial_reason and np.isnan(row["partial_pearson"]):
             notes.append("partial correlation not defined, because fertility fully explains alignment or accuracy")
@@ -181,35 +169,28 @@ def permuted(x: Array, y: Array, rng: np.random.Generator) -> Array:
     return found
 
 
-def _given_both(x: Array, sides: _Sides) -> dict[str, Array]:
+def _given_both(x: Array, sides: pd.DataFrame) -> dict[str, Array]:
     """Partial Pearson correlation given fertility and resource class, with n - 4 degrees of freedom; NaN if unknown."""
-    n = len(sides.y)
-    design = np.column_stack([np.ones(n), sides.fertility, sides.resource])
+    n = len(sides)
+    design = np.column_stack([np.ones(n), sides[["fertility", "resource"]]])
     none = np.full(len(x), np.nan)
     if n < 6 or np.isnan(design).any() or np.linalg.matrix_rank(design) < 3:
         return {"given_both": none, "given_both_p": none}
-    both = np.column_stack([x.T, sides.y])
-    rest = both - design @ np.linalg.lstsq(design, both, rcond=None)[0]
-    rest[:, np.ptp(rest, axis=0) < 1e-9 * np.maximum(np.ptp(both, axis=0), 1e-300)] = np.nan
+    rest = _rest(design, np.column_stack([x.T, sides["accuracy"]]))
     r = _pearson(rest[:, :-1].T, rest[:, -1])
-    with np.errstate(divide="ignore"):
-        t = r * np.sqrt((n - 4) / (1 - r**2))
-    return {"given_both": r, "given_both_p": 2 * stats.t.sf(np.abs(t), n - 4)}
+    return {"given_both": r, "given_both_p": _two_sided(r, n - 4)}
 
 
-def _family_means(x: Array, sides: _Sides) -> dict[str, Array]:
+def _family_means(x: Array, sides: pd.DataFrame) -> dict[str, Array]:
     """Pearson correlation of family means; a language of unknown family is a family of its own."""
-    names = [f"{i}" if pd.isna(name) or not name else str(name) for i, name in enumerate(sides.family)]
+    names = [f"{i}" if pd.isna(name) or not name else str(name) for i, name in enumerate(sides["family"])]
     codes, families = pd.factorize(np.array(names, dtype=object))
     count = len(families)
     found = dict.fromkeys(("family_pearson", "family_p"), np.full(len(x), np.nan))
     if count >= 4:
         member = np.eye(count)[codes] / np.bincount(codes)
-        a, b = x @ member, sides.y @ member
-        r = _pearson(a, b)
-        with np.errstate(divide="ignore"):
-            t = r * np.sqrt((count - 2) / (1 - r**2))
-        found = {"family_pearson": r, "family_p": 2 * stats.t.sf(np.abs(t), count - 2)}
+        r = _pearson(x @ member, sides["accuracy"].to_numpy() @ member)
+        found = {"family_pearson": r, "family_p": _two_sided(r, count - 2)}
     return found | {"n_families": np.full(len(x), float(count))}
 
 
@@ -217,8 +198,22 @@ def _pearson(x: Array, y: Array) -> Array:
     """[K]: correlation of each row with y; NaN if one of them is constant."""
     a, b = x - x.mean(axis=1, keepdims=True), y - y.mean()
     length = np.sqrt((a**2).sum(axis=1) * (b**2).sum())
-    found: Array = np.divide(a @ b, length, out=np.full(len(x), np.nan), where=length > 1e-12)
-    return np.clip(found, -1, 1)
+    return np.clip(ratio(a @ b, length, above=1e-12), -1, 1)
+
+
+def _two_sided(r: Array, df: int) -> Array:
+    """Two-sided p of correlations with some degrees of freedom."""
+    with np.errstate(divide="ignore"):
+        t = r * np.sqrt(df / (1 - r**2))
+    p: Array = 2 * stats.t.sf(np.abs(t), df)
+    return p
+
+
+def _rest(design: Array, values: Array) -> Array:
+    """The columns' residuals given the design; NaN where only rounding errors are left."""
+    rest: Array = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    rest[:, np.ptp(rest, axis=0) < 1e-9 * np.maximum(np.ptp(values, axis=0), 1e-300)] = np.nan
+    return rest
 
 
 def _partial(numbers: dict[str, Array], x: Array, y: Array, control: Array) -> str:
@@ -233,13 +228,7 @@ def _partial(numbers: dict[str, Array], x: Array, y: Array, control: Array) -> s
     for name in ("pearson", "spearman"):
         all_three = np.column_stack([control, x.T, y])
         values = all_three if name == "pearson" else stats.rankdata(all_three, axis=0)
-        design, both = np.column_stack([np.ones(n), values[:, 0]]), values[:, 1:]
-        rest = both - design @ np.linalg.lstsq(design, both, rcond=None)[0]
-        rest[:, np.ptp(rest, axis=0) < 1e-9 * np.ptp(both, axis=0)] = 0  # only rounding errors are left
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.ConstantInputWarning)
-            r = stats.pearsonr(rest[:, :-1].T, rest[:, -1][None], axis=1).statistic if len(x) else np.empty(0)
-        with np.errstate(divide="ignore"):
-            t = r * np.sqrt((n - 3) / (1 - r**2))
-        numbers[f"partial_{name}"], numbers[f"partial_{name}_p"] = r, 2 * stats.t.sf(np.abs(t), n - 3)
+        rest = _rest(np.column_stack([np.ones(n), values[:, 0]]), values[:, 1:])
+        r = stats.pearsonr(rest[:, :-1].T, rest[:, -1][None], axis=1).statistic if len(x) else np.empty(0)
+        numbers[f"partial_{name}"], numbers[f"partial_{name}_p"] = r, _two_sided(r, n - 3)
     return ""

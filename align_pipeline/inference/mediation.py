@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from align_pipeline.inference.same_item import MIN_ITEMS, Effect, jackknife, slope
+from align_pipeline.inference.same_item import MIN_ITEMS, Effect, jackknife, slope, varying
 from align_pipeline.inference.study import Array
 from align_pipeline.inference.tuning import ABOUT, TRAINED, Aligned, Pairs, Preset
 
@@ -45,9 +45,8 @@ def mediation(of: Pairs, metric: Aligned) -> pd.DataFrame:
     for preset in metric.presets:
         about = of.about(preset) | {"metric": metric.base.key[2], "pooling": metric.base.key[3], "pivot": ""}
         for row, found in _effects(of, preset, metric):
-            ends = {"effect": found.value, "low": found.low, "high": found.high, "p": found.p, "note": found.note}
-            sizes = {"n": found.n, "n_items": found.items, "n_clusters": found.clusters} if found.n else {}
-            rows.append(about | ends | sizes | row)
+            none = {} if found.n else dict.fromkeys(("n", "n_items", "n_clusters"))
+            rows.append(about | vars(found) | none | {"effect": found.value} | row)
     counts = dict.fromkeys(("layer", "n", "n_items", "n_clusters", "n_rose"), "Int64")
     return pd.DataFrame(rows, columns=MEDIATION).astype(counts)
 
@@ -107,7 +106,7 @@ def _same_item(seeds: list[Start], cluster: Array) -> Effect:
         item, language = np.nonzero(start & (start.sum(axis=1, keepdims=True) > 1))
         y, x = right[item, language], aligned_after[item, language].astype(float)
         stratum = np.unique(item, return_inverse=True)[1]
-        if _varying(stratum, x, y) < MIN_ITEMS:
+        if varying(stratum, x, y) < MIN_ITEMS:
             return Effect(
                 note=f"not defined, because fewer than {MIN_ITEMS} items wrong before in several languages differ "
                 "between them both in alignment and in being right after",
@@ -115,15 +114,6 @@ def _same_item(seeds: list[Start], cluster: Array) -> Effect:
         others = np.column_stack([aligned[item, language], np.eye(start.shape[1])[language][:, 1:]])
         fits.append((item, slope(y, x, stratum, others, cluster[item])))
     return _over_seeds(fits, cluster)
-
-
-def _varying(stratum: Array, *values: Array) -> int:
-    """Number of strata in which all of the values vary."""
-    varies = np.ones(int(stratum.max(initial=-1)) + 1, bool)
-    for value in values:
-        share = np.bincount(stratum, value) / np.bincount(stratum)
-        varies &= (share > 0) & (share < 1)
-    return int(varies.sum())
 
 
 def _over_seeds(fits: list[tuple[Array, tuple[float, Array] | None]], cluster: Array) -> Effect:

@@ -43,6 +43,15 @@ DIFFERENCES = [
 ]
 _STEP = re.compile(r"(?:steps?|checkpoint|ckpt|iter(?:ation)?s?)[-_.=]?(\d+)([km]?)(?![a-z0-9])", re.IGNORECASE)
 _SAME = "interval and p not defined, because the difference is the same in all clusters, or there is only one"
+_OF_LEVEL = {
+    "pearson": "r",
+    "pearson_low": "r_low",
+    "pearson_high": "r_high",
+    "permutation_p": "r_p",
+    "n": "r_languages",
+}
+_OF_SAME_ITEM = {"effect": "same_item", "low": "same_item_low", "high": "same_item_high", "p": "same_item_p"}
+"""Columns of other tables, with their names in `MODELS`."""
 _NONE_COMMON = "means not defined, because no language is common to all models"
 
 
@@ -145,8 +154,7 @@ def compared(
         left_out: (model, task) pairs that are compared elsewhere.
         seed: of the halves that choose the best layers.
     """
-    has = {(key[0], key[1]) for key in study.blocks}
-    has |= {(str(a), str(b)) for a, b in study.predictions[["model", "task"]].drop_duplicates().itertuples(index=False)}
+    has = study.tasks
     for task in sorted({task for _, task in has}):
         names = {model for model, of in has - set(left_out) if of == task}
         if len(names) > 1:
@@ -164,13 +172,12 @@ def _compared(study: Study, cells: pd.DataFrame, task: str, models: tuple[Model,
     both = pd.concat([rows[["language", "pivot"]], answers[["language", "pivot"]]]).astype(str).drop_duplicates()
     units = sorted((str(a), str(b)) for a, b in both.itertuples(index=False))
     right = {name: arrays.answers(answers[answers["model"] == name], items, units)[:, :, None] for name in names}
-    masks = np.stack(list(resampling.halves(cluster, resampling.SPLITS, np.random.default_rng(seed))))
+    masks = resampling.halves(cluster, resampling.SPLITS, np.random.default_rng(seed))
     aligned: dict[tuple[str, str], dict[str, Array]] = {}
-    for key, block in study.blocks.items():
+    for key in study.blocks:
         if key[1] != task or key[0] not in names:
             continue
-        own = arrays.bundle(study, key, block, cells, answered=False)
-        assert own is not None
+        own = arrays.bundle(study, key, cells)
         i, u = np.searchsorted(items, own.items), np.array([units.index(unit) for unit in own.units])
         values = np.full((len(items), len(units), len(masks) // 2), np.nan, np.float16)
         values[np.ix_(i, u)] = resampling.cross_fitted_items(own.aligned[:, :, own.inner], masks[:, i])
@@ -185,7 +192,7 @@ def differences(of: Compared, reference: str) -> pd.DataFrame:
     ``p_holm``: of one language, over the languages of a model and quantity; of English and of the mean, over models
     (and metrics).
     """
-    parts = []
+    rows = []
     kinds = {("accuracy", "", ""): of.right} | {("alignment", *metric): by for metric, by in of.aligned.items()}
     for kind, values in kinds.items():
         for model in (one.name for one in of.models if one.name in values and reference in values):
@@ -198,13 +205,13 @@ def differences(of: Compared, reference: str) -> pd.DataFrame:
                 if u:
                     about = {"task": of.task, "reference": reference, "model": model, "language": language}
                     about |= dict(zip(("quantity", "metric", "pooling"), kind, strict=True)) | {"pivot": pivot}
-                    parts.append(pd.DataFrame([about | over_splits(old[:, u], new[:, u], of.cluster)]))
-    if not parts:
+                    rows.append(about | over_splits(old[:, u], new[:, u], of.cluster))
+    if not rows:
         return pd.DataFrame(columns=DIFFERENCES)
-    table = pd.concat(parts, ignore_index=True).rename(columns={"before": "of_reference", "after": "of_model"})
+    table = pd.DataFrame(rows).rename(columns={"before": "of_reference", "after": "of_model"})
     pooled = table["pivot"] == ""
     keys = [table[name].where(~pooled, table["language"]) for name in ("model", "metric", "pooling")]
-    table["p_holm"] = table.groupby(["quantity", *keys])["p"].transform(lambda p: adjusted(p.astype(float)))
+    table["p_holm"] = table.groupby(["quantity", *keys])["p"].transform(adjusted)
     return table[DIFFERENCES]
 
 
@@ -255,16 +262,18 @@ def models(of: Compared, chances: pd.DataFrame, level: pd.DataFrame, same_item: 
         about |= _mean(right[:, own], of.cluster, "accuracy")
         about["english_accuracy"] = _mean(right[:, english], of.cluster, "english").get("english")
         relation = level[level["model"] == model.name]
-        keys = [(*metric, of.task) for metric, by in of.aligned.items() if model.name in by]
-        keys += list(relation[["metric", "pooling", "alignment_task"]].itertuples(index=False, name=None))
-        for metric, pooling, source in dict.fromkeys(keys) or [("", "", "")]:
+        own_metrics = [(*metric, of.task) for metric, by in of.aligned.items() if model.name in by]
+        own_metrics += list(relation[["metric", "pooling", "alignment_task"]].itertuples(index=False, name=None))
+        for metric, pooling, source in dict.fromkeys(own_metrics) or [("", "", "")]:
             row = about | {"metric": metric, "pooling": pooling, "alignment_task": source}
             row |= _alignment(of, model, (metric, pooling), chances) if source == of.task else {}
             row["n"] = row["n"] if answered else row.pop("n_aligned", 0)
-            row |= _related(relation, {"metric": metric, "pooling": pooling, "alignment_task": source})
-            row |= _same(same_item, {"model": model.name, "metric": metric, "pooling": pooling}, source == of.task)
             rows.append(row)
-    table = pd.DataFrame(rows, columns=MODELS)
+    table = pd.DataFrame(rows)
+    keys = ["model", "metric", "pooling", "alignment_task"]
+    for other, names in ((level, _OF_LEVEL), (same_item.assign(alignment_task=of.task), _OF_SAME_ITEM)):
+        table = table.merge(other[[*keys, *names]].rename(columns=names), "left", keys)
+    table = table.reindex(columns=MODELS)
     for name in ("r", "same_item"):
         p = table[f"{name}_p"].astype(float)
         table[f"{name}_p_holm"] = p.groupby([table["metric"], table["pooling"], table["alignment_task"]]).transform(
@@ -294,20 +303,3 @@ def _alignment(of: Compared, model: Model, metric: tuple[str, str], chances: pd.
     if model.layers:
         row["depth"] = best["layer"].where(best["share"] > 0).astype(float).mean() / model.layers
     return row
-
-
-def _only(table: pd.DataFrame, keys: Mapping[str, str]) -> pd.DataFrame:
-    return table[(table[list(keys)] == pd.Series(keys)).all(axis=1)]
-
-
-def _related(level: pd.DataFrame, keys: Mapping[str, str]) -> dict[str, Any]:
-    names = ("pearson", "pearson_low", "pearson_high", "permutation_p", "n")
-    to = ("r", "r_low", "r_high", "r_p", "r_languages")
-    found = next(_only(level, keys)[list(names)].itertuples(index=False, name=None), None)
-    return {} if found is None else dict(zip(to, found, strict=True))
-
-
-def _same(same_item: pd.DataFrame, keys: Mapping[str, str], is_own: bool) -> dict[str, Any]:
-    to = ("same_item", "same_item_low", "same_item_high", "same_item_p")
-    found = next(_only(same_item, keys)[["effect", "low", "high", "p"]].itertuples(index=False, name=None), None)
-    return {} if found is None or not is_own else dict(zip(to, found, strict=True))

@@ -59,7 +59,6 @@ class Test:
         z: [U, K], each language's statistic at each layer, NaN where it does not exist.
         p: [U], two-sided, at each language's best layer.
         p_languages: [U], the same, adjusted over languages (max-T).
-        p_layer: [U, K], at each layer, unadjusted.
         p_somewhere: [U], of the largest |z| over the layers before the final norm.
         pooled_z: [K], over all languages.
         pooled_p_layer: [K], unadjusted.
@@ -73,7 +72,6 @@ class Test:
     z: NDArray[np.float64]
     p: NDArray[np.float64]
     p_languages: NDArray[np.float64]
-    p_layer: NDArray[np.float64]
     p_somewhere: NDArray[np.float64]
     pooled_z: NDArray[np.float64]
     pooled_p_layer: NDArray[np.float64]
@@ -85,15 +83,15 @@ class Test:
     critical: float
 
 
-def counted(bundle: Bundle, transfer: bool) -> NDArray[np.bool_]:
-    """[N, U]: items with an answer and an alignment; with `transfer`, only those that are right in English."""
-    counts: NDArray[np.bool_] = ~np.isnan(bundle.right) & (bundle.english == 1 if transfer else True)
+def counted(bundle: Bundle) -> NDArray[np.bool_]:
+    """[N, U]: items that are right in English, with an answer and an alignment."""
+    counts: NDArray[np.bool_] = ~np.isnan(bundle.right) & (bundle.english == 1)
     return counts & ~np.isnan(bundle.aligned).all(axis=2)
 
 
-def residuals(bundle: Bundle, transfer: bool) -> Floats:
+def residuals(bundle: Bundle) -> Floats:
     """[N, U]: answers minus their language's mean; 0 for items that `counted` excludes."""
-    counts = counted(bundle, transfer)
+    counts = counted(bundle)
     n = np.maximum(counts.sum(axis=0), 1)
     mean = np.where(counts, bundle.right, 0).sum(axis=0) / n
     found: Floats = np.where(counts, bundle.right - mean, 0).astype(np.float32)
@@ -115,14 +113,11 @@ def centred(aligned: Floats, counts: NDArray[np.bool_]) -> Floats:
     return found
 
 
-def run(
-    bundle: Bundle, transfer: bool = True, count: int = PERMUTATIONS, seed: int = 0, by_language: bool = True
-) -> Test | None:
-    """Test one metric of one model and task; returns None if the clusters cannot be permuted.
+def run(bundle: Bundle, count: int = PERMUTATIONS, seed: int = 0, by_language: bool = True) -> Test | None:
+    """Test TS against TF for one metric of one model and task; returns None if the clusters cannot be permuted.
 
     Args:
         bundle: the arrays.
-        transfer: test TS against TF; otherwise right against wrong.
         count: number of permutations.
         seed: of the permutations.
         by_language: whether to test each language separately too, which takes most of the time; otherwise NaN.
@@ -133,8 +128,8 @@ def run(
     order = np.argsort(bundle.cluster, kind="stable")  # clusters are contiguous, so that sums over them are reductions
     drawn = np.argsort(order)[drawn[:, order]]
     drawn = np.concatenate([np.arange(len(order))[None], drawn])  # the data come first and count as a permutation
-    answers = residuals(bundle, transfer)[order]
-    values = centred(bundle.aligned, counted(bundle, transfer))[order]
+    answers = residuals(bundle)[order]
+    values = centred(bundle.aligned, counted(bundle))[order]
     starts = np.flatnonzero(np.diff(bundle.cluster[order], prepend=-1))
     z = np.full((len(drawn), len(bundle.units), len(bundle.layers)), np.nan, np.float32)
     pairs = _pairs(starts, len(order))
@@ -146,15 +141,13 @@ def run(
     own = np.take_along_axis(z, bundle.best[None, :, None], axis=2)[:, :, 0]  # [1 + B, U]
     inner = bundle.inner
     sizes = np.where(inner & ~np.isnan(pooled[0]), np.abs(pooled[0]), -1)
-    with np.errstate(invalid="ignore"):
-        of_all = np.nanmax(np.nan_to_num(np.abs(pooled[:, inner]), nan=0), axis=1)
-        widest = np.nanmax(np.nan_to_num(np.abs(z[:, :, inner]), nan=0), axis=2)
-        over_languages = np.nan_to_num(np.abs(own), nan=0).max(axis=1)
+    of_all = np.nan_to_num(np.abs(pooled[:, inner])).max(axis=1)
+    widest = np.nan_to_num(np.abs(z[:, :, inner])).max(axis=2)
+    over_languages = np.nan_to_num(np.abs(own)).max(axis=1)
     return Test(
         z=z[0],
         p=p_values(own),
         p_languages=against(np.abs(own[0]), over_languages),
-        p_layer=p_values(z),
         p_somewhere=np.where(np.isnan(z[0][:, inner]).all(axis=1), np.nan, p_values(widest)),
         pooled_z=pooled[0],
         pooled_p_layer=p_values(pooled),

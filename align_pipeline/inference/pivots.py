@@ -19,6 +19,7 @@ from scipy import stats
 from scipy.cluster.hierarchy import linkage
 
 from align_pipeline.data.items import ENGLISH
+from align_pipeline.inference.arrays import ratio
 from align_pipeline.inference.items import adjusted, null_odds
 
 Array = NDArray[np.float64]
@@ -120,9 +121,8 @@ def best(aligned: Array, accuracy: Array, pivots: tuple[str, ...], seed: int = 0
     n, P = known.sum(axis=0), len(pivots)
     none = np.full(P, np.nan)
     if len(accuracy) < MIN_LANGUAGES or np.ptp(accuracy) == 0:
-        why = f"there are fewer than {MIN_LANGUAGES} languages"
-        if len(accuracy) >= MIN_LANGUAGES:
-            why = "accuracy is the same in all languages"
+        few = len(accuracy) < MIN_LANGUAGES
+        why = f"there are fewer than {MIN_LANGUAGES} languages" if few else "accuracy is the same in all languages"
         return Best(pivots, n, none, none, none, note=f"not defined, because {why}")
     rng = np.random.default_rng(seed)
     r = correlations(aligned, accuracy[None])[0]
@@ -156,8 +156,7 @@ def correlations(aligned: Array, accuracy: Array) -> Array:
     mean, square = ((accuracy - accuracy.mean()) ** k @ known / count for k in (1, 2))
     variance = np.maximum(square - mean**2, 0) * count
     length = np.sqrt((x**2).sum(axis=0) * variance)
-    found: Array = np.divide(accuracy @ x, length, out=np.full(length.shape, np.nan), where=length > 1e-12)
-    return np.clip(found, -1, 1)
+    return np.clip(ratio(accuracy @ x, length, above=1e-12), -1, 1)
 
 
 def _studentized(r: Array, n: NDArray[np.int64]) -> Array:

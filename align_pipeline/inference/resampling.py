@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from align_pipeline.inference.arrays import Bundle
+from align_pipeline.inference.arrays import Bundle, ratio
 
 RESAMPLES = 1000
 SPLITS = 20
@@ -26,33 +23,26 @@ def weights(cluster: NDArray[np.int64], resamples: int, rng: np.random.Generator
     return found
 
 
-@dataclass(frozen=True)
-class Sides:
-    """The two groups of a contrast: [N, U] each, 1 for items in the group.
-
-    Attributes:
-        a: right in the language (TS).
-        b: wrong in the language (TF).
-    """
-
-    a: NDArray[np.float32]
-    b: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, bundle: Bundle, transfer: bool) -> Sides:
-        """TS and TF, or right and wrong items."""
-        counts = (bundle.english == 1) if transfer else np.ones(bundle.right.shape, bool)
-        a, b = (counts & (bundle.right == side) for side in (1, 0))
-        return cls(a.astype(np.float32), b.astype(np.float32))
+def _sides(bundle: Bundle) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """[N, U] each: 1 for TS, the items that are right in English and in the language; 1 for TF, wrong in the latter."""
+    transfer = bundle.english == 1
+    return (transfer & (bundle.right == 1)).astype(np.float32), (transfer & (bundle.right == 0)).astype(np.float32)
 
 
 def counts(
-    sides: Sides, aligned: NDArray[np.float32], drawn: NDArray[np.float32]
+    bundle: Bundle, aligned: NDArray[np.float32], drawn: NDArray[np.float32]
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """[1 + B, U] each: aligned and all items of a, then of b. aligned: [N, U], NaN where there is no value."""
+    """[1 + B, U] each: aligned and all items of TS (a), then of TF (b).
+
+    Args:
+        bundle: with the answers.
+        aligned: [N, U], at one layer; NaN where there is no value.
+        drawn: [1 + B, N], from `weights`.
+    """
     present = ~np.isnan(aligned)
     value = np.where(present, aligned, 0).astype(np.float32)
-    parts = (sides.a * value, sides.a * present, sides.b * value, sides.b * present)
+    ts, tf = _sides(bundle)
+    parts = (ts * value, ts * present, tf * value, tf * present)
     k_a, n_a, k_b, n_b = ((drawn @ part).astype(float) for part in parts)
     return k_a, n_a, k_b, n_b
 
@@ -70,29 +60,30 @@ def odds_ratio(k_a: Floats, n_a: Floats, k_b: Floats, n_b: Floats) -> Floats:
 
 def difference(k_a: Floats, n_a: Floats, k_b: Floats, n_b: Floats) -> Floats:
     """Share aligned in a minus that in b; NaN if a group is empty."""
-    share_a = np.divide(k_a, n_a, out=np.full(k_a.shape, np.nan), where=n_a > 0)
-    share_b = np.divide(k_b, n_b, out=np.full(k_b.shape, np.nan), where=n_b > 0)
-    found: Floats = share_a - share_b
-    return found
+    return ratio(k_a, n_a) - ratio(k_b, n_b)
 
 
 def interval(drawn: Floats, clusters: int) -> tuple[Floats, Floats]:
     """95% percentile interval of [1 + B, ...] values, the data's first; NaN if too few resamples have a value."""
-    rest = drawn[1:]
-    known = (~np.isnan(rest)).mean(axis=0)
-    if clusters < MIN_CLUSTERS or not len(rest):
-        return np.full(drawn.shape[1:], np.nan), np.full(drawn.shape[1:], np.nan)
-    filled = np.where(known < 0.95, 0, rest)
-    low, high = np.nanpercentile(filled, [2.5, 97.5], axis=0)
-    return np.where(known < 0.95, np.nan, low), np.where(known < 0.95, np.nan, high)
+    none = np.full(drawn.shape[1:], np.nan)
+    if clusters < MIN_CLUSTERS or len(drawn) < 2:
+        return none, none
+    rest, enough = _resampled(drawn)
+    low, high = np.where(enough, np.nanpercentile(rest, [2.5, 97.5], axis=0), none)
+    return low, high
 
 
 def error(drawn: Floats) -> Floats:
     """Standard deviation over the resamples of [1 + B, ...] values; NaN if fewer than 95% of them exist."""
-    rest = drawn[1:]
-    known = (~np.isnan(rest)).mean(axis=0)
-    found: Floats = np.where(known < 0.95, np.nan, np.nanstd(np.where(known < 0.95, 0, rest), axis=0))
+    rest, enough = _resampled(drawn)
+    found: Floats = np.where(enough, np.nanstd(rest, axis=0), np.nan)
     return found
+
+
+def _resampled(drawn: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """[B, ...], the values without the data's, and [...], where 95% of them exist; 0 elsewhere."""
+    enough = (~np.isnan(drawn[1:])).mean(axis=0) >= 0.95
+    return np.where(enough, drawn[1:], 0), enough
 
 
 def clustered(values: Floats, influence: Floats, cluster: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
@@ -115,18 +106,17 @@ def clustered(values: Floats, influence: Floats, cluster: NDArray[np.int64]) -> 
     error = np.sqrt((sums**2).sum(axis=0) * count / (count - 1))
     t = stats.t(count - 1)
     reach = t.ppf(0.975) * error
-    size = np.divide(np.abs(values), error, out=np.full(len(values), np.nan), where=error > 0)
-    return values - reach, values + reach, 2 * t.sf(size)
+    return values - reach, values + reach, 2 * t.sf(ratio(np.abs(values), error))
 
 
-def halves(cluster: NDArray[np.int64], splits: int, rng: np.random.Generator) -> Iterator[NDArray[np.bool_]]:
-    """Random halves of the clusters, as item masks [N]; each is followed by its complement."""
+def halves(cluster: NDArray[np.int64], splits: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """[2S, N]: random halves of the clusters, as masks of items; each is followed by its complement."""
     clusters = int(cluster.max()) + 1
-    for _ in range(splits):
-        chosen = np.zeros(clusters, bool)
-        chosen[rng.permutation(clusters)[: clusters // 2]] = True
-        yield chosen[cluster]
-        yield ~chosen[cluster]
+    masks = np.zeros((2 * splits, clusters), bool)
+    for half in masks[::2]:
+        half[rng.permutation(clusters)[: clusters // 2]] = True
+    masks[1::2] = ~masks[::2]
+    return masks[:, cluster]
 
 
 def cross_fitted(bundle: Bundle, splits: int = SPLITS, seed: int = 0) -> tuple[Floats, Floats]:
@@ -138,23 +128,12 @@ def cross_fitted(bundle: Bundle, splits: int = SPLITS, seed: int = 0) -> tuple[F
         [U] each, means over both directions of all splits; NaN if a language has too few clusters for two halves.
     """
     aligned = bundle.aligned[:, :, np.flatnonzero(bundle.inner)]
-    sides = Sides.of(bundle, transfer=True)
-    masks = np.stack(list(halves(bundle.cluster, splits, np.random.default_rng(seed))))  # [2S, N]
-
-    def share(side: NDArray[np.float32] | None) -> Floats:
-        return _shares(aligned, masks, np.float32(1) if side is None else side[:, :, None])
-
-    every = share(None)
-    layer = _best(every)
+    masks = halves(bundle.cluster, splits, np.random.default_rng(seed))
+    every = _shares(aligned, masks, np.float32(1))
+    ts, tf = (_shares(aligned, masks, side[:, :, None]) for side in _sides(bundle))
     other = np.arange(len(masks)) ^ 1  # index of the complementary half
-    units = np.arange(len(bundle.units))
-
-    def read(of: Floats) -> Floats:
-        found: Floats = of[other[:, None], units[None], layer]
-        return found
-
-    differs = read(share(sides.a)) - read(share(sides.b))
-    return means(read(every)), means(differs)
+    at = (other[:, None], np.arange(len(bundle.units))[None], _best(every))
+    return means(every[at]), means(ts[at] - tf[at])
 
 
 def _shares(
@@ -167,8 +146,7 @@ def _shares(
         np.einsum("sn,nuk->suk", masks.astype(np.float32), part.astype(np.float32), optimize=True).astype(float)
         for part in parts
     )
-    found: Floats = np.divide(k, n, out=np.full(k.shape, np.nan), where=n > 0)
-    return found
+    return ratio(k, n)
 
 
 def _best(shares: Floats) -> NDArray[np.int64]:
@@ -201,8 +179,4 @@ def cross_fitted_items(aligned: NDArray[np.floating], masks: NDArray[np.bool_]) 
 def means(values: Floats) -> Floats:
     """Means over the first axis, without missing values."""
     known = ~np.isnan(values)
-    n = known.sum(axis=0)
-    found: Floats = np.divide(
-        np.where(known, values, 0).sum(axis=0), n, out=np.full(values.shape[1:], np.nan), where=n > 0
-    )
-    return found
+    return ratio(np.where(known, values, 0).sum(axis=0), known.sum(axis=0))

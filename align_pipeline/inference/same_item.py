@@ -30,7 +30,7 @@ class Effect:
         value: points of accuracy (0 to 1), or log odds.
         low, high: 95% interval.
         p: two-sided.
-        n: number of answers; items, clusters: numbers of these behind them.
+        n: number of answers; n_items, n_clusters: numbers of items and clusters behind them.
         note: the reason if there is no effect; "" if there is one.
     """
 
@@ -39,8 +39,8 @@ class Effect:
     high: float = np.nan
     p: float = np.nan
     n: int = 0
-    items: int = 0
-    clusters: int = 0
+    n_items: int = 0
+    n_clusters: int = 0
     note: str = ""
 
 
@@ -76,12 +76,15 @@ class Answers:
         """The reason why the question cannot be answered from these data; "" if it can."""
         if not len(self.y) or self.language.max() == 0:
             return "fewer than two languages have answers to the same items"
-        within = np.bincount(self.item, self.x) / np.bincount(self.item)
-        varies = (within > 0) & (within < 1)
-        right = np.bincount(self.item, self.y) / np.bincount(self.item)
-        if (varies & (right > 0) & (right < 1)).sum() < MIN_ITEMS:
+        if varying(self.item, self.x, self.y) < MIN_ITEMS:
             return f"fewer than {MIN_ITEMS} items differ between languages both in alignment and in being right"
         return ""
+
+
+def varying(stratum: NDArray[np.int64], *values: NDArray[np.floating]) -> int:
+    """The number of strata, integers from 0 without gaps, in which all of the values (0 or 1) vary."""
+    shares = [np.bincount(stratum, value) / np.bincount(stratum) for value in values]
+    return int(np.all([(share > 0) & (share < 1) for share in shares], axis=0).sum())
 
 
 def linear(bundle: Bundle) -> Effect:
@@ -133,7 +136,10 @@ def slope(
 def jackknife(value: float, changes: Floats, n: int, items: int) -> Effect:
     """An effect whose error is from its changes when a cluster is left out; t with clusters - 1 degrees of freedom."""
     clusters = len(changes)
-    error = np.sqrt((changes**2).sum() * (clusters - 1) / clusters)
+    return _effect(value, np.sqrt((changes**2).sum() * (clusters - 1) / clusters), n, items, clusters)
+
+
+def _effect(value: float, error: float, n: int, items: int, clusters: int) -> Effect:
     t = stats.t(clusters - 1)
     reach = t.ppf(0.975) * error
     p = float(2 * t.sf(abs(value) / error)) if error else np.nan
@@ -150,11 +156,7 @@ def conditional_logit(bundle: Bundle) -> Effect:
     fit = fit_conditional(data.y, design, data.item, data.cluster)
     if fit is None:
         return Effect(note="not defined, because the regression does not converge (languages separate the answers)")
-    value, error = fit
-    clusters = int(data.cluster.max()) + 1
-    t = stats.t(clusters - 1)
-    reach, p = t.ppf(0.975) * error, float(2 * t.sf(abs(value) / error))
-    return Effect(value, value - reach, value + reach, p, len(data.y), int(data.item.max()) + 1, clusters)
+    return _effect(*fit, n=len(data.y), items=int(data.item.max()) + 1, clusters=int(data.cluster.max()) + 1)
 
 
 def fit_conditional(
@@ -207,18 +209,12 @@ def fit_conditional(
     first, failed = sparse.cg(exact, np.eye(len(beta))[0], x0=near[0], M=near, rtol=1e-5, maxiter=50)
     spread = probability * (1 - probability)
     scores = np.bincount(cluster, (y - probability) * (design @ first)).astype(float)
-    weight = np.bincount(cluster, spread * (design @ first) * (design[:, 0] - _within(design[:, 0], spread, stratum)))
+    mean = np.bincount(stratum, design[:, 0] * spread) / np.maximum(np.bincount(stratum, spread), 1e-12)
+    weight = np.bincount(cluster, spread * (design @ first) * (design[:, 0] - mean[stratum]))
     scores = scores / (1 - np.clip(weight, 0, 0.99))
     clusters = len(scores)
     error = float(np.sqrt((scores**2).sum() * (clusters - 1) / clusters))
     return (float(beta[0]), error) if not failed and np.isfinite(error) and error > 0 else None
-
-
-def _within(values: Floats, weights: Floats, stratum: NDArray[np.int64]) -> Floats:
-    """The weighted mean of each row's stratum."""
-    total = np.bincount(stratum, weights)
-    found: Floats = (np.bincount(stratum, values * weights) / np.maximum(total, 1e-12))[stratum]
-    return found
 
 
 def _information(design: Floats, probability: Floats, stratum: NDArray[np.int64]) -> Floats:

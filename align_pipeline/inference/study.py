@@ -7,7 +7,7 @@ the row's ``note`` says "not defined, because ...". English is never a data poin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,13 @@ class Study:
     items: pd.DataFrame
     blocks: Mapping[tuple[str, str, str, str], Block]
     predictions: pd.DataFrame
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> set[tuple[str, str]]:
+        """Model and task of every row of either table."""
+        answered = self.predictions[["model", "task"]].drop_duplicates().astype(str)
+        return {key[:2] for key in self.blocks} | set(answered.itertuples(index=False, name=None))
 
 
 def join(alignment: pd.DataFrame, predictions: pd.DataFrame, last_layers: Mapping[str, int] | None = None) -> Study:
@@ -90,14 +96,12 @@ def join(alignment: pd.DataFrame, predictions: pd.DataFrame, last_layers: Mappin
     keys = [*UNIT, "item_id"]
     codes, categories = _shared_codes(aligned, own, keys)
     shape = tuple(len(c) for c in categories)
-    own_key = np.ravel_multi_index([c[len(aligned) :] for c in codes], shape) if len(own) else np.array([], int)
-    key = np.ravel_multi_index([c[: len(aligned)] for c in codes], shape) if len(aligned) else np.array([], int)
+    key, own_key = np.split(np.ravel_multi_index(codes, shape), [len(aligned)])
     every = np.union1d(pd.unique(key), own_key)
-    parts = np.unravel_index(every, shape) if len(every) else [every] * len(keys)
+    parts = np.unravel_index(every, shape)
     items = pd.DataFrame({key: c[i] for key, c, i in zip(keys, categories, parts, strict=True)})
-    items = pd.concat(
-        [items, own.drop(columns=keys).set_index(own_key).reindex(every).reset_index(drop=True)], axis="columns"
-    )
+    answers = own.drop(columns=keys).set_index(own_key).reindex(every).reset_index(drop=True)
+    items = pd.concat([items, answers], axis="columns")
     items["cluster"] = clusters(items)
     blocks, more = _blocks(aligned, np.searchsorted(every, key), items, last_layers or {})
     return Study(items, blocks, answered, (*notes, *more))
@@ -203,15 +207,8 @@ def _with_english(predictions: pd.DataFrame) -> pd.DataFrame:
     """The non-English predictions with their English counterparts (same model, task, pivot and item)."""
     keys = [*UNIT, "item_id"]
     wanted = [
-        *keys,
-        "correct",
-        "confidence",
-        "prompt_tokens",
-        "item_tokens",
-        "option_similarity",
-        "english_overlap",
-        "category",
-        "cluster",
+        *(*keys, "correct", "confidence", "prompt_tokens", "item_tokens", "option_similarity", "english_overlap"),
+        *("category", "cluster"),
     ]
     table = predictions.reindex(columns=wanted).assign(label_prior=_label_prior(predictions))
     english = table.loc[table["language"] == ENGLISH, [*keys, "correct", "confidence", "item_tokens"]]

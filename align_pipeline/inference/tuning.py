@@ -156,8 +156,7 @@ class Pairs:
 def pairs(study: Study, of: Sequence[Version]) -> Iterator[Pairs]:
     """The answers of every base model and task that have tuned versions in the study."""
     table = study.predictions
-    tasks = {(str(k[0]), str(k[1])) for k in table[["model", "task"]].drop_duplicates().itertuples(index=False)}
-    tasks |= {(key[0], key[1]) for key in study.blocks}
+    tasks = study.tasks
     for model, task in sorted(tasks):
         known = presets([one for one in of if one.base == model and (one.model, task) in tasks])
         if not known:
@@ -174,8 +173,7 @@ def pairs(study: Study, of: Sequence[Version]) -> Iterator[Pairs]:
 
 def without_base(study: Study, of: Sequence[Version]) -> list[str]:
     """Sentences on tuned models whose base has no tables of the same task."""
-    tasks = {(key[0], key[1]) for key in study.blocks}
-    tasks |= set(study.predictions[["model", "task"]].itertuples(index=False, name=None))
+    tasks = study.tasks
     return [
         f"{one.model} is a tuned version of {one.base}, which has no tables of {task} in this report, so there is no "
         "comparison before and after; give the base model's folder too."
@@ -311,11 +309,10 @@ class Aligned:
 
 def aligned(study: Study, cells: pd.DataFrame, of: Pairs) -> Iterator[Aligned]:
     """Every metric of the base model that a version has too, one at a time."""
-    for key, block in study.blocks.items():
+    for key in study.blocks:
         if key[:2] != (of.model, of.task):
             continue
-        base = arrays.bundle(study, key, block, cells, answered=False)
-        assert base is not None
+        base = arrays.bundle(study, key, cells)
         has = [p for p in of.presets if any((one.model, *key[1:]) in study.blocks for one in p.versions)]
         found = Aligned(base, has, {of.model: base.aligned}, {of.model: base.right})
         for one in (one for preset in has for one in preset.versions):
@@ -323,8 +320,7 @@ def aligned(study: Study, cells: pd.DataFrame, of: Pairs) -> Iterator[Aligned]:
             shape = base.aligned.shape
             found.aligned[one.model], found.right[one.model] = np.full(shape, np.nan), np.full(shape[:2], np.nan)
             if other in study.blocks:
-                tuned = arrays.bundle(study, other, study.blocks[other], cells, answered=False)
-                assert tuned is not None
+                tuned = arrays.bundle(study, other, cells)
                 _, i, i_tuned = np.intersect1d(base.items, tuned.items, return_indices=True)
                 _, k, k_tuned = np.intersect1d(base.layers, tuned.layers, return_indices=True)
                 u, u_tuned = np.nonzero([[a == b for b in tuned.units] for a in base.units])
@@ -369,4 +365,4 @@ def adjust(table: pd.DataFrame, *question: str) -> pd.DataFrame:
     own = ["preset", *(name for name in ("metric", "pooling") if name in table)]
     keys = [table[name].where(~pooled, table["language"]) for name in own]
     groups = table.groupby([*(table[name] for name in ("model", "task", *question)), *keys])
-    return table.assign(p_holm=groups["p"].transform(lambda p: adjusted(p.astype(float))))
+    return table.assign(p_holm=groups["p"].transform(adjusted))

@@ -43,20 +43,17 @@ def verdicts(level: pd.DataFrame, found: Findings, chances: pd.DataFrame) -> pd.
     Returns:
         columns `VERDICTS`. ``chance``: mean chance level of the share of aligned items at the languages' best layers.
     """
-    rows = [*_languages(level), *_items(found.items_pooled), *_same_item(found.same_item)]
-    table = pd.DataFrame([{"limit": row.get("high"), **row} for row in rows], columns=[*VERDICTS, "limit"])
-    table["chance"] = table["chance"].astype(float)
+    parts = [_languages(level), _items(found.items_pooled), _same_item(found.same_item)]
+    table = pd.concat(parts, ignore_index=True).reindex(columns=[*VERDICTS, "limit"])
     best = chances[chances["best_layer"].astype(bool)].groupby(BLOCK)["chance"].mean()
     keys = pd.MultiIndex.from_frame(table[BLOCK].astype(object))
     table["chance"] = best.reindex(keys).to_numpy() if len(best) else np.nan
-    table["note"] = table["note"].fillna("")
     table["p"] = table["p"].astype(float)
     table["p_adjusted"] = table.groupby(["model", "task"])["p"].transform(adjusted)
     table["verdict"] = [verdict(row) for row in table.itertuples()]
-    order = table.assign(question=table["question"].map(list(QUESTIONS).index)).sort_values(
-        ["model", "task", "question", "metric", "pooling"], kind="stable"
-    )
-    return table.loc[order.index, VERDICTS].reset_index(drop=True).astype({"n_items": "Int64", "n_clusters": "Int64"})
+    order = ["model", "task", "question", "metric", "pooling"]
+    table = table.sort_values(order, key=lambda c: c.map(QUESTIONS.index) if c.name == "question" else c)
+    return table[VERDICTS].reset_index(drop=True).astype({"n_items": "Int64", "n_clusters": "Int64"})
 
 
 def is_supported(p_adjusted: Any, effect: Any, none: float = 0.0) -> Any:
@@ -79,38 +76,34 @@ def verdict(row: Any) -> str:
     return "undecided"
 
 
-def _languages(level: pd.DataFrame) -> list[dict[str, Any]]:
+def _languages(level: pd.DataFrame) -> pd.DataFrame:
     whole = level[(level["grouping"] == "all") & (level["reduce"] == "max")]
-    rows = []
-    for row in whole.itertuples():
-        elsewhere = "" if str(row.alignment_task) == str(row.task) else f"alignment on {row.alignment_task}"
-        about = {"model": row.model, "task": row.task, "question": "languages", "metric": row.metric}
-        about |= {"pooling": row.pooling, "effect": row.pearson, "unit": "correlation", "low": row.pearson_low}
-        about |= {"high": row.pearson_high, "p": row.permutation_p, "n_languages": row.n}
-        rows.append(about | {"note": "; ".join(filter(None, [elsewhere, str(row.note)]))})
-    return rows
+    names = {
+        "pearson": "effect",
+        "pearson_low": "low",
+        "pearson_high": "high",
+        "permutation_p": "p",
+        "n": "n_languages",
+    }
+    elsewhere = ("alignment on " + whole["alignment_task"]).where(whole["alignment_task"] != whole["task"], "")
+    found = whole.rename(columns=names).assign(question="languages", unit="correlation", limit=whole["pearson_high"])
+    return found.assign(note=_joined(elsewhere, whole["note"]))
 
 
-def _items(pooled: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = []
-    for row in pooled[pooled["at"] != "layer"].itertuples():
-        somewhere = row.at == "somewhere"
-        about = {"model": row.model, "task": row.task, "metric": row.metric, "pooling": row.pooling}
-        about |= {"question": "items_somewhere" if somewhere else "items_pooled", "unit": "odds ratio"}
-        about |= {"effect": row.odds_ratio, "low": row.low, "high": row.high, "p": row.p, "n_items": row.n_items}
-        about |= {"n_clusters": row.n_clusters, "n_languages": row.n_languages}
-        about |= {"limit": row.high_layers} if somewhere else {}
-        rows.append(
-            about | {"note": "; ".join(filter(None, [f"layer {row.layer}" if somewhere else "", str(row.note)]))}
-        )
-    return rows
+def _items(pooled: pd.DataFrame) -> pd.DataFrame:
+    pooled = pooled[pooled["at"] != "layer"].rename(columns={"odds_ratio": "effect"})
+    somewhere = pooled["at"] == "somewhere"
+    return pooled.assign(
+        question=np.where(somewhere, "items_somewhere", "items_pooled"),
+        unit="odds ratio",
+        limit=pooled["high_layers"].where(somewhere, pooled["high"]),
+        note=_joined(("layer " + pooled["layer"].astype(str)).where(somewhere, ""), pooled["note"]),
+    )
 
 
-def _same_item(same: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = []
-    for row in same[same["form"] == "linear"].itertuples():
-        about = {"model": row.model, "task": row.task, "metric": row.metric, "pooling": row.pooling}
-        about |= {"question": "same_item", "effect": row.effect, "unit": row.unit, "low": row.low, "high": row.high}
-        about |= {"p": row.p, "n_items": row.n_items, "n_clusters": row.n_clusters, "n_languages": row.n_languages}
-        rows.append(about | {"note": row.note})
-    return rows
+def _same_item(same: pd.DataFrame) -> pd.DataFrame:
+    return same[same["form"] == "linear"].assign(question="same_item", limit=same["high"])
+
+
+def _joined(first: pd.Series[Any], second: pd.Series[Any]) -> list[str]:
+    return ["; ".join(filter(None, both)) for both in zip(first, second.fillna(""), strict=True)]

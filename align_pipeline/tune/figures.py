@@ -42,7 +42,8 @@ def _held_out(held_out: pd.DataFrame) -> Figure:
 
     metrics = list(dict.fromkeys(held_out["metric"]))
     figure = Figure(figsize=(1.2 + 4.4 * len(metrics), 3.8), layout="constrained")
-    grid = figure.subplots(1, len(metrics), sharey=bool(held_out["value"].between(0, 1).all()), squeeze=False)
+    is_share = bool(held_out["value"].between(0, 1).all())  # a metric of one's own may give other numbers
+    grid = figure.subplots(1, len(metrics), sharey=is_share, squeeze=False)
     languages = list(dict.fromkeys(held_out["language"]))
     last = held_out["step"].max()
     for axes, metric in zip(grid[0], metrics, strict=True):
@@ -53,10 +54,9 @@ def _held_out(held_out: pd.DataFrame) -> Figure:
                 if len(one):
                     axes.plot(one["layer"], one["value"], line, color=colour, label=label)
         values = held_out.loc[held_out["metric"] == metric, "value"]
-        if values.between(0, 1).all():  # shares; a metric of one's own may give other numbers
+        if values.between(0, 1).all():
             axes.set(ylim=(-0.02, 1.02))
         axes.set(xlabel="Layer", title=style.METRICS.get(metric, metric))
-    has_numbers = not held_out["value"].between(0, 1).all()
-    grid[0][0].set_ylabel("Share of aligned held-out items" + (" or mean over them" if has_numbers else ""))
+    grid[0][0].set_ylabel("Share of aligned held-out items" + ("" if is_share else " or mean over them"))
     grid[0][-1].legend(fontsize=8)
     return figure

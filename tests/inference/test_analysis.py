@@ -239,7 +239,7 @@ def test_given_both_and_families_agree_with_regressions_on_what_they_say() -> No
     table = pd.DataFrame(rng.normal(size=(12, 3)), columns=["x", "y", "fertility"])
     table["resource"] = rng.integers(0, 6, 12)
     table["family"] = list("aaabbbccdeff")
-    sides = languages._Sides(*(table[c].to_numpy() for c in ("y", "fertility", "resource", "family")))
+    sides = table.rename(columns={"y": "accuracy"})
     found = languages._correlate(table["x"].to_numpy()[None], sides, rng)[0]
     fit = smf.ols("y ~ x + fertility + resource", table).fit()
     assert found["given_both"] == pytest.approx(fit.tvalues["x"] / math.sqrt(fit.tvalues["x"] ** 2 + fit.df_resid))

@@ -92,7 +92,7 @@ def test_statistics_and_p_are_those_of_loops(size: int) -> None:
     assert test is not None
     drawn = permutation.permutations(data.cluster, count, np.random.default_rng(seed))
     assert drawn is not None
-    values = permutation.centred(data.aligned, permutation.residuals(data, True) != 0)
+    values = permutation.centred(data.aligned, permutation.residuals(data) != 0)
     orders = [np.arange(24), *drawn]
 
     def loops(units: list[int], layer: int | NDArray[np.int64]) -> list[float]:
@@ -115,7 +115,7 @@ def test_statistics_and_p_are_those_of_loops(size: int) -> None:
 
 def test_the_numerator_is_that_of_cochran_mantel_haenszel() -> None:
     data = made(n=80, u=3, k=1, seed=2)
-    answers, values = permutation.residuals(data, True), data.aligned[:, :, 0]
+    answers, values = permutation.residuals(data), data.aligned[:, :, 0]
     tables = []
     for u in range(3):
         known = data.english[:, u] == 1
@@ -151,8 +151,7 @@ def test_relabelling_and_order_change_nothing_but_the_draws(missing: float) -> N
 
 def test_odds_ratio_and_difference_are_statsmodels_and_counts() -> None:
     data = made(n=90, u=5, seed=6, missing=0.1)
-    sides = resampling.Sides.of(data, transfer=True)
-    counts = resampling.counts(sides, data.aligned[:, :, 1], np.ones((1, 90), np.float32))
+    counts = resampling.counts(data, data.aligned[:, :, 1], np.ones((1, 90), np.float32))
     tables = [
         np.array([[k_a, n_a - k_a], [k_b, n_b - k_b]])
         for k_a, n_a, k_b, n_b in zip(*(c[0] for c in counts), strict=True)
@@ -228,7 +227,7 @@ def test_the_linear_form_is_a_regression_with_dummies(missing: float) -> None:
         without.append((rest["x"] * rest["y"])[kept].sum() / (rest["x"] ** 2)[kept].sum())
     error = math.sqrt((clusters - 1) / clusters * sum((one - found.value) ** 2 for one in without))
     assert (found.high - found.low) / 2 == pytest.approx(same_item.stats.t.ppf(0.975, clusters - 1) * error)
-    assert (found.n, found.items, found.clusters) == (len(table), table["item"].nunique(), clusters)
+    assert (found.n, found.n_items, found.n_clusters) == (len(table), table["item"].nunique(), clusters)
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.15])
@@ -242,7 +241,7 @@ def test_the_conditional_regression_is_that_of_statsmodels(missing: float) -> No
     fit = model.fit(disp=0, method="bfgs", gtol=1e-8)
     found = same_item.conditional_logit(data)
     assert found.value == pytest.approx(fit.params[0], abs=2e-4)
-    half = (found.high - found.low) / 2 / same_item.stats.t.ppf(0.975, found.clusters - 1)
+    half = (found.high - found.low) / 2 / same_item.stats.t.ppf(0.975, found.n_clusters - 1)
     assert half == pytest.approx(fit.bse[0], rel=0.2)  # clustered against the model's own
 
 
@@ -261,7 +260,7 @@ def test_the_clustered_error_is_nearly_that_of_leaving_out_each_cluster() -> Non
     without = np.array([slope(table[table["cluster"] != one]) for one in clusters])
     expected = math.sqrt((len(clusters) - 1) / len(clusters) * ((without - slope(table)) ** 2).sum())
     found = same_item.conditional_logit(data)
-    error = (found.high - found.low) / 2 / same_item.stats.t.ppf(0.975, found.clusters - 1)
+    error = (found.high - found.low) / 2 / same_item.stats.t.ppf(0.975, found.n_clusters - 1)
     assert error == pytest.approx(expected, rel=0.05)
 
 

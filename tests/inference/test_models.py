@@ -105,7 +105,7 @@ def test_an_item_has_no_part_in_the_choice_of_its_layer() -> None:
     aligned[rng.random(aligned.shape) < 0.15] = np.nan
     aligned[:, 2] = np.nan
     cluster = rng.permutation(np.arange(14) // 2)
-    masks = np.stack(list(resampling.halves(cluster, 6, np.random.default_rng(1))))
+    masks = resampling.halves(cluster, 6, np.random.default_rng(1))
     found = resampling.cross_fitted_items(aligned, masks)
     for i in range(14):
         for u in range(3):
@@ -220,7 +220,7 @@ def test_alignment_is_compared_at_own_best_layers(
         unit = of.units.index(("tur_Latn", "eng"))
         rows = own.items.iloc[part.rows].reset_index(drop=True)
         values = part.values[rows.index[rows["language"] == "tur_Latn"]][:, :layers].astype(float)
-        masks = np.stack(list(resampling.halves(of.cluster, resampling.SPLITS, np.random.default_rng(0))))
+        masks = resampling.halves(of.cluster, resampling.SPLITS, np.random.default_rng(0))
         expected = resampling.cross_fitted_items(values[:, None], masks[:, len(of.cluster) - len(values) :])[:, 0]
         got = at[model][:, unit]
         assert got[~np.isnan(got[:, 0])].tolist() == expected.tolist()
@@ -261,7 +261,7 @@ def test_models_without_a_difference_rarely_have_one(depths: tuple[int, int]) ->
     which must not look like more alignment."""
     rng = np.random.default_rng(sum(depths))
     cluster = np.arange(120) // 2
-    masks = np.stack(list(resampling.halves(cluster, 10, rng)))
+    masks = resampling.halves(cluster, 10, rng)
     p, naive, differences = [], [], []
     for _ in range(300):
         ease = rng.normal(0, 0.1, 60)[cluster, None, None]  # an item and its passage are as easy in both models

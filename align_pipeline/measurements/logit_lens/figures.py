@@ -73,20 +73,11 @@ def by_layer(table: pd.DataFrame) -> Figure:
             one.tick_params(labelsize=7, length=2)
             if column == 0:
                 one.set_ylabel(said, fontsize=7.5)
-    handles = [
-        Line2D([], [], color=style.BLUE, label="English answer"),
-        Line2D([], [], color=style.ORANGE, label="own answer"),
-        Line2D([], [], color="#555555", linestyle="--", label="other items'"),
-        *(
-            Line2D([], [], color=colours[s], label={NO_LETTERS: "no letters", _OTHER: "other scripts"}.get(s, s))
-            for s in known
-        ),
-    ]
-    figure.legend(handles=handles, loc="lower center", ncols=across, fontsize=7.5, bbox_to_anchor=(0.5, 0.0))
-    figure.text(0.5, (bottom + 0.02) / height, "layer (hidden state)", fontsize=8.5, ha="center")
-    task = style.part_task(table)
-    title = f"{style.TASKS.get(task, task)}: logit lens"
-    figure.text(0.5 / width, (height - 0.2) / height, title, fontsize=11, fontweight="bold", va="center")
-    below_title = style.item_counts(table.loc[table["quantity"] == "script", "n"])
-    figure.text(0.5 / width, (height - 0.38) / height, below_title, fontsize=8.5, color="#555555", va="center")
+    called = {NO_LETTERS: "no letters", _OTHER: "other scripts"}
+    entries = {"English answer": style.BLUE, "own answer": style.ORANGE, "other items'": "#555555"}
+    entries |= {called.get(script, script): colours[script] for script in known}
+    handles = [Line2D([], [], color=colour, label=label) for label, colour in entries.items()]
+    handles[2].set_linestyle("--")
+    counts = style.item_counts(table.loc[table["quantity"] == "script", "n"])
+    style.frame(figure, 0.5, bottom + 0.02, f"{style.task_name(table)}: logit lens", counts, handles, across)
     return figure

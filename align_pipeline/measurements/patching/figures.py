@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from align_pipeline.config.lang import name_of
 from align_pipeline.config.patch import KEPT, TREATMENT, is_kept, is_placebo, map_of, treatment_of
 from align_pipeline.data.items import ENGLISH
-from align_pipeline.figures import labels, look, style
-from align_pipeline.figures.look import points
+from align_pipeline.figures import labels, look, rows, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,11 +127,8 @@ def correction(part: pd.DataFrame) -> Figure:
         part: effects of one kind of patch. With a single language the treatment's bootstrap interval is shaded.
     """
     table = pooled(part, ["condition", "layer"]).pivot(index="condition", columns="layer", values="rate")
-    own = _treated(part)
-    interval = None if own is None else (own["correction_low"].to_numpy(float), own["correction_high"].to_numpy(float))
-    top = max(
-        0.05, 1.08 * float(np.nanmax(table.to_numpy(float))), *(1.04 * np.nanmax(x) for x in (interval or ())[1:])
-    )
+    interval = _interval(part, "correction")
+    top = max(0.05, 1.08 * float(np.nanmax(table.to_numpy(float))), *(1.04 * np.nanmax(x) for x in interval[1:]))
     figure, axes = _lines(table, interval, -0.02 * top, top, part["pivot_language"].iloc[0])
     axes.set_ylabel("share of TF items corrected")
     labels.settle(figure)
@@ -148,11 +145,8 @@ def translation(part: pd.DataFrame) -> Figure:
     """
     table = part.groupby(["condition", "layer"])["chrf"].mean().unstack("layer")
     before = float(part.drop_duplicates("language")["chrf_unpatched"].mean())
-    own = _treated(part)
-    interval = None
-    if own is not None:
-        interval = (before + own["chrf_low"].to_numpy(float), before + own["chrf_high"].to_numpy(float))
-    shown = np.concatenate([table.to_numpy(float).ravel(), [before], *(interval or ())])
+    interval = [before + end for end in _interval(part, "chrf")]
+    shown = np.concatenate([table.to_numpy(float).ravel(), [before], *interval])
     low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
     room = max(0.06 * (high - low), 0.5)
     figure, axes = _lines(table, interval, low - room, high + room)
@@ -169,20 +163,21 @@ def translation(part: pd.DataFrame) -> Figure:
     return figure
 
 
-def _treated(part: pd.DataFrame) -> pd.DataFrame | None:
-    """The treatment's rows, if they cover one language and all layers, so that an interval can be drawn."""
+def _interval(part: pd.DataFrame, of: str) -> list[NDArray[np.float64]]:
+    """Both ends of the treatment's interval by layer; none unless its rows cover one language and all layers."""
     own = part[part["condition"] == TREATMENT].sort_values("layer")
-    return own if part["language"].nunique() == 1 and len(own) == part["layer"].nunique() else None
+    is_whole = part["language"].nunique() == 1 and len(own) == part["layer"].nunique()
+    return [own[f"{of}_{end}"].to_numpy(float) for end in ("low", "high")] if is_whole else []
 
 
 def _lines(
-    table: pd.DataFrame, interval: tuple[Any, Any] | None, bottom: float, top: float, pivot: Any = ENGLISH
+    table: pd.DataFrame, interval: Sequence[Any], bottom: float, top: float, pivot: Any = ENGLISH
 ) -> tuple[Figure, Any]:
     """One line per condition, labelled at its end.
 
     Args:
         table: one row per condition, one column per layer.
-        interval: low and high of the treatment, by layer.
+        interval: low and high of the treatment, by layer; may be empty.
         bottom: lower end of the axis.
         top: upper end of the axis.
         pivot: the code of the language whose activations replace the others'.
@@ -201,54 +196,39 @@ def _lines(
         axes.plot(layers, table.loc[name].to_numpy(float), color=colours[name], linestyle=dashes, linewidth=width)
         if look.current() is not None:  # the names are too long for a column: in the legend, in their order
             axes.lines[-1].set_label(condition_name(name, pivot))
-    if interval is not None:
+    if interval:
         axes.fill_between(layers, *interval, color=colours[TREATMENT], alpha=0.15, linewidth=0)
     axes.set_ylim(bottom, top)
     axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
-    axes.set_xticks(style.layer_ticks(layers))
-    axes.set_xlabel("layer (hidden state)")
-    ends = np.array([float(table.loc[name].to_numpy(float)[-1]) for name in names])
+    style.layer_axis(axes, layers)
+    if look.current() is not None:
+        labels.below(figure, list(reversed(axes.lines)))
+        return figure, axes
     texts = [
-        {
-            "s": condition_name(name, pivot),
-            "fontsize": points(8.5),
-            "color": colours[name],
-            "weight": "bold" if name == TREATMENT else "normal",
-            "line": colours[name],
-        }
+        {"s": condition_name(name, pivot), "fontsize": 8.5, "color": colours[name], "line": colours[name]}
+        | {"weight": "bold" if name == TREATMENT else "normal"}
         for name in names
     ]
-    if look.current() is not None:
-        labels.below(figure, list(reversed(axes.lines)), [str(line.get_label()) for line in reversed(axes.lines)])
-        return figure, axes
+    ends = table.loc[names, layers[-1]].to_numpy(float)
     labels.end_labels(axes, ends, texts, layers[-1], 0.03, 1.02 * (top - bottom) * 0.17 / 3.4)
     return figure, axes
 
 
-def grid(part: pd.DataFrame, rows: str) -> Figure:
+def grid(part: pd.DataFrame, by: str) -> Figure:
     """Share of TF items that become right, language (or head) by layer.
 
     Args:
         part: effects of one kind of patch and one condition.
-        rows: ``language`` or ``head``.
+        by: ``language`` or ``head``.
     """
-    table = pooled(part, [rows, "layer"]).pivot(index=rows, columns="layer", values="rate")
-    if rows == "language":
+    table = pooled(part, [by, "layer"]).pivot(index=by, columns="layer", values="rate")
+    if by == "language":
         table = table.loc[table.max(axis="columns").sort_values(ascending=False).index]
-    layers, count = table.columns.to_numpy(int), len(table)
-    height = max(2.6, (0.125 if count > 30 else 0.2) * count + 1.4)
-    size = 6.2 if count > 30 else 8.5
-    codes = {str(name): str(name) for name in table.index} if rows == "language" else {}
+    codes = {str(name): str(name) for name in table.index} if by == "language" else {}
     names = [str(name) for name in (look.shown(pd.Series(table.index.astype(str))) if codes else table.index)]
-    figure, axes = style.new_figure(9.0, height, left=style.room_for(names, size) + 0.2, right=1.0, rows=count)
-    image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
-    ticks = [k for k in style.layer_ticks(layers) if k in layers]
-    axes.set_xticks([int(np.searchsorted(layers, k)) for k in ticks], [str(k) for k in ticks])
-    axes.grid(visible=False)
-    axes.set_xlabel("layer (hidden state)")
-    axes.set_ylabel(rows if rows == "head" else "")
-    labels.colour_bar(figure, axes, image, "share of TF items corrected", height)
-    labels.row_labels(axes, names, size, dict(zip(names, codes, strict=False)), count - 1)
+    by_name = dict(zip(names, codes, strict=False))
+    figure, axes = rows.layer_map(table, names, by_name, "share of TF items corrected", left=0.2)
+    axes.set_ylabel(by if by == "head" else "")
     condition = condition_name(str(part["condition"].iloc[0]), part["pivot_language"].iloc[0])
     style.set_title(axes, _title(part), f"replaced by: {condition}; {_below(part)}")
     return figure
@@ -257,7 +237,7 @@ def grid(part: pd.DataFrame, rows: str) -> Figure:
 def _title(part: pd.DataFrame) -> str:
     row = next(part.itertuples())
     direction = f", {row.direction}" if "direction" in part else ""
-    return f"{style.TASKS.get(str(row.task), str(row.task))}{direction}, patched: {kind_name(row)}"
+    return f"{style.task_name(part)}{direction}, patched: {kind_name(row)}"
 
 
 def _whose(part: pd.DataFrame, several: str = "") -> str:

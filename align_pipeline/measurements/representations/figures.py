@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from align_pipeline.figures import labels, look, style
-from align_pipeline.figures.look import points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +47,6 @@ def by_layer(table: pd.DataFrame) -> Figure:
     Args:
         table: rows of `REPRESENTATIONS` of one model, task and pooling.
     """
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     table = table.assign(label=style.language_names(table))
@@ -64,20 +62,15 @@ def by_layer(table: pd.DataFrame) -> Figure:
         named = [name for name in names if name in labelled]
     bottom = 0.35 + 0.17 * -(-(len(named) + 1) // across)
     width, height = _PANEL[0] * across, _PANEL[1] * down + 0.55 + bottom
-    figure = Figure(figsize=(width, height))
-    panels: list[Any] = []
-    if paper is not None:
-        figure = Figure(figsize=(paper.width, 0.8 * paper.width / across * down + 0.2), layout="constrained")
-        panels = list(figure.subplots(down, across, squeeze=False).ravel())
-        for spare in panels[len(shown) :]:
-            spare.set_visible(False)
+    tall = 0 if paper is None else 0.8 * paper.width / across * down + 0.2
+    figure, panels = style.panels(len(shown), across, (width, height), tall)
     ticks = style.layer_ticks(np.sort(table["layer"].unique()))
     ticks = ticks[:: -(-len(ticks) // 6)]
-    for place, measure in enumerate(shown):
+    for place, (axes, measure) in enumerate(zip(panels.ravel(), shown, strict=False)):
         row, column = divmod(place, across)
         corner = (_PANEL[0] * column + 0.42, height - 0.55 - _PANEL[1] * (row + 1) + 0.3)
-        spot = (corner[0] / width, corner[1] / height, 1.38 / width, 1.15 / height)
-        axes = panels[place] if panels else figure.add_axes(spot)
+        if paper is None:
+            axes.set_position((corner[0] / width, corner[1] / height, 1.38 / width, 1.15 / height))
         rows = table[table["measure"] == measure]
         for name in sorted(names, key=labelled.__contains__):  # those without a label below the others
             own = rows[rows["label"] == name]
@@ -85,24 +78,21 @@ def by_layer(table: pd.DataFrame) -> Figure:
         chance = rows.groupby("layer")["chance"].mean()
         axes.plot(chance.index, chance, color="#555555", linewidth=1.1, linestyle="--")
         axes.set_xticks(ticks)
-        axes.tick_params(labelsize=points(7), length=2)
-        axes.set_title(LABELS[measure], fontsize=points(8.5), fontweight="normal", pad=3)
-    handles = [Line2D([], [], color=colours[name], label=name) for name in named]
+        axes.tick_params(labelsize=look.points(7), length=2)
+        axes.set_title(LABELS[measure], fontsize=look.points(8.5), fontweight="normal", pad=3)
+    entries = {name: colours[name] for name in named}
+    if paper is not None:
+        entries = look.group_entries(list(codes.values())) or entries
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in entries.items()]
     handles.append(Line2D([], [], color="#555555", linestyle="--", label="chance"))
-    pooling, task = str(table["pooling"].iloc[0]), style.part_task(table)
-    title = f"{style.TASKS.get(task, task)}: representations ({style.POOLINGS.get(pooling, pooling)})"
+    pooling = str(table["pooling"].iloc[0])
+    title = f"{style.task_name(table)}: representations ({style.POOLINGS.get(pooling, pooling)})"
     below = f"{style.languages(len(names))}, {style.item_counts(table['n'])}"
-    if panels:
-        for axes in panels[max(len(shown) - across, 0) : len(shown)]:  # the lowest of each column
+    if paper is not None:
+        for axes in panels.ravel()[max(len(shown) - across, 0) : len(shown)]:  # the lowest of each column
             axes.set_xlabel("layer (hidden state)")
-        groups = look.group_entries(list(codes.values()))
-        handles = [Line2D([], [], color=colour, label=name) for name, colour in groups.items()] or handles[:-1]
-        handles.append(Line2D([], [], color="#555555", linestyle="--", label="chance"))
-        labels.below(figure, handles, [str(handle.get_label()) for handle in handles])
-        style.set_title(panels[0], title, below)
+        labels.below(figure, handles)
+        style.set_title(panels[0, 0], title, below)
         return figure
-    figure.legend(handles=handles, loc="lower center", ncols=across, fontsize=7.5, bbox_to_anchor=(0.5, 0.0))
-    figure.text(0.5, (bottom - 0.08) / height, "layer (hidden state)", fontsize=8.5, ha="center")
-    figure.text(0.42 / width, (height - 0.2) / height, title, fontsize=11, fontweight="bold", va="center")
-    figure.text(0.42 / width, (height - 0.38) / height, below, fontsize=8.5, color="#555555", va="center")
+    style.frame(figure, 0.42, bottom - 0.08, title, below, handles, across)
     return figure
