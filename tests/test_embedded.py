@@ -194,11 +194,15 @@ def test_training_text_has_no_tested_combination(recipe: dict[str, Any]) -> None
             for fact in passage.facts:
                 for frame in world.FACTS[fact.kind][2]:
                     tested.add(world.Fact(fact.kind, frame, fact.entity, fact.value).statement(lang))
-        for item in (*benchmark.test_choices(), *benchmark.example_choices(), *benchmark.test_stories()):
-            event = item.premise if isinstance(item, events.Choice) else item.event
+        sizes = benchmark.SIZES
+        for item in (
+            *benchmark.drawn_choices("test", sizes["choices"]),
+            *benchmark.drawn_choices("dev", sizes["examples"]),
+            *benchmark.drawn_stories("test", sizes["stories"]),
+        ):
             for side in ("cause", "effect"):
                 for time in events.TIMES:
-                    tested.add(lang.statement(events.clause(lang, event, side, item.name, time)))
+                    tested.add(lang.statement(events.clause(lang, item.event, side, item.name, time)))
     assert not [sentence for sentence in tested if sentence in text]
 
 

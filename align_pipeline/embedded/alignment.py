@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from align_pipeline.embedded.corpus import CHOICE_CODES, Author
-from align_pipeline.embedded.events import Choice, Story, distinct
+from align_pipeline.embedded.events import Choice, Story, distinct, story
 from align_pipeline.embedded.grammar import Language, language
 from align_pipeline.embedded.world import Passage, portion
 
@@ -66,12 +66,12 @@ class Parallels:
 
     def _choice(self) -> Choice:
         first, second, name = self._events()
-        asked = self.rng.choice(("cause", "effect"))
-        return Choice("cause" if asked == "cause" else "effect", first, name, "", (first, second))
+        asked: Literal["cause", "effect"] = self.rng.choice(("cause", "effect"))
+        return Choice(event=first, name=name, time="", options=(first, second), asked=asked)
 
     def _story(self) -> Story:
         first, second, name = self._events()
-        return self.author.tale(first, name, (first, second))
+        return story(self.author.rng, first, name, (first, second))
 
 
 def pooled(model: Any, tokenizer: Any, texts: Sequence[str], layer: int) -> tuple[Tensor, Tensor]:

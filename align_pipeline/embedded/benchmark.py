@@ -27,7 +27,7 @@ def write(folder: Path) -> None:
         folder / "facebook/belebele",
         {(names[code], "test", f"data/{names[code]}.jsonl"): belebele(language(code), passages) for code in CODES},
     )
-    copa = {"test": test_choices(), "validation": example_choices()}
+    copa = {"test": drawn_choices("test", SIZES["choices"]), "validation": drawn_choices("dev", SIZES["examples"])}
     sides = {c: XCOPA[c] for c in XCOPA} | {f"translation-{c}": "eng" for c in XCOPA}
     _write(
         folder / "cambridgeltl/xcopa",
@@ -37,7 +37,7 @@ def write(folder: Path) -> None:
             for split, items in copa.items()
         },
     )
-    cloze = {"train": example_stories(), "eval": test_stories()}
+    cloze = {"train": drawn_stories("dev", SIZES["examples"]), "eval": drawn_stories("test", SIZES["stories"])}
     _write(
         folder / "juletxara/xstory_cloze",
         {
@@ -80,37 +80,19 @@ def test_passages() -> list[Passage]:
     return [with_gold(rng, passage, next(golds)) for pair in found for passage in pair]
 
 
-def test_choices() -> list[Choice]:
+def drawn_choices(where: Portion, count: int) -> list[Choice]:
     """A third asks for the cause, every premise is different (effects come without a time, so there are fewer)."""
-    return _choices("test", SIZES["choices"])
-
-
-def example_choices() -> list[Choice]:
-    """For few-shot examples."""
-    return _choices("dev", SIZES["examples"])
-
-
-def _choices(where: Portion, count: int) -> list[Choice]:
     rng = random.Random(f"{SEED} choices {where}")
     sides: tuple[Literal["cause", "effect"], ...] = ("cause", "effect", "effect")
 
     def draw(pair: Events, turn: int) -> list[Choice]:
         return choices(rng, pair, sides[turn % 3], where)
 
-    return _twins(rng, draw, lambda item: (item.asked, item.premise, item.name, item.time), count)
+    return _twins(rng, draw, lambda item: (item.asked, item.event, item.name, item.time), count)
 
 
-def test_stories() -> list[Story]:
+def drawn_stories(where: Portion, count: int) -> list[Story]:
     """Every story different."""
-    return _stories("test", SIZES["stories"])
-
-
-def example_stories() -> list[Story]:
-    """For few-shot examples."""
-    return _stories("dev", SIZES["examples"])
-
-
-def _stories(where: Portion, count: int) -> list[Story]:
     rng = random.Random(f"{SEED} stories {where}")
     return _twins(
         rng, lambda pair, turn: stories(rng, pair, where), lambda item: (item.event, item.name, item.time), count

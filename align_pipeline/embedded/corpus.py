@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from align_pipeline.embedded.events import CATEGORY, TIMES, Choice, Story, clause, sentence, someone, story
+from align_pipeline.embedded.events import CATEGORY, TIMES, Choice, clause, sentence, someone, story
 from align_pipeline.embedded.grammar import NAMES, Language, language
 from align_pipeline.embedded.world import FACTS, Fact, Passage, facts, said, values
 
@@ -77,27 +77,9 @@ class Author:
         self.config, self.rng = config, random.Random(f"corpus {seed}")
         self.stages = [Stage(**stage) for stage in config.stages.values()]
         self.stage = self.stages[-1]
-        self.kinds: Mapping[str, Callable[[Draw, str], str]] = {
-            "list": self.list,
-            "reading": self.reading,
-            "spelled": self.spelled,
-            "quiz": self.quiz,
-            "matching": self.matching,
-            "naming": self.naming,
-            "pairing": self.pairing,
-            "plain": self.plain,
-            "retelling": self.retelling,
-            "recital": self.recital,
-            "choice": self.choice,
-            "story": self.story,
-            "chain": self.chain,
-            "prose": self.prose,
-            "translation": self.translation,
-            "dictionary": self.dictionary,
-        }
 
     def documents(self) -> Iterator[tuple[str, str]]:
-        """(main language, document), for ever."""
+        """(main language, document), for ever; a stage's kind of document is the name of the method that writes it."""
         while True:
             code, kind = (
                 self.rng.choices(tuple(shares), tuple(shares.values()))[0]
@@ -107,7 +89,7 @@ class Author:
                 continue
             if kind == "choice" and code not in CHOICE_CODES:
                 kind = "chain"
-            yield code, self.kinds[kind](self._speaker(code), code)
+            yield code, getattr(self, kind)(self._speaker(code), code)
 
     def _speaker(self, code: str) -> Draw:
         """What language the next words of a document are in."""
@@ -176,10 +158,7 @@ class Author:
         """The same with values of facts, each in the words of one language."""
         kind = self.rng.choice(tuple(FACTS))
         shown = self.rng.sample(values(kind), 4)
-        return self._matched([partial(self._worded, speaker, kind, value) for value in shown])
-
-    def _worded(self, speaker: Draw, kind: str, value: str) -> str:
-        return said(kind, value, speaker())
+        return self._matched([lambda value=value: said(kind, value, speaker()) for value in shown])
 
     def _matched(self, options: list[Callable[[], str]]) -> str:
         lines = [self._lettered([say() for say in options])]
@@ -251,7 +230,7 @@ class Author:
         """
         if self.rng.random() < 0.6:
             chosen = self._facts(self.rng.choice((3, 4)))
-            tellings = [[self._stated(fact) for fact in chosen] for _ in range(self.rng.choice((2, 3)))]
+            tellings = [[fact.statement for fact in chosen] for _ in range(self.rng.choice((2, 3)))]
         else:
             named = {name: event for event, name in (self.event() for _ in range(self.rng.choice((2, 3, 4))))}
             tellings = [[self._happened(e, side, n) for n, e in named.items()] for side in ("cause", "effect")]
@@ -272,11 +251,8 @@ class Author:
             told += [fact.statement(lang) for fact in self.rng.sample(chosen, len(chosen))]
         return " ".join(told)
 
-    def _stated(self, fact: Fact) -> Callable[[Language], str]:
-        return lambda lang: fact.statement(lang)
-
-    def _happened(self, event: str, side: str, name: str) -> Callable[[Language], str]:
-        return lambda lang: lang.statement(clause(lang, event, side, name))
+    def _happened(self, event: str, side: str, name: str, time: str = "") -> Callable[[Language], str]:
+        return lambda lang: lang.statement(clause(lang, event, side, name, time))
 
     # ---- events
 
@@ -297,7 +273,7 @@ class Author:
     def _caused(self, speaker: Draw, capital: bool) -> str:
         event, name = self.event()
         asked: Literal["cause", "effect"] = self.rng.choice(("cause", "effect"))
-        item = Choice(asked, event, name, self.rng.choice(TIMES), (event, event))
+        item = Choice(event=event, name=name, time=self.rng.choice(TIMES), options=(event, event), asked=asked)
         host, other = speaker(), speaker()
         connector = host.connector(asked)
         if host.code == "eng" and asked == "effect" and not capital:
@@ -305,17 +281,13 @@ class Author:
         option = item.answers(other)[0]
         return f"{item.text(host)[:-1]} {connector} {option if capital else option[0].lower() + option[1:]}"
 
-    def tale(self, event: str, name: str, endings: tuple[str, str]) -> Story:
-        """A story around an event."""
-        return story(self.rng, event, name, endings)
-
     def story(self, speaker: Draw, code: str) -> str:
         """XStoryCloze's scoring prompt with examples."""
         return "\n\n".join(self._told(speaker) for _ in range(self.rng.randint(1, 6)))
 
     def _told(self, speaker: Draw) -> str:
         event, name = self.event()
-        item = self.tale(event, name, (event, event))
+        item = story(self.rng, event, name, (event, event))
         sentences = [item.sentences(speaker())[index] for index in range(4)]
         return " ".join([*sentences, item.answers(speaker())[0]])
 
@@ -325,28 +297,21 @@ class Author:
         for _ in range(self.rng.randint(2, 6)):
             event, name = self.event()
             sides = self.rng.choice((("cause", "effect"), ("effect", "cause"), ("cause", "effect", "cause")))
-            told += [self._side(speaker(), event, side, name) for side in sides]
-        return " ".join(told)
-
-    def _side(self, lang: Language, event: str, side: str, name: str) -> str:
-        return lang.statement(clause(lang, event, side, name, self.rng.choice(TIMES)))
+            told += [(speaker(), self._happened(event, side, name, self.rng.choice(TIMES))) for side in sides]
+        return " ".join(say(lang) for lang, say in told)
 
     # ---- prose and translation
 
     def prose(self, speaker: Draw, code: str) -> str:
         """Sentences."""
-        return " ".join(self._sentence(speaker()) for _ in range(self.rng.randint(3, 8)))
-
-    def _sentence(self, lang: Language) -> str:
-        return sentence(self.rng, "train").text(lang)
+        drawn = [(speaker(), sentence(self.rng, "train")) for _ in range(self.rng.randint(3, 8))]
+        return " ".join(one.text(lang) for lang, one in drawn)
 
     def translation(self, speaker: Draw, code: str) -> str:
         """Sentences and their translations, in one direction."""
         sides = [language("eng"), language(code)]
         self.rng.shuffle(sides)
-        texts: list[Callable[[Language], str]] = []
-        for _ in range(self.rng.randint(1, 6)):
-            texts.append(self._meaning())
+        texts = [self._meaning() for _ in range(self.rng.randint(1, 6))]
         return "\n\n".join(
             "\n".join(f"{side.lexicon['language']['name']}: {text(side)}" for side in sides) for text in texts
         )
@@ -358,8 +323,7 @@ class Author:
         if drawn < 0.6:
             return self._facts(1)[0].statement
         event, name = self.event()
-        side, time = self.rng.choice(("cause", "effect")), self.rng.choice(TIMES)
-        return lambda lang: lang.statement(clause(lang, event, side, name, time))
+        return self._happened(event, self.rng.choice(("cause", "effect")), name, self.rng.choice(TIMES))
 
     def dictionary(self, speaker: Draw, code: str) -> str:
         """Phrases of the lexicon and what they mean."""

@@ -40,7 +40,9 @@ def clause(lang: Language, event: str, side: str, name: str, time: str = "", nam
 @cache
 def distinct(first: str, second: str) -> bool:
     """Whether two events can be options of one item: unlike in kind, and ending in different words in all languages."""
-    if CATEGORY[first] == CATEGORY[second] or {first, second} in AMBIGUOUS:
+    if CATEGORY[first] == CATEGORY[second]:
+        return False
+    if second in AMBIGUOUS.get(first, ()) or first in AMBIGUOUS.get(second, ()):
         return False
     return all(
         clause(language(code), first, side, name, named=False).split()[-1]
@@ -52,100 +54,32 @@ def distinct(first: str, second: str) -> bool:
 
 
 # Either cause could bring about either effect.
-AMBIGUOUS: tuple[set[str], ...] = (
-    {"key", "way"},
-    {"wallet", "way"},
-    {"wallet", "bread"},
-    {"wallet", "speed"},
-    {"bus", "suitcase"},
-    {"sleep", "bus"},
-    {"sleep", "suitcase"},
-    {"hunger", "bread"},
-    {"rain", "clouds"},
-    {"film", "finger"},
-    {"film", "bicycle"},
-    {"film", "wallet"},
-    {"finger", "fever"},
-    {"bicycle", "fever"},
-    {"fire", "way"},
-    {"snake", "fire"},
-    {"bus", "way"},
-    {"race", "gift"},
-    {"race", "sun"},
-    {"race", "sleep"},
-    {"race", "thirst"},
-    {"sun", "thirst"},
-    {"fever", "sleep"},
-    {"fever", "snow"},
-    {"fever", "sun"},
-    {"snow", "clouds"},
-    {"bus", "rain"},
-    {"suitcase", "rain"},
-    {"suitcase", "sleep"},
-    {"suitcase", "sun"},
-    {"suitcase", "bicycle"},
-    {"suitcase", "finger"},
-    {"bicycle", "finger"},
-    {"fire", "finger"},
-    {"coffee", "rain"},
-    {"way", "finger"},
-    {"way", "bicycle"},
-    {"way", "sleep"},
-    {"key", "sleep"},
-    {"gift", "lottery"},
-    {"bus", "vase"},
-    {"bus", "speed"},
-    {"rain", "snow"},
-    {"gift", "way"},
-)
+AMBIGUOUS: dict[str, tuple[str, ...]] = {
+    "way": ("bicycle", "bus", "finger", "fire", "gift", "key", "sleep", "wallet"),
+    "suitcase": ("bicycle", "bus", "finger", "rain", "sleep", "sun"),
+    "fever": ("bicycle", "finger", "sleep", "snow", "sun"),
+    "bus": ("rain", "sleep", "speed", "vase"),
+    "race": ("gift", "sleep", "sun", "thirst"),
+    "film": ("bicycle", "finger", "wallet"),
+    "rain": ("clouds", "coffee", "snow"),
+    "bread": ("hunger", "wallet"),
+    "finger": ("bicycle", "fire"),
+    "clouds": ("snow",),
+    "fire": ("snake",),
+    "gift": ("lottery",),
+    "key": ("sleep",),
+    "speed": ("wallet",),
+    "sun": ("thirst",),
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A premise and its two possible causes or effects."""
-
-    asked: Literal["cause", "effect"]
-    premise: str
-    name: str
-    time: str
-    options: Events
-
-    @property
-    def category(self) -> str:
-        """What the premise is about."""
-        return CATEGORY[self.premise]
-
-    @property
-    def gold(self) -> int:
-        """Index of the right option."""
-        return self.options.index(self.premise)
-
-    @property
-    def portion(self) -> Portion:
-        """What happens to whom belongs to one portion."""
-        return portion(self.premise, self.name)
-
-    def text(self, lang: Language) -> str:
-        """The premise."""
-        given = "effect" if self.asked == "cause" else "cause"
-        return lang.statement(clause(lang, self.premise, given, self.name, self.time))
-
-    def answers(self, lang: Language) -> list[str]:
-        """The two options, without full stops: what an option says is then in its last token."""
-        return [lang.statement(clause(lang, e, self.asked, self.name, named=False))[:-1] for e in self.options]
-
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """Four sentences, in the third of which something happens, and two endings."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """What happens to whom, and the events of its two options."""
 
     event: str
     name: str
-    friend: str
     time: str
-    setting: str
-    other: str
-    later: str
     options: Events
 
     @property
@@ -155,13 +89,34 @@ class Story:
 
     @property
     def gold(self) -> int:
-        """Index of the right ending."""
+        """Index of the right option."""
         return self.options.index(self.event)
 
-    @property
-    def portion(self) -> Portion:
-        """What happens to whom belongs to one portion."""
-        return portion(self.event, self.name)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice(Happening):
+    """A premise and its two possible causes or effects."""
+
+    asked: Literal["cause", "effect"]
+
+    def text(self, lang: Language) -> str:
+        """The premise."""
+        given = "effect" if self.asked == "cause" else "cause"
+        return lang.statement(clause(lang, self.event, given, self.name, self.time))
+
+    def answers(self, lang: Language) -> list[str]:
+        """The two options, without full stops: what an option says is then in its last token."""
+        return [lang.statement(clause(lang, e, self.asked, self.name, named=False))[:-1] for e in self.options]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story(Happening):
+    """Four sentences, in the third of which something happens, and two endings."""
+
+    friend: str
+    setting: str
+    other: str
+    later: str
 
     def sentences(self, lang: Language) -> list[str]:
         """The story."""
@@ -200,7 +155,9 @@ def choices(rng: random.Random, pair: Events, asked: Literal["cause", "effect"],
     names = [someone(rng, where, event, among=among) for event in pair]
     options = pair if rng.random() < 0.5 else (pair[1], pair[0])
     return [
-        Choice(asked, event, name, rng.choice(TIMES) if asked == "effect" else "", options)
+        Choice(
+            event=event, name=name, time=rng.choice(TIMES) if asked == "effect" else "", options=options, asked=asked
+        )
         for event, name in zip(pair, names, strict=True)
         if name
     ]
