@@ -96,8 +96,7 @@ class Training:
         if progress.step:
             log.info("Going on after step %d of %d, from the checkpoint.", progress.step, tune.steps)
             advance(progress.step * tune.accumulation * tune.micro_batch)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of steps of the schedule before the first of this process's optimizer
+            with warnings.catch_warnings(action="ignore"):  # of steps of the schedule before the optimizer's first
                 for _ in range(progress.step):
                     scheduler.step()
         else:
@@ -136,8 +135,7 @@ class Training:
         """
         tune, names = self.tune, list(self.objectives)
         self.trainee.lm.model.train()
-        sums = torch.zeros(len(names), dtype=torch.float64)
-        counts = torch.zeros(len(names), dtype=torch.float64)
+        sums, counts = both = torch.zeros(2, len(names), dtype=torch.float64)
         first = step * tune.accumulation
         for number in range(first + accelerator.process_index, first + tune.accumulation, accelerator.num_processes):
             asked = range(len(names)) if tune.together else [number % len(names)]
@@ -171,7 +169,6 @@ class Training:
         nn.utils.clip_grads_with_norm_(list(self.weights.values()), tune.max_grad_norm, norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        both = torch.stack([sums, counts])
         if accelerator.num_processes > 1:
             both = accelerator.reduce(both.to(accelerator.device), "sum").cpu()
         return {name: float(both[0, k] / both[1, k]) for k, name in enumerate(names)}, tokens

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +54,13 @@ def prepare(model: ModelConfig, tune: TuneConfig, seed: int) -> tuple[LanguageMo
             task_type="CAUSAL_LM",
         )
         try:
-            with _quiet():
+            with warnings.catch_warnings(action="ignore"):  # peft calls a renamed function of transformers
                 saved = get_peft_model(lm.model, lora)
         except ValueError as error:
             raise InputError(f"{lm.name} cannot be trained with LoRA: {error}") from error
     if tune.gradient_checkpointing:
         lm.model.gradient_checkpointing_enable({"use_reentrant": False})
     return lm, saved
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without peft's warnings: it calls a renamed function of transformers, and looks for the base model on the hub."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def weights_of(lm: LanguageModel) -> dict[str, nn.Parameter]:
@@ -117,7 +108,7 @@ def save(saved: Any, lm: LanguageModel, folder: Path, base: str, files: Mapping[
         if hasattr(saved, "peft_config"):
             for settings in saved.peft_config.values():
                 settings.base_model_name_or_path = base
-        with _quiet():
+        with warnings.catch_warnings(action="ignore"):  # peft looks for the base model on the hub
             saved.save_pretrained(making)
         if not hasattr(saved, "peft_config"):
             lm.tokenizer.save_pretrained(making)
