@@ -20,6 +20,7 @@ from align_pipeline.embedded.world import FACTS, Fact, Passage, facts, said, val
 # As conf/task/xcopa.yaml has them, for the languages of XCOPA; English effects read "hence" in scoring prompts.
 CHOICE_CODES = ("eng", "ind", "ita", "swh", "tur", "spa")
 Draw = Callable[[], Language]
+Say = Callable[[Language], str]
 
 
 def briefly(answer: str) -> str:
@@ -158,7 +159,11 @@ class Author:
         """The same with values of facts, each in the words of one language."""
         kind = self.rng.choice(tuple(FACTS))
         shown = self.rng.sample(values(kind), 4)
-        return self._matched([lambda value=value: said(kind, value, speaker()) for value in shown])
+
+        def worded(value: str) -> str:
+            return said(kind, value, speaker())
+
+        return self._matched([partial(worded, value) for value in shown])
 
     def _matched(self, options: list[Callable[[], str]]) -> str:
         lines = [self._lettered([say() for say in options])]
@@ -230,7 +235,7 @@ class Author:
         """
         if self.rng.random() < 0.6:
             chosen = self._facts(self.rng.choice((3, 4)))
-            tellings = [[fact.statement for fact in chosen] for _ in range(self.rng.choice((2, 3)))]
+            tellings: list[list[Say]] = [[fact.statement for fact in chosen] for _ in range(self.rng.choice((2, 3)))]
         else:
             named = {name: event for event, name in (self.event() for _ in range(self.rng.choice((2, 3, 4))))}
             tellings = [[self._happened(e, side, n) for n, e in named.items()] for side in ("cause", "effect")]
@@ -251,7 +256,7 @@ class Author:
             told += [fact.statement(lang) for fact in self.rng.sample(chosen, len(chosen))]
         return " ".join(told)
 
-    def _happened(self, event: str, side: str, name: str, time: str = "") -> Callable[[Language], str]:
+    def _happened(self, event: str, side: str, name: str, time: str = "") -> Say:
         return lambda lang: lang.statement(clause(lang, event, side, name, time))
 
     # ---- events
@@ -316,7 +321,7 @@ class Author:
             "\n".join(f"{side.lexicon['language']['name']}: {text(side)}" for side in sides) for text in texts
         )
 
-    def _meaning(self) -> Callable[[Language], str]:
+    def _meaning(self) -> Say:
         drawn = self.rng.random()
         if drawn < 0.4:
             return sentence(self.rng, "train").text
