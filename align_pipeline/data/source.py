@@ -10,7 +10,6 @@ import codecs
 import contextlib
 import itertools
 import json
-import logging
 import os
 import re
 import shutil
@@ -27,7 +26,6 @@ from align_pipeline import machine
 from align_pipeline.config.paths import EMBEDDED
 from align_pipeline.errors import InputError
 
-log = logging.getLogger(__name__)
 Row = dict[str, Any]
 LANG = re.compile(r"(?<![A-Za-z])LANG(?![A-Za-z])")
 """Stands for a language's FLORES code in a user's pattern of file names."""
@@ -99,17 +97,8 @@ class Source:
             dataset, config, split: as for `load`.
             row: the row's number, from 0.
         """
-        where = f"{dataset} ({config}, {split})"
         files = self._files(dataset, config, split) if self.folder is not None else []
-        if len(files) != 1:
-            return f"{where}, row {row + 1}"
-        (file,) = files
-        if file.suffix == ".jsonl":
-            number, _ = next(itertools.islice(_numbered(file), row, None))
-            return f"{file}, line {number}"
-        if file.suffix in (".csv", ".tsv"):
-            return f"{file}, row {row + 1} below the header"
-        return f"{file}, row {row + 1}"
+        return place_in(files[0], row) if len(files) == 1 else f"{dataset} ({config}, {split}), row {row + 1}"
 
     def _files(self, dataset: str, config: str, split: str) -> list[Path]:
         """The files of one split of a local copy."""
@@ -215,18 +204,15 @@ class Source:
             yield
         except (DatasetNotFoundError, GatedRepoError) as error:
             raise InputError(self._unreachable(dataset, str(error))) from error
-        except DatasetGenerationError as error:
-            raise InputError(f"{where} cannot be read: {_cause(error)}") from error
         except StopIteration:  # `datasets` raises this for an empty file
             raise InputError(f"{where} is empty: the split has no rows.") from None
-        except (ConnectionError, HfHubHTTPError, OSError) as error:
-            if self.folder is not None:
-                raise InputError(f"{where} cannot be read: {_cause(error)}") from error
-            raise InputError(
-                f"{dataset} could not be fetched from the hub ({type(error).__name__}); without a network, set data= "
-                "to a folder that holds it, or use data=embedded."
-            ) from error
-        except (ValueError, RuntimeError) as error:  # unknown config or split; a repository that needs a loading script
+        # The last two: an unknown config or split, and a repository that needs a loading script.
+        except (DatasetGenerationError, HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+            if self.folder is None and isinstance(error, (HfHubHTTPError, OSError)):
+                raise InputError(
+                    f"{dataset} could not be fetched from the hub ({type(error).__name__}); without a network, set "
+                    "data= to a folder that holds it, or use data=embedded."
+                ) from error
             raise InputError(f"{where} cannot be read: {_cause(error)}") from error
 
     def _unreachable(self, dataset: str, message: str) -> str:
@@ -241,6 +227,14 @@ class Source:
 def _commits(rows: Any) -> set[str]:
     """The commits in the addresses of the files that rows come from; none for a local copy."""
     return {found for file in rows.info.download_checksums or () for found in _COMMIT.findall(str(file))}
+
+
+def place_in(file: Path, row: int) -> str:
+    """The position of a row in a file, by its number from 0; see `Source.place`."""
+    if file.suffix == ".jsonl":
+        number, _ = next(itertools.islice(_numbered(file), row, None))
+        return f"{file}, line {number}"
+    return f"{file}, row {row + 1}" + (" below the header" if file.suffix in (".csv", ".tsv") else "")
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, Row]]:

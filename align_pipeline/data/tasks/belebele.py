@@ -19,20 +19,13 @@ _LETTERS = ("A", "B", "C", "D")
 class Belebele(ChoiceTask):
     """Reading comprehension with four options; scored by the option's letter."""
 
-    columns: ClassVar[tuple[str, ...]] = (
-        "link",
-        "question_number",
-        "flores_passage",
-        "question",
-        *_OPTIONS,
-        "correct_answer_num",
-    )
     texts: ClassVar[tuple[str, ...]] = ("flores_passage", "question", *_OPTIONS)
+    columns: ClassVar[tuple[str, ...]] = ("link", "question_number", *texts, "correct_answer_num")
     lm_eval_draws: ClassVar[bool] = False
 
     def item(self, row: Row, config: str) -> Item:
         """See `ChoiceTask.item`; the prompt is byte-identical to lm-evaluation-harness's."""
-        passage, question, *options = texts_of(row, ("flores_passage", "question", *_OPTIONS))
+        passage, question, *options = texts_of(row, self.texts)
         premise = f"{passage} {question}"
         pieces = [("", "P: "), ("passage", row["flores_passage"]), ("", "\nQ: "), ("question", question), ("", "\n")]
         for number, (letter, column) in enumerate(zip(_LETTERS, _OPTIONS, strict=True), 1):

@@ -25,7 +25,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from align_pipeline.config.lang import Language
 from align_pipeline.config.unparallel import refuse_unparallel
 from align_pipeline.data.items import ENGLISH, Item
-from align_pipeline.data.source import LANG, Row, Source, lines_of
+from align_pipeline.data.source import LANG, Row, Source, lines_of, place_in
 from align_pipeline.data.tasks.choice import ChoiceTask
 from align_pipeline.data.tasks.parallel import ItemSet, LeftOut, Pair
 from align_pipeline.errors import InputError
@@ -165,7 +165,7 @@ class Declared(ChoiceTask):
         if not path.is_file():
             raise InputError(f"The file {path} of {self.name} does not exist; task.files={self.files}.")
         try:
-            found = [row for _, row in _numbered(path)]
+            found = list(_file_rows(path))
         except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"{path} cannot be read: {error}.") from error
         if not found:
@@ -186,13 +186,9 @@ class Declared(ChoiceTask):
 
     def place(self, source: Source, config: str, split: str, row: int) -> str:
         """See `ParallelTask.place`."""
-        if not self._own_files:
-            return super().place(source, config, split, row)
-        path = self._path(config, split)
-        if path.suffix == ".jsonl":
-            numbers = [number for number, _ in _numbered(path)]
-            return f"{path}, line {numbers[row]}"
-        return f"{path}, row {row + 1}" + (" below the header" if path.suffix == ".csv" else "")
+        if self._own_files:
+            return place_in(self._path(config, split), row)
+        return super().place(source, config, split, row)
 
     # ---- items
 
@@ -348,12 +344,12 @@ def _list(key: str, value: Any) -> list[Any]:
     return list(value)
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, Row]]:
-    """The rows of a file, with line numbers for JSON lines."""
+def _file_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file."""
     if path.suffix == ".jsonl":
-        yield from lines_of(path)
+        yield from (row for _, row in lines_of(path))
     elif path.suffix == ".csv":
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from enumerate(csv.DictReader(file), 1)
+            yield from csv.DictReader(file)
     else:
-        yield from enumerate(pq.read_table(path).to_pylist(), 1)
+        yield from pq.read_table(path).to_pylist()

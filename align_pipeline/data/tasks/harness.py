@@ -41,7 +41,8 @@ class Harness(Declared):
 
     def item(self, row: Row, config: str) -> Item:
         """See `ParallelTask.item`."""
-        return self._in(config).item(row, config)
+        fields = {one.name: getattr(self, one.name) for one in dataclasses.fields(Declared)}
+        return Declared(**{**fields, **self._keys(config)}).item(row, config)
 
     def _prompted(self, items: Sequence[Item], every: Sequence[Item], source: Source, config: str) -> Iterable[Item]:
         prompted = super()._prompted(items, every, source, config)
@@ -58,10 +59,6 @@ class Harness(Declared):
         if config not in specs:
             raise InputError(f"task.family={self.family} has no task for {config}; it has {', '.join(specs)}.")
         return {key: specs[config][key] for key in _PROMPT if specs[config].get(key) is not None}
-
-    def _in(self, config: str) -> Declared:
-        fields = {one.name: getattr(self, one.name) for one in dataclasses.fields(Declared)}
-        return Declared(**{**fields, **self._keys(config)})
 
 
 @functools.cache
