@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from align_pipeline.config.paths import CONF
+from align_pipeline.config.resolvers import options_of
 from align_pipeline.config.unparallel import UNPARALLEL
 from align_pipeline.errors import InputError, unknown, unwritable
 
@@ -71,8 +72,7 @@ def one_sentence(error: Exception) -> str | None:
 
 def _no_option(group: str, name: str, more: Collection[str] = ()) -> InputError:
     """An `InputError` for an option that a config group does not have; `more` are options from other folders."""
-    options = [str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml")]
-    return unknown({"lang": "language"}.get(group, group), name, [*options, *more])
+    return unknown({"lang": "language"}.get(group, group), name, [*options_of(group), *more])
 
 
 def refuse_no_names(arguments: Sequence[str]) -> None:
