@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module, metadata
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,8 +50,5 @@ def sections() -> list[Section]:
 
 
 def _named(built_in: Sequence[str], group: str) -> list[Any]:
-    found = []
-    for name in [*built_in, *(point.value for point in metadata.entry_points(group=group))]:
-        module, _, attribute = name.partition(":")
-        found.append(getattr(import_module(module), attribute))
-    return found
+    own = [metadata.EntryPoint(name, name, group) for name in built_in]
+    return [point.load() for point in (*own, *metadata.entry_points(group=group))]

@@ -11,6 +11,7 @@ Its section of the report is a `page.part.Section`, listed in `measurements.SECT
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from align_pipeline.config import Config
 from align_pipeline.config.lang import Language
 from align_pipeline.config.pivots import ENGLISH_ONLY
 from align_pipeline.data.source import Source
-from align_pipeline.data.tasks import Pair, ParallelTask
+from align_pipeline.data.tasks import ItemSet, Pair, ParallelTask
 from align_pipeline.data.tasks.parallel import pair as paired
 from align_pipeline.engine.loading import load, parameters
 from align_pipeline.engine.model import LanguageModel
@@ -155,6 +156,15 @@ class Job:
         """Layer L of the model, if it is known yet."""
         return {self.config.model.name: self.num_layers} if self.num_layers else {}
 
+    def columns(self, side: ItemSet) -> Columns:
+        """The columns that say what a table's rows are of."""
+        return {
+            "model": self.config.model.name,
+            "task": self.task.name,
+            "language": side.language,
+            "pivot": side.pivot,
+        }
+
     def table(self, name: str) -> pd.DataFrame:
         """A table that an earlier measurement of the job wrote; empty if there is none. Main process only."""
         path = self.folder / f"{name}.parquet"
@@ -260,6 +270,21 @@ class Measurement(Protocol):
     def numbers(row: Mapping[str, Any]) -> dict[str, float]:
         """A language's row of ``summary.json`` as flat numbers by name, for W&B's summary; empty by default."""
         return {}
+
+
+def digest(value: object) -> str:
+    """Digest of what a unit's numbers depend on, from its `repr`."""
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def printed(title: str, caption: str, texts: Sequence[str], numbers: Sequence[str], no_wrap: bool = False) -> Printed:
+    """An empty table for the console; `texts` and `numbers` are the heads of its columns, `no_wrap` is for texts."""
+    made = Printed(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for head in texts:
+        made.add_column(head, no_wrap=no_wrap)
+    for head in numbers:
+        made.add_column(head, justify="right")
+    return made
 
 
 def tables_of(one: Measurement | type[Measurement]) -> dict[str, pa.Schema]:

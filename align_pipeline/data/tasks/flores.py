@@ -152,8 +152,7 @@ class Flores(ParallelTask):
     def _translation(
         self, direction: str, pair: Pair, language: Language, examples: Iterable[tuple[str, str]]
     ) -> Translation:
-        own, other = pair.language.by_id(), pair.english.by_id()
-        sides = [(other[i].premise, own[i].premise) for i in pair.ids]
+        sides = [(other.premise, own.premise) for own, other in pair.items()]
         names = ("English", language.name)
         if direction == "xx-en":
             sides, examples, names = [s[::-1] for s in sides], [e[::-1] for e in examples], names[::-1]

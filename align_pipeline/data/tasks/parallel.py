@@ -59,6 +59,11 @@ class Pair:
     ids: tuple[str, ...]
     left_out: Mapping[str, int]
 
+    def items(self) -> list[tuple[Item, Item]]:
+        """The paired items, (the language's, the English one)."""
+        own, other = self.language.by_id(), self.english.by_id()
+        return [(own[item_id], other[item_id]) for item_id in self.ids]
+
 
 class LeftOut(ValueError):  # noqa: N818 - not an error: a rule of the task leaves the row out
     """A row that a rule of the task leaves out of the benchmark.
@@ -292,12 +297,10 @@ class ParallelTask(ABC):
                 raise InputError(f"{where} has the id {item.id} twice; ids must be unique for items to be paired.")
             items[item.id] = item
         if not items:
-            raise InputError(f"{where} has no item: all {len(rows)} rows are left out, such as: {_first(left_out)}.")
+            raise InputError(
+                f"{where} has no item: all {len(rows)} rows are left out, such as: {next(iter(left_out.values()))}."
+            )
         return list(items.values()), left_out
-
-
-def _first(left_out: Mapping[str, str]) -> str:
-    return next(iter(left_out.values()))
 
 
 def pair(language: ItemSet, english: ItemSet, limit: int | None, level: int = logging.WARNING) -> Pair:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -18,12 +17,12 @@ from align_pipeline.data.tasks import ChoiceTask, ItemSet, Pair, ParallelTask
 from align_pipeline.measurements.accuracy.prediction import Prediction
 from align_pipeline.measurements.accuracy.scoring import confidence, from_tensors, predict, prediction, to_tensors
 from align_pipeline.measurements.accuracy.table import PREDICTIONS
-from align_pipeline.measurements.base import Column, Columns, Job, Told, Unit
+from align_pipeline.measurements.base import Column, Columns, Measurement, Told, Unit, digest
 
 _KEYS = ("accuracy", "stderr", "accuracy_norm", "english_accuracy", "english_accuracy_norm", "ts", "tf")
 
 
-class Accuracy:
+class Accuracy(Measurement):
     """Task accuracy of the model."""
 
     name: ClassVar[str] = "accuracy"
@@ -32,17 +31,10 @@ class Accuracy:
     schema: ClassVar[pa.Schema] = PREDICTIONS
     blank: ClassVar[Mapping[str, Any]] = dict.fromkeys(_KEYS)
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-
     @staticmethod
     def asked(config: Config, task: ParallelTask) -> bool:
         """See `Measurement`."""
         return config.evaluate and isinstance(task, ChoiceTask)
-
-    @staticmethod
-    def check(config: Config, task: ParallelTask, last: int | None) -> None:
-        """See `Measurement`."""
 
     def units(self) -> Iterator[Unit]:
         """One unit per side of a pair; an English side that several languages share is computed once."""
@@ -53,10 +45,11 @@ class Accuracy:
             if (side.language, side.pivot) not in scored:
                 scored.add((side.language, side.pivot))
                 what = f"Scored {side.language} ({side.pivot})"
+                texts = digest([(item.prompt, item.continuations, item.premise) for item in side.items])
                 compute = functools.partial(self._compute, side, what)
                 rows = functools.partial(self._rows, side, english)
                 numbers = functools.partial(_accuracy, side)
-                yield Unit("predictions", _prompts(side), what, compute, rows, numbers=numbers)
+                yield Unit("predictions", texts, what, compute, rows, numbers=numbers)
 
     def _compute(self, side: ItemSet, what: str) -> dict[str, Tensor]:
         lm, total = self.job.lm, sum(len(item.continuations) for item in side.items)
@@ -68,10 +61,7 @@ class Accuracy:
         originals = {item.id: item for item in english.items}
         chosen = [prediction(p.loglikelihoods) for p in predictions]
         yield {
-            "model": self.job.config.model.name,
-            "task": self.job.task.name,
-            "language": side.language,
-            "pivot": side.pivot,
+            **self.job.columns(side),
             "item_id": [p.item_id for p in predictions],
             "gold": [p.gold for p in predictions],
             "prediction": chosen,
@@ -131,11 +121,6 @@ def accuracies(pair: Pair, predictions: pd.DataFrame) -> dict[str, Any]:
         int((english_right & (1 - right)).sum()),
     )
     return dict(zip(_KEYS, values, strict=True))
-
-
-def _prompts(side: ItemSet) -> str:
-    """Digest of all texts that the side's predictions depend on, in order."""
-    return hashlib.sha256(repr([(i.prompt, i.continuations, i.premise) for i in side.items]).encode()).hexdigest()
 
 
 def _normalized(p: Prediction) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -29,7 +28,7 @@ from align_pipeline.measurements.alignment.similarity import (
     similarities,
 )
 from align_pipeline.measurements.alignment.table import ALIGNMENT, BASELINES
-from align_pipeline.measurements.base import Column, Columns, Job, Told, Unit, layers
+from align_pipeline.measurements.base import Column, Columns, Job, Measurement, Told, Unit, digest, layers
 from align_pipeline.page.numbers import layer_range
 from align_pipeline.tracking.wandb import Curve
 
@@ -37,7 +36,7 @@ COMMON_N = 100
 """MEXA decreases with the number of sentences; its published numbers use this many."""
 
 
-class Alignment:
+class Alignment(Measurement):
     """The number of items aligned with English."""
 
     name: ClassVar[str] = "alignment"
@@ -48,7 +47,7 @@ class Alignment:
     blank: ClassVar[Mapping[str, Any]] = {"metrics": {}}
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         self.metrics = metrics_of(job.config)
         self._english: dict[str, EnglishStates] = {}
 
@@ -87,19 +86,17 @@ class Alignment:
         if kept is not None and not self.job.watchers:  # who watches needs further poolings
             english, language = kept(pair.english), kept(pair.language)
             return similarities(lm, pair, english, budget, lambda texts: None, kept=language).tensors()
-        also = {pooling: None for watcher in self.job.watchers for pooling in watcher.poolings(lm) if pooling != "last"}
+        poolings = (pooling for watcher in self.job.watchers for pooling in watcher.poolings(lm) if pooling != "last")
+        also = tuple(dict.fromkeys(poolings))
         watched: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
-
-        def seen(english: dict[str, Tensor], language: dict[str, Tensor]) -> None:
-            if self.job.watchers:
-                watched.append((english, language))
-
         if pivot not in self._english:
             self._english.clear()  # pairs are roughly grouped by pivot; states are large
             with self._stage(f"Embedded English ({pivot})", pair.english.items) as advance:
-                self._english[pivot] = english_states(lm, pair.english, budget, advance, tuple(also))
+                self._english[pivot] = english_states(lm, pair.english, budget, advance, also)
         with self._stage(f"Embedded {pair.language.language}", pair.language.items) as advance:
-            found = similarities(lm, pair, self._english[pivot], budget, advance, tuple(also), seen)
+            found = similarities(
+                lm, pair, self._english[pivot], budget, advance, also, lambda *both: watched.append(both)
+            )
         for watcher in self.job.watchers:
             watcher.take(pair, *watched[0])
         return found.tensors()
@@ -131,10 +128,7 @@ class Alignment:
         """The key columns of both tables, layer by layer and item by item."""
         asked = layers(self.job.config, self.job.num_layers)
         return {
-            "model": self.job.config.model.name,
-            "task": self.job.task.name,
-            "language": pair.language.language,
-            "pivot": pair.english.pivot,
+            **self.job.columns(pair.language),
             "metric": metric,
             "pooling": pooling,
             "layer": np.repeat(np.array(asked, dtype=np.int32), len(pair.ids)),
@@ -144,8 +138,7 @@ class Alignment:
     def _baselines(self, pair: Pair, tensors: dict[str, Tensor]) -> Iterator[Columns]:
         """Chance levels of the metrics, and MEXA at the number of sentences that data sets have in common."""
         every = Similarities.from_tensors(tensors).at(layers(self.job.config, self.job.num_layers))
-        by_id = pair.language.by_id()
-        clusters = np.array([by_id[i].cluster or i for i in pair.ids], dtype=object)
+        clusters = np.array([own.cluster or own.id for own, _ in pair.items()], dtype=object)
         for name, metric in self.metrics.items():
             for kind, value, n in baselines(metric, every):
                 yield self._columns(pair, name, metric.pooling) | {
@@ -302,6 +295,4 @@ def _cell(metric: str, is_number: bool, row: Mapping[str, Any]) -> str:
 
 def texts_of(pair: Pair) -> str:
     """Digest of all texts that the pair's similarities depend on, in order."""
-    own, other = pair.language.by_id(), pair.english.by_id()
-    texts = [(own[i].options, own[i].premise, other[i].options, other[i].premise) for i in pair.ids]
-    return hashlib.sha256(repr(texts).encode()).hexdigest()
+    return digest([(own.options, own.premise, other.options, other.premise) for own, other in pair.items()])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from align_pipeline.engine.pooling import POOLINGS
 from align_pipeline.errors import InputError
-from align_pipeline.measurements.alignment.similarity import OptionCosines, PremiseCosines, Similarities
+from align_pipeline.measurements.alignment.similarity import Similarities
 
 CRITERIA = ("global", "rowwise")
 
@@ -56,8 +56,8 @@ def _off_diagonal(block: Tensor) -> Tensor:
     return block.masked_fill(eye, -float("inf"))
 
 
-class Metric(Protocol):
-    """The interface of a metric."""
+class Comparison(Protocol):
+    """What all metrics have."""
 
     needs: ClassVar[str]
     """``options``, ``premises`` or ``sentences``: the texts that a task must have (`ParallelTask.offers`)."""
@@ -67,22 +67,18 @@ class Metric(Protocol):
         """The pooling of the hidden states that it compares."""
         ...
 
+
+class Metric(Comparison, Protocol):
+    """The interface of a metric."""
+
     def margin(self, similarities: Similarities) -> Tensor:
         """[layers, items]."""
         ...
 
 
 @runtime_checkable
-class Number(Protocol):
+class Number(Comparison, Protocol):
     """The interface of a metric that gives a number per item, more for better alignment, instead of yes or no."""
-
-    needs: ClassVar[str]
-    """See `Metric`."""
-
-    @property
-    def pooling(self) -> str:
-        """See `Metric`."""
-        ...
 
     def numbers(self, similarities: Similarities) -> Tensor:
         """[layers, items]."""
@@ -127,10 +123,7 @@ class Dali:
 
     def margin(self, similarities: Similarities) -> Tensor:
         """[layers, items]."""
-        return dali(self._cosines(similarities).cross, self.criterion)
-
-    def _cosines(self, similarities: Similarities) -> OptionCosines:
-        return similarities.options[self.pooling]
+        return dali(similarities.options[self.pooling].cross, self.criterion)
 
 
 @dataclass(frozen=True)
@@ -161,7 +154,7 @@ class Mexa:
 
     def margin(self, similarities: Similarities) -> Tensor:
         """[layers, items]."""
-        found: PremiseCosines = similarities.premises[self.pooling]
+        found = similarities.premises[self.pooling]
         return mexa(found.own, found.row, found.column)
 
     def by_chance(self, similarities: Similarities) -> Tensor:

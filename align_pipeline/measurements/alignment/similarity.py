@@ -207,8 +207,7 @@ def similarities(
     One pass gives options and premises, both poolings and all layers. The premise is a prefix of the options, so it is
     almost free, and any metric can then be computed without another pass.
     """
-    by_id = pair.language.by_id()
-    items = [by_id[item_id] for item_id in pair.ids]
+    items = [own for own, _ in pair.items()]
     rows = [english.position[item_id] for item_id in pair.ids]
     tokens = text_tokens(lm, items) if kept is None else [kept.tokens[kept.position[i]] for i in pair.ids]
     english_tokens = [english.tokens[row] for row in rows]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -23,7 +22,7 @@ from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.errors import InputError
 from align_pipeline.figures.style import save, slug
 from align_pipeline.measurements.accuracy.scoring import BLOCK, encode_options
-from align_pipeline.measurements.base import Columns, Job, Told, Unit, layers
+from align_pipeline.measurements.base import Columns, Measurement, Told, Unit, digest, layers, printed
 from align_pipeline.measurements.logit_lens.figures import by_layer
 from align_pipeline.measurements.logit_lens.scripts import code, number, scripts
 from align_pipeline.measurements.logit_lens.table import KEYS, LOGIT_LENS
@@ -33,18 +32,13 @@ OTHERS = 10
 """Number of other items whose English answers give the chance level."""
 
 
-class LogitLens:
+class LogitLens(Measurement):
     """The probability of the right answer's first token, in English and in the language, and the top tokens' script."""
 
     name: ClassVar[str] = "logit_lens"
     stage: ClassVar[str] = "lens"
     table: ClassVar[str] = "logit_lens"
     schema: ClassVar[pa.Schema] = LOGIT_LENS
-    others: ClassVar[Mapping[str, pa.Schema]] = {}
-    blank: ClassVar[Mapping[str, Any]] = {}
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
 
     @staticmethod
     def asked(config: Config, task: ParallelTask) -> bool:
@@ -94,10 +88,7 @@ class LogitLens:
         shown = layers(self.job.config, self.job.num_layers)
         for (quantity, script), (value, chance, n) in summarized(tensors).items():
             yield {
-                "model": self.job.config.model.name,
-                "task": self.job.task.name,
-                "language": pair.language.language,
-                "pivot": pair.english.pivot,
+                **self.job.columns(pair.language),
                 "quantity": quantity,
                 "script": script,
                 "layer": np.array(shown, dtype=np.int32),
@@ -186,16 +177,13 @@ def _peak(told: Mapping[str, Sequence[float]]) -> tuple[float, int, float]:
 
 
 def _printed(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
-    made = Table(
-        title="Logit lens: right answer's first token, and script of the top token",
-        caption="Probability: highest over layers, in brackets of other items' English answers at the same layer. "
-        "Scripts: mean share over the layers. Zyyy: no letters. All layers: logit_lens.parquet.",
-        title_justify="left",
-        caption_justify="left",
+    title = "Logit lens: right answer's first token, and script of the top token"
+    caption = (
+        "Probability: highest over layers, in brackets of other items' English answers at the same layer. "
+        "Scripts: mean share over the layers. Zyyy: no letters. All layers: logit_lens.parquet."
     )
-    made.add_column("language", no_wrap=True)
-    for head in ("English answer\nmax @layer", "own answer\nmax @layer", "top tokens"):
-        made.add_column(head, justify="right")
+    heads = ("English answer\nmax @layer", "own answer\nmax @layer", "top tokens")
+    made = printed(title, caption, ["language"], heads, no_wrap=True)
     for (language, _), one in found.items():
         cells = []
         for name in ("english", "own"):
@@ -210,7 +198,5 @@ def _printed(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
 
 def _texts(pair: Pair) -> str:
     """Digest of all texts that the pair's numbers depend on, in order."""
-    own, other = pair.language.by_id(), pair.english.by_id()
-    items = [side[item_id] for side in (own, other) for item_id in pair.ids]
-    texts = [(item.prompt, item.continuations[item.gold], item.shots) for item in items]
-    return hashlib.sha256(repr(texts).encode()).hexdigest()
+    items = [item for side in zip(*pair.items(), strict=True) for item in side]
+    return digest([(item.prompt, item.continuations[item.gold], item.shots) for item in items])

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
-import yaml
 from torch import Tensor
 
-from align_pipeline.config.lang import Language
+from align_pipeline.config.lang import Language, known_languages
 from align_pipeline.config.patch import (
     CONDITIONS,
     LANGUAGE_CONDITION,
@@ -21,9 +20,7 @@ from align_pipeline.config.patch import (
     PatchItems,
     is_kept,
     map_of,
-    with_strength,
 )
-from align_pipeline.config.paths import CONF
 from align_pipeline.data.items import ENGLISH, Item
 from align_pipeline.data.parallel import Pairs
 from align_pipeline.data.source import Source
@@ -63,10 +60,6 @@ class Plan:
     def conditions(self) -> list[str]:
         """The conditions, in the user's order."""
         return list(self.config.conditions)
-
-    def row_name(self, condition: str) -> str:
-        """The condition's name in the tables."""
-        return with_strength(condition, self.config.strength)
 
     def source_language(self, condition: str, pair: Pair) -> str:
         """The language of a condition's activations; "" for none."""
@@ -125,7 +118,10 @@ def others_of(conditions: Sequence[str], task: ParallelTask, source: Source) -> 
     others = {}
     for condition in conditions:
         if condition.startswith(LANGUAGE_CONDITION):
-            language = _language(condition.removeprefix(LANGUAGE_CONDITION))
+            code = condition.removeprefix(LANGUAGE_CONDITION)
+            if code not in known_languages():
+                raise unknown("language", code, known_languages())
+            language = Language(**known_languages()[code])
             task.supported([language], source, {language.flores})
             others[condition] = task.pairs([language], source)[0].language
     return others
@@ -137,13 +133,6 @@ def need_several(condition: str, items: Sequence[Item]) -> None:
         raise InputError(
             f"The condition {condition} needs activations of other items, but there is only one item; raise task.limit."
         )
-
-
-def _language(code: str) -> Language:
-    path = CONF / "lang" / f"{code}.yaml"
-    if not path.is_file():
-        raise unknown("language", code, [p.stem for p in (CONF / "lang").glob("*.yaml")])
-    return Language(**yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def is_answered(pair: Pair, predictions: pd.DataFrame) -> bool:

@@ -19,7 +19,7 @@ from align_pipeline.config import Config
 from align_pipeline.config.patch import KEPT, TREATMENT, Component, PatchItems, is_kept, map_of
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.tasks import ChoiceTask, Pair, ParallelTask
-from align_pipeline.measurements.base import ASSUMED, Columns, Job, Told, Unit
+from align_pipeline.measurements.base import ASSUMED, Columns, Job, Measurement, Told, Unit, printed
 from align_pipeline.measurements.patching import conditions, figures
 from align_pipeline.measurements.patching.learned import training
 from align_pipeline.measurements.patching.patch import Activations, Patched, chosen_layers, patch
@@ -31,17 +31,16 @@ from align_pipeline.tracking.wandb import Curve
 log = logging.getLogger(__name__)
 
 
-class Patching:
+class Patching(Measurement):
     """Activation patching of multiple-choice tasks."""
 
     name: ClassVar[str] = "patching"
     stage: ClassVar[str] = "patching"
     table: ClassVar[str] = "patching"
     schema: ClassVar[pa.Schema] = PATCHING
-    blank: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         order = list(dict.fromkeys(pair.english.language for pair in job.every_pair))
         self.pairs = sorted(job.every_pair, key=lambda pair: order.index(pair.english.language))
         asked = conditions.plan(job.config.patch, job.task, self.pairs, job.source)
@@ -122,10 +121,7 @@ class Patching:
         config = asked.config
         for rows in Patched(**tensors).rows(asked, pair, ids):
             yield {
-                "model": self.job.config.model.name,
-                "task": self.job.task.name,
-                "language": pair.language.language,
-                "pivot": pair.language.pivot,
+                **self.job.columns(pair.language),
                 "pivot_language": pair.english.language,
                 "pivot_set": pair.english.pivot,
                 "component": config.component.value,
@@ -149,8 +145,8 @@ class Patching:
             learnt = self.with_english.training.get(key[0])
             if learnt is not None:
                 rows[key]["map_pairs"] = {"name": learnt.name, "count": len(learnt)}
-        printed = [_printed(rows, effects)] if any(row["patching"] for row in rows.values()) else []
-        return Told(rows, _curves(effects), figures.draw(effects, self.job.folder), printed=printed)
+        tables = [_printed(rows, effects)] if any(row["patching"] for row in rows.values()) else []
+        return Told(rows, _curves(effects), figures.draw(effects, self.job.folder), printed=tables)
 
     @staticmethod
     def numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -211,13 +207,8 @@ def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]], effects: pd.Data
     if any(one["pivot_language"] != ENGLISH for one in found):
         caption += " From other pivots: the treatment; their controls are in the report."
     title = f"Activation patching, layers {layer_range(sorted(effects['layer'].unique()))}"
-    made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    for column in ("language", "condition"):
-        made.add_column(column)
-    for column in ("TF", "corrected\nmax @layer", "middle", "attributable to the concept"):
-        made.add_column(column, justify="right")
-    if has_kept:
-        made.add_column("English\ndamaged", justify="right")
+    heads = ["TF", "corrected\nmax @layer", "middle", "attributable to the concept"]
+    made = printed(title, caption, ["language", "condition"], [*heads, *(["English\ndamaged"] if has_kept else [])])
     for (language, _), row in rows.items():
         kept = [one for one in row["patching"] if is_kept(one["condition"])]
         damage = {one["condition"].removeprefix(KEPT): one["middle_damage"] for one in kept}

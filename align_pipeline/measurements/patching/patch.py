@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align_pipeline.config.patch import TREATMENT, Component, PatchConfig, is_kept, map_of
+from align_pipeline.config.patch import TREATMENT, Component, PatchConfig, is_kept, map_of, with_strength
 from align_pipeline.data.items import Item
 from align_pipeline.data.tasks import Pair
 from align_pipeline.engine.forward import Advance
@@ -164,7 +164,7 @@ class Patched:
             donors = [int(self.donors[c, n]) for n in given]
             known = {
                 "source_language": asked.source_language(condition, pair),
-                "condition": asked.row_name(condition),
+                "condition": with_strength(condition, asked.config.strength),
                 "item_id": [ids[n] for n in given],
                 "donor": [pair.english.items[d].id if d >= 0 else "" for d in donors],
                 "donor_gold": [int(self.donor_golds[c, n]) if self.donor_golds[c, n] >= 0 else None for n in given],

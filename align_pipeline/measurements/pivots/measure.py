@@ -31,24 +31,23 @@ from align_pipeline.measurements.alignment.similarity import (
     option_cosines,
     option_twins,
 )
-from align_pipeline.measurements.base import Columns, Job, Told, Unit, layers
+from align_pipeline.measurements.base import Columns, Job, Measurement, Told, Unit, layers
 from align_pipeline.measurements.pivots.states import KeptStates
 from align_pipeline.measurements.pivots.table import PIVOTS
 
 log = logging.getLogger(__name__)
 
 
-class Pivots:
+class Pivots(Measurement):
     """Alignment of every language with every pivot."""
 
     name: ClassVar[str] = "pivots"
     stage: ClassVar[str] = "pivots"
     table: ClassVar[str] = "pivots"
     schema: ClassVar[pa.Schema] = PIVOTS
-    blank: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         self.metrics = counted(job.config)
         self.pairs = job.every_pair
         left_out = sum(sum(pair.left_out.values()) for pair in self.pairs if pair.english.language != ENGLISH)

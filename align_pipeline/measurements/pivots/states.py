@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from align_pipeline.engine.states import pooled_states, shape_of
 from align_pipeline.errors import InputError
 from align_pipeline.files import room
 from align_pipeline.measurements.alignment.similarity import EnglishStates, text_tokens
-from align_pipeline.measurements.base import Job, layers
+from align_pipeline.measurements.base import Job, digest, layers
 from align_pipeline.store.cache import Cache
 
 log = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ class KeptStates:
         return {pooling: torch.zeros(shape, dtype=dtype)[chosen] for pooling, (shape, dtype) in shapes.items()}
 
     def _key(self, side: ItemSet, model: Mapping[str, Any]) -> dict[str, Any]:
-        texts = hashlib.sha256(repr([(item.options, item.premise) for item in side.items]).encode()).hexdigest()
+        texts = digest([(item.options, item.premise) for item in side.items])
         return {"kind": "states", **model, "texts": texts, "layers": self.job.config.layers}
 
     def _check_room(self, sides: Sequence[ItemSet]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from align_pipeline.engine.model import LanguageModel
 from align_pipeline.engine.pooling import ACTIVE, MEAN
 from align_pipeline.engine.states import pooled_states
 from align_pipeline.figures.style import save, slug
-from align_pipeline.measurements.base import Columns, Job, Told, Unit, Watcher, layers
+from align_pipeline.measurements.base import Columns, Job, Measurement, Told, Unit, Watcher, digest, layers, printed
 from align_pipeline.measurements.representations.figures import LABELS, by_layer
 from align_pipeline.measurements.representations.measures import active_measures, measures
 from align_pipeline.measurements.representations.statistics import KEYS, middle_third
@@ -48,18 +47,16 @@ _WHAT = {_STATES: "states", _MORE: "neighbours and neurons", _NEURONS: "active n
 _PRINTED = ("cosine_centred", "cka", "retrieval_xx_en", "neighbours", "neuronxa")
 
 
-class Representations:
+class Representations(Measurement):
     """How similar the states of parallel sentences are, by measures that use no answer options."""
 
     name: ClassVar[str] = "representations"
     stage: ClassVar[str] = "extraction"
     table: ClassVar[str] = "representations"
     schema: ClassVar[pa.Schema] = REPRESENTATIONS
-    others: ClassVar[Mapping[str, pa.Schema]] = {}
-    blank: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         self.measures = [name for family in job.config.representations for name in FAMILIES[family]]
         self.kinds = [kind for kind, names in KINDS.items() if set(names) & set(self.measures)]
         self._english: dict[str, dict[str, Tensor]] = {}
@@ -83,11 +80,12 @@ class Representations:
         If the job measures alignment too, its pass gives the states, and the units only return what was computed then.
         """
         for pair in self.job.pairs:
+            texts = digest([(own.premise, other.premise) for own, other in pair.items()])
             for kind in self.kinds:
                 what = f"Compared {_WHAT[kind]} of {pair.language.language}"
                 compute, rows = functools.partial(self._compute, kind, pair), functools.partial(self._rows, kind, pair)
                 lines = functools.partial(self._curves, kind, pair)
-                yield Unit(kind, _texts(pair), what, compute, rows, is_prompted=False, curves=lines)
+                yield Unit(kind, texts, what, compute, rows, is_prompted=False, curves=lines)
 
     def _poolings(self, lm: LanguageModel) -> list[str]:
         """The poolings of the kinds that are asked for."""
@@ -110,8 +108,7 @@ class Representations:
             if pivot not in self._english:
                 self._english.clear()  # pairs are roughly grouped by pivot; states are large
                 self._english[pivot] = self._states(f"Premises of English ({pivot})", pair.english.items)
-            other = pair.language.by_id()
-            language = self._states(f"Premises of {pair.language.language}", [other[item_id] for item_id in pair.ids])
+            language = self._states(f"Premises of {pair.language.language}", [own for own, _ in pair.items()])
             place = {item.id: row for row, item in enumerate(pair.english.items)}
             rows = [place[item_id] for item_id in pair.ids]
             with self.job.stages.stage("representations", f"Compared {pair.language.language} with English"):
@@ -137,10 +134,7 @@ class Representations:
             for p, pooling in enumerate(("weighted",) if kind == _NEURONS else POOLINGS):
                 if measure in self.measures and shown:
                     yield {
-                        "model": self.job.config.model.name,
-                        "task": self.job.task.name,
-                        "language": pair.language.language,
-                        "pivot": pair.english.pivot,
+                        **self.job.columns(pair.language),
                         "measure": measure,
                         "pooling": pooling,
                         "layer": np.array(shown, dtype=np.int32),
@@ -231,18 +225,15 @@ def _curves(table: pd.DataFrame) -> Iterator[Curve]:
 
 def _printed(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
     """Some of the measures, as a console table."""
-    made = Table(
-        title="Representations: mean over tokens, middle third of the layers",
-        caption="In brackets: the same of sentences that are not translations. NeuronXA: weighted mean over tokens. "
-        "All measures: representations.parquet.",
-        title_justify="left",
-        caption_justify="left",
+    title = "Representations: mean over tokens, middle third of the layers"
+    caption = (
+        "In brackets: the same of sentences that are not translations. NeuronXA: weighted mean over tokens. "
+        "All measures: representations.parquet."
     )
     shown = [name for name in _PRINTED if any(name in one for one in found.values())]
     shown = shown or list(next(iter(found.values())))
-    made.add_column("language", no_wrap=True)
-    for name in shown:
-        made.add_column(LABELS[name].replace(" ", "\n", 1), justify="right")
+    heads = [LABELS[name].replace(" ", "\n", 1) for name in shown]
+    made = printed(title, caption, ["language"], heads, no_wrap=True)
     for (language, _), one in found.items():
         made.add_row(language, *(_cell(one[name].get(MEAN) or one[name]["weighted"]) for name in shown))
     return made
@@ -251,9 +242,3 @@ def _printed(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
 def _cell(told: Mapping[str, float]) -> str:
     value, chance = (f"{told[key]:z.2f}" if math.isfinite(told[key]) else "" for key in ("middle", "middle_chance"))
     return f"{value or '–'}{f' ({chance})' if chance else ''}"
-
-
-def _texts(pair: Pair) -> str:
-    """Digest of all texts that the pair's numbers depend on, in order."""
-    own, other = pair.language.by_id(), pair.english.by_id()
-    return hashlib.sha256(repr([(own[i].premise, other[i].premise) for i in pair.ids]).encode()).hexdigest()

@@ -278,15 +278,6 @@ def _rotations(n: int) -> tuple[Tensor, list[int]]:
     return order, (torch.randperm(n - 1, generator=generator)[:SHUFFLES] + 1).tolist()
 
 
-def shuffles(n: int) -> Tensor:
-    """[S, n]: the shuffles as permutations; none has a fixed point."""
-    order, steps = _rotations(n)
-    found = torch.empty(len(steps), n, dtype=torch.long)
-    for row, step in zip(found, steps, strict=True):
-        row[order] = order.roll(-step)
-    return found
-
-
 def neurons(e: Tensor, x: Tensor) -> Value:
     """Mean over dimensions of Pearson's correlation over sentences; `e` and `x` are centred.
 

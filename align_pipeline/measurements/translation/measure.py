@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, cast
@@ -14,7 +13,7 @@ from torch import Tensor
 from align_pipeline.config import Config
 from align_pipeline.data.tasks import Flores, ParallelTask, Translation
 from align_pipeline.errors import InputError
-from align_pipeline.measurements.base import Column, Columns, Job, Told, Unit
+from align_pipeline.measurements.base import Column, Columns, Job, Measurement, Told, Unit, digest
 from align_pipeline.measurements.translation import language_id
 from align_pipeline.measurements.translation.scores import (
     SCORES,
@@ -29,17 +28,16 @@ from align_pipeline.measurements.translation.translate import Hypotheses, transl
 log = logging.getLogger(__name__)
 
 
-class Translations:
+class Translations(Measurement):
     """Translation quality of the model."""
 
     name: ClassVar[str] = "translation"
     stage: ClassVar[str] = "scoring"
     table: ClassVar[str] = "translations"
     schema: ClassVar[pa.Schema] = TRANSLATIONS
-    blank: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         self.task = cast(Flores, job.task)
         self.found: dict[str, dict[str, Any]] = {}
 
@@ -64,7 +62,7 @@ class Translations:
                 log.info(missing)
         for one in (one for directions in translations(self.job).values() for one in directions):
             what = f"Translated {one.language}, {one.direction}"
-            texts = hashlib.sha256(repr((one.prompts, self.task.max_new_tokens)).encode()).hexdigest()
+            texts = digest((one.prompts, self.task.max_new_tokens))
             compute = functools.partial(self._compute, one, what)
             yield Unit("translations", texts, what, compute, functools.partial(self._rows, one))
 

@@ -7,7 +7,6 @@ KV cache. Rows of similar length run together; a row leaves its batch when its l
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +17,6 @@ from align_pipeline.data.tasks.flores import Translation
 from align_pipeline.engine.forward import Advance
 from align_pipeline.engine.generation import greedy
 from align_pipeline.engine.model import LanguageModel, Tokens
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

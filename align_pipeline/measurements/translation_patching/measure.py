@@ -15,13 +15,12 @@ from rich.table import Table
 from torch import Tensor
 
 from align_pipeline.config import Config
-from align_pipeline.config.patch import UNPATCHED, Component
+from align_pipeline.config.patch import UNPATCHED
 from align_pipeline.config.pivots import ENGLISH_ONLY
 from align_pipeline.data.tasks import Flores, Pair, ParallelTask, Translation
-from align_pipeline.measurements.base import Columns, Job, Told, Unit
+from align_pipeline.measurements.base import Columns, Job, Measurement, Told, Unit, printed
 from align_pipeline.measurements.patching.figures import draw_translation
-from align_pipeline.measurements.patching.measure import records
-from align_pipeline.measurements.patching.patch import chosen_layers
+from align_pipeline.measurements.patching.measure import Patching, records
 from align_pipeline.measurements.translation.measure import translations
 from align_pipeline.measurements.translation.scores import sentence_scores, sentence_statistics
 from align_pipeline.measurements.translation.translate import Hypotheses
@@ -33,17 +32,17 @@ from align_pipeline.tracking.wandb import Curve
 log = logging.getLogger(__name__)
 
 
-class TranslationPatching:
+class TranslationPatching(Measurement):
     """Activation patching of translation."""
 
     name: ClassVar[str] = "translation_patching"
     stage: ClassVar[str] = "patching"
     table: ClassVar[str] = "translation_patching"
     schema: ClassVar[pa.Schema] = TRANSLATION_PATCHING
-    blank: ClassVar[Mapping[str, Any]] = {}
+    check = staticmethod(Patching.check)
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         self.asked_for = patch.plan(job.config.patch, cast(Flores, job.task), job.pairs, job.source)
         if job.config.pivot != ENGLISH_ONLY:
             log.info("Patched translation takes activations of English only, not of other pivots.")
@@ -53,13 +52,6 @@ class TranslationPatching:
     def asked(config: Config, task: ParallelTask) -> bool:
         """See `Measurement`."""
         return bool(config.patch.conditions) and isinstance(task, Flores)
-
-    @staticmethod
-    def check(config: Config, task: ParallelTask, last: int | None) -> None:
-        """See `Measurement`."""
-        if last is not None:
-            first = 0 if config.patch.component is Component.resid else 1
-            chosen_layers(config.patch, range(first, last + 1), config.model.name)
 
     def units(self) -> Iterator[Unit]:
         """One unit per language, direction and condition."""
@@ -179,11 +171,8 @@ def _printed(rows: Mapping[tuple[str, str], Mapping[str, Any]], effects: pd.Data
         "treatment minus the strongest control that lacks the concept, over the middle third."
     )
     title = f"Patched translation, layers {layer_range(sorted(effects['layer'].unique()))}"
-    made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    for column in ("language", "direction", "condition"):
-        made.add_column(column)
-    for column in ("n", "unpatched", "best\n@layer", "middle", "attributable to the concept"):
-        made.add_column(column, justify="right")
+    heads = ("n", "unpatched", "best\n@layer", "middle", "attributable to the concept")
+    made = printed(title, caption, ("language", "direction", "condition"), heads)
     for (language, _), row in rows.items():
         for one in row["translation_patching"]["summary"]:
             best = f"{one['best']:.1f} @{one['best_layer']}"
