@@ -103,8 +103,8 @@ def _of_hub(kind: str, dataset: str, split: str, language: Language, source: Sou
     config = language.flores if present is not None and language.flores in present else code
     if config is None or (present is not None and config not in present):
         raise InputError(f"{dataset} has no {language.name} ({language.flores}) in data={source.name}.")
-    own = {str(row["id"]): _text(row) for row in source.load(dataset, config, split, None, None, ("text",))}
-    english = [(str(r["id"]), _text(r)) for r in source.load(dataset, ENGLISH, split, None, None, ("text",))]
+    own = {str(row["id"]): str(row["text"]) for row in source.load(dataset, config, split, None, None, ("text",))}
+    english = [(str(r["id"]), str(r["text"])) for r in source.load(dataset, ENGLISH, split, None, None, ("text",))]
     missing = next((item_id for item_id, _ in english if item_id not in own), None)
     if missing is not None or len(own) != len(english):
         raise InputError(
@@ -112,10 +112,6 @@ def _of_hub(kind: str, dataset: str, split: str, language: Language, source: Sou
             + (f"; {language.flores} lacks sentence {missing}." if missing is not None else ".")
         )
     return [(text, own[item_id]) for item_id, text in english]
-
-
-def _text(row: Row) -> str:
-    return str(row["text"])
 
 
 def _of_files(path: Path, pattern: str) -> list[tuple[str, str]]:

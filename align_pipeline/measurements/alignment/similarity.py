@@ -71,10 +71,7 @@ class Similarities:
 
     def at(self, layers: Sequence[int]) -> Similarities:
         """Only these layers."""
-        return Similarities(
-            {p: OptionCosines(**{k: t[layers] for k, t in vars(c).items()}) for p, c in self.options.items()},
-            {p: PremiseCosines(**{k: t[layers] for k, t in vars(c).items()}) for p, c in self.premises.items()},
-        )
+        return Similarities.from_tensors({name: value[layers] for name, value in self.tensors().items()})
 
     def mismatched(self) -> Iterator[Similarities]:
         """The items' X options with the E options of another item, K times: the chance level of alignment."""
