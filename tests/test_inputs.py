@@ -19,11 +19,13 @@ import pandas as pd
 import pytest
 import torch
 from conftest import REPOSITORY, belebele_rows, compose, random_job, random_model, run_job, tokenizer, write_hub
+from hydra.utils import instantiate
 from processes import Command, Done
 from safetensors.torch import load_file, save_file
 
 from align_pipeline import pipeline
 from align_pipeline.config.paths import EMBEDDED
+from align_pipeline.data.source import Source
 from align_pipeline.errors import InputError
 from align_pipeline.measurements.translation import scores
 from align_pipeline.report.read import read
@@ -619,8 +621,8 @@ def test_answers_that_look_like_something_else_stay_text(
             pd.DataFrame(every).to_csv(base / code / "test.csv", index=False)
         replace_text(base / "README.md", ".jsonl", ".csv")
     config = compose(*arguments)
-    task = pipeline.instantiate(config.task)
-    (pair,) = task.pairs(list(config.languages.values()), pipeline.Source(config.source))
+    task = instantiate(config.task)
+    (pair,) = task.pairs(list(config.languages.values()), Source(config.source))
     options = [text.rsplit(" ", 1)[-1] for text in pair.language.items[0].options]
     assert options == [value.format(k) for k in (1, 2, 3, 4)]
 
@@ -655,8 +657,8 @@ def test_json_lines_end_with_line_feeds_alone_and_may_begin_with_a_bom(model_fol
     path = swahili(tmp_path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     config = compose(*arguments)
-    task = pipeline.instantiate(config.task)
-    (pair,) = task.pairs(list(config.languages.values()), pipeline.Source(config.source))
+    task = instantiate(config.task)
+    (pair,) = task.pairs(list(config.languages.values()), Source(config.source))
     assert len(pair.ids) == len(rows)
     assert odd in pair.language.items[1].premise
     assert pair.language.items[1].options[0].endswith(" 2023-05-03")
