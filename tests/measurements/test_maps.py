@@ -434,6 +434,15 @@ MAPPED = {
 }
 
 
+def test_predictions_without_loglikelihoods_have_rates_and_no_log_odds() -> None:
+    patching, predictions = simulate({**MAPPED, "shift": 0.5})
+    whole = effects(join(patching, predictions))
+    for without in (predictions.assign(loglikelihoods=None), predictions.drop(columns="loglikelihoods")):
+        found = effects(join(patching, without))
+        assert found["correction_rate"].equals(whole["correction_rate"])
+        assert found["log_odds_change_tf"].isna().all()
+
+
 def test_a_map_is_compared_with_its_own_placebos_of_the_same_strength() -> None:
     patching, predictions = simulate({**MAPPED, "shift": 0.5})
     units = join(patching, predictions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -343,6 +344,18 @@ def test_the_report_has_the_matrix(finished: tuple[Path, Any], tmp_path: Path) -
     assert "English's lead is not defined, because there are fewer than 5 languages." in " ".join(page.split())
     assert (tmp_path / "pivots.csv").exists()
     assert (tmp_path / "plots" / "pivots_belebele_dali_last.png").exists()
+
+
+def test_of_two_runs_of_a_pair_that_with_more_items_is_shown(finished: tuple[Path, Any], tmp_path: Path) -> None:
+    table = pd.read_parquet(finished[0] / "job" / "pivots.parquet")
+    (tmp_path / "few").mkdir()
+    table.assign(n=table["n"] // 2, aligned=0).to_parquet(tmp_path / "few" / "pivots.parquet")
+    few, job = tmp_path / "few", finished[0] / "job"
+    made = [report.write(runs, tmp_path / "out").read_text() for runs in ([job], [job, few], [few, job])]
+    said = f"different numbers of items: {len(table[['language', 'pivot']].drop_duplicates())}."
+    assert [said in page for page in made] == [False, True, True]
+    tables = [re.findall(r"<table.*?</table>", page[page.index("Which pivot?") :], re.DOTALL) for page in made]
+    assert tables[0] == tables[1] == tables[2]
 
 
 def test_a_full_disk_is_refused_before_any_pass(

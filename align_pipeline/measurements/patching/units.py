@@ -156,10 +156,10 @@ def join(patching: pd.DataFrame, predictions: pd.DataFrame, last_layers: dict[st
 
 
 def _by_options(rows: pd.DataFrame) -> Array:
-    """The gold option's log-odds per row; the number of options differs between tasks."""
+    """The gold option's log-odds per row, NaN without log-likelihoods; the number of options differs between tasks."""
     found = np.full(len(rows), np.nan)
-    counts = rows["loglikelihoods"].map(len).to_numpy()
-    for count in np.unique(counts):
+    counts = rows.get("loglikelihoods", pd.Series(np.nan, rows.index)).map(np.size).to_numpy()
+    for count in np.unique(counts[counts > 1]):
         chosen = counts == count
         values = np.stack(rows.loc[chosen, "loglikelihoods"].to_list())
         found[chosen] = log_odds(values, rows.loc[chosen, "gold"].to_numpy(int))

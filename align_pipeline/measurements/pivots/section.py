@@ -27,15 +27,18 @@ def _show(part: Part) -> Markup:
     if rows.empty:
         return Markup()
     rows = rows.astype(dict.fromkeys(_TEXTS, object))
-    rows = rows.drop_duplicates(["language", "pivot", "metric", "pooling", "layer"], keep="last")
+    keys = ["language", "pivot", "metric", "pooling", "layer"]
+    several = rows[rows.groupby(keys, observed=True)["n"].transform("nunique") > 1]
+    rows = rows.sort_values("n", kind="stable").drop_duplicates(keys, keep="last")
     predictions = part.study.predictions
     predictions = predictions[(predictions["model"] == part.model) & (predictions["task"] == part.task)]
     found = {(str(a), str(b)) for a, b in rows[["metric", "pooling"]].itertuples(index=False)}
-    keys = sorted(found, key=lambda key: (place_of(key[0]), key))
+    shown = sorted(found, key=lambda key: (place_of(key[0]), key))
     agree = _agreement(predictions, sorted(rows["pivot"].unique()))
     return render(
         "align_pipeline/measurements/pivots/section.html",
-        metrics=[_metric(part, rows, predictions, agree, *key) for key in keys],
+        metrics=[_metric(part, rows, predictions, agree, *key) for key in shown],
+        several=len(several[["language", "pivot"]].drop_duplicates()),
     )
 
 
