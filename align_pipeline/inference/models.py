@@ -21,7 +21,7 @@ from align_pipeline.data.items import ENGLISH
 from align_pipeline.inference import arrays, resampling
 from align_pipeline.inference.items import adjusted
 from align_pipeline.inference.study import Array, Study
-from align_pipeline.inference.tuning import paired
+from align_pipeline.inference.tuning import SAME, paired
 
 MEAN = "mean over languages"
 """``language`` of a row that is the mean over the languages that the models have in common."""
@@ -42,7 +42,6 @@ DIFFERENCES = [
     *("of_reference", "of_model", "difference", "low", "high", "p", "p_holm", "note"),
 ]
 _STEP = re.compile(r"(?:steps?|checkpoint|ckpt|iter(?:ation)?s?)[-_.=]?(\d+)([km]?)(?![a-z0-9])", re.IGNORECASE)
-_SAME = "interval and p not defined, because the difference is the same in all clusters, or there is only one"
 _OF_LEVEL = {
     "pearson": "r",
     "pearson_low": "r_low",
@@ -230,7 +229,7 @@ def over_splits(before: Array, after: Array, cluster: Array) -> dict[str, Any]:
     found |= {"low": found["difference"] - reach, "high": found["difference"] + reach, "p": float(2 * t.sf(size))}
     if reach == 0:  # that of a few items that all agree is no sign of certainty
         found |= {"low": np.nan, "high": np.nan}
-    note = "" if not np.isnan(found["p"]) else every["note"][0] if np.isnan(found["difference"]) else _SAME
+    note = "" if not np.isnan(found["p"]) else every["note"][0] if np.isnan(found["difference"]) else SAME
     return {"n": int(every["n"].max()), "n_clusters": every["n_clusters"], **found, "note": note}
 
 

@@ -197,6 +197,9 @@ def _contrasts(known: Sequence[Preset], values: Mapping[str, Array], base: str) 
                 yield preset, MEAN, placebo.name, mean[placebo.name], mean[preset.name]
 
 
+SAME = "interval and p not defined, because the difference is the same in all clusters, or there is only one"
+
+
 def paired(before: Array, after: Array, cluster: Array) -> dict[str, Any]:
     """Mean difference of the same items, the mean over languages, with clustered errors.
 
@@ -220,10 +223,14 @@ def paired(before: Array, after: Array, cluster: Array) -> dict[str, Any]:
     old, new = (resampling.means(resampling.means(np.where(known, side, np.nan))) for side in (before, after))
     found |= {"before": old, "after": new, "difference": value} | dict(zip(("low", "high", "p"), ends, strict=True))
     note = np.where(np.isnan(value), "not defined, because no item has both values", "")
-    return found | {"note": np.where(np.isnan(ends[2]) & ~np.isnan(value), _SAME, note)}
+    return found | {"note": np.where(np.isnan(ends[2]) & ~np.isnan(value), SAME, note)}
 
 
-_SAME = "p not defined, because the difference is the same in all clusters, or there is only one"
+def _compared(about: dict[str, Any], before: Array, after: Array, cluster: Array) -> pd.DataFrame:
+    """Rows with the columns of `paired`; that all values agree is no certainty, so that they have no interval."""
+    found = paired(before, after, cluster)
+    ends = {end: np.where(np.isnan(found["p"]), np.nan, found[end]) for end in ("low", "high")}
+    return pd.DataFrame(about | found | ends)
 
 
 def accuracy(of: Pairs) -> pd.DataFrame:
@@ -234,7 +241,7 @@ def accuracy(of: Pairs) -> pd.DataFrame:
         about["overlap"] = max(one.overlap.get(of.task, 0) for one in preset.versions)
         for language, pivot, trained, u in preset.columns(of.units):
             row = about | {"language": language, "pivot": pivot, "trained": trained}
-            parts.append(pd.DataFrame(row | paired(before[:, u, None], after[:, u, None], of.cluster)))
+            parts.append(_compared(row, before[:, u, None], after[:, u, None], of.cluster))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=TUNING)
 
 
@@ -349,7 +356,7 @@ def alignment(of: Pairs, metric: Aligned) -> pd.DataFrame:
         for language, pivot, trained, u in preset.columns(base.units):
             row = about | {"language": language, "pivot": pivot, "trained": trained}
             row["layer"] = [*base.layers, base.layers[base.best[u[0]]] if len(u) == 1 else None, None]
-            parts.append(pd.DataFrame(row | paired(before[:, u], after[:, u], base.cluster)))
+            parts.append(_compared(row, before[:, u], after[:, u], base.cluster))
     return pd.concat(parts, ignore_index=True).astype({"layer": "Int64"})
 
 

@@ -199,6 +199,16 @@ def test_without_a_tuned_model_nothing_changes(runs: Path, tmp_path: Path) -> No
     assert "tuning" not in text_of(page)
 
 
+def test_a_tuned_model_that_is_as_before_has_no_intervals(tmp_path: Path) -> None:
+    base, model = tables("gemma3-270m", 0, 0, 0), "gemma3-270m+none-seed0"
+    write(tmp_path / "base", "gemma3-270m", base, None)
+    write(tmp_path / model, model, tuple(table.assign(model=model) for table in base), tuned("none", "treatment", 0))
+    text = text_of(report.write([tmp_path], tmp_path / "report"))
+    assert "interval and p not defined" in (tmp_path / "report" / "tuning.csv").read_text()
+    assert "0.0 points" in text
+    assert "[0.0, 0.0]" not in text
+
+
 def test_without_its_base_a_tuned_model_is_named_in_a_note(runs: Path) -> None:
     found = results.analyse(read.read([runs / "gemma3-270m+midalign-seed0"]))
     assert found.by_name["tuning"].empty
