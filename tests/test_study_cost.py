@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from torch.utils.flop_counter import FlopCounterMode
 
 from align_pipeline.data.source import Source
-from align_pipeline.data.tasks.parallel import ItemSet, pair
+from align_pipeline.data.tasks.pairs import ItemSet, pair
 from align_pipeline.engine.forward import hidden_states
 from align_pipeline.engine.model import LanguageModel, wrap
 from align_pipeline.engine.pooling import POOLINGS

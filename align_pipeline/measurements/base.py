@@ -28,7 +28,7 @@ from align_pipeline.config.lang import Language
 from align_pipeline.config.pivots import ENGLISH_ONLY
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import ItemSet, Pair, ParallelTask
-from align_pipeline.data.tasks.parallel import pair as paired
+from align_pipeline.data.tasks.pairs import pair as paired
 from align_pipeline.engine.loading import load, parameters
 from align_pipeline.engine.model import LanguageModel
 from align_pipeline.errors import InputError

@@ -19,7 +19,7 @@ from align_pipeline.config.lang import Language, known_languages
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import Declared, ItemSet
-from align_pipeline.data.tasks.parallel import pair
+from align_pipeline.data.tasks.pairs import pair
 from align_pipeline.errors import InputError
 
 SWH = Language(**known_languages()["swh"])

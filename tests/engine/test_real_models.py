@@ -18,7 +18,7 @@ from align_pipeline.config.model import Dtype, ModelConfig
 from align_pipeline.data.items import Item
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import Xcopa
-from align_pipeline.data.tasks.parallel import Pair
+from align_pipeline.data.tasks.pairs import Pair
 from align_pipeline.engine.loading import load
 from align_pipeline.engine.model import LanguageModel
 from align_pipeline.measurements.alignment.similarity import english_states, similarities, text_tokens

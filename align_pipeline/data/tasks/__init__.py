@@ -5,7 +5,8 @@ from align_pipeline.data.tasks.choice import ChoiceTask
 from align_pipeline.data.tasks.declared import Declared
 from align_pipeline.data.tasks.flores import Flores, Translation
 from align_pipeline.data.tasks.harness import Harness
-from align_pipeline.data.tasks.parallel import ItemSet, Pair, ParallelTask, sides_of
+from align_pipeline.data.tasks.pairs import ItemSet, Pair, sides_of
+from align_pipeline.data.tasks.parallel import ParallelTask
 from align_pipeline.data.tasks.xcopa import Xcopa
 from align_pipeline.data.tasks.xstorycloze import XStoryCloze
 

@@ -27,7 +27,8 @@ from align_pipeline.config.unparallel import refuse_unparallel
 from align_pipeline.data.items import ENGLISH, Item
 from align_pipeline.data.source import LANG, Row, Source, lines_of, place_in
 from align_pipeline.data.tasks.choice import ChoiceTask
-from align_pipeline.data.tasks.parallel import ItemSet, LeftOut, Pair
+from align_pipeline.data.tasks.pairs import ItemSet, Pair
+from align_pipeline.data.tasks.parallel import LeftOut
 from align_pipeline.errors import InputError
 
 _SPLIT = re.compile(r"(?<![A-Za-z])SPLIT(?![A-Za-z])")

@@ -11,7 +11,8 @@ from typing import ClassVar
 from align_pipeline.config.lang import Language
 from align_pipeline.data.items import ENGLISH, SHOT_SEPARATOR, Item
 from align_pipeline.data.source import Row, Source
-from align_pipeline.data.tasks.parallel import ItemSet, Pair, ParallelTask, texts_of
+from align_pipeline.data.tasks.pairs import ItemSet, Pair
+from align_pipeline.data.tasks.parallel import ParallelTask, texts_of
 from align_pipeline.errors import InputError, is_whole
 
 log = logging.getLogger(__name__)

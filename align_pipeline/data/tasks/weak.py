@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from align_pipeline.data.items import Item
-from align_pipeline.data.tasks.parallel import ItemSet, Pair
+from align_pipeline.data.tasks.pairs import ItemSet, Pair
 
 log = logging.getLogger(__name__)
 

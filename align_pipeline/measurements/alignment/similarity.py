@@ -16,7 +16,7 @@ from torch import Tensor
 
 from align_pipeline import distributed
 from align_pipeline.data.items import Item
-from align_pipeline.data.tasks.parallel import ItemSet, Pair
+from align_pipeline.data.tasks.pairs import ItemSet, Pair
 from align_pipeline.engine.forward import Advance, hidden_states
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.engine.pooling import POOLINGS
