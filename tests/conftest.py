@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,13 @@ SENTENCES = [
     "P: Q: A: B: C: D: Answer: A B C D",
     "El perro duerme en la cocina, y la niña lee un libro.",
 ]
+
+
+@pytest.fixture(autouse=True)
+def own_service_of_wandb() -> Iterator[None]:
+    """Commands that a later test starts must not look for the W&B process of this one, which may be gone by then."""
+    yield
+    os.environ.pop("WANDB_SERVICE", None)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ CONTEXT.set_forkserver_preload(["preloaded"])
 
 def _serve() -> None:
     """Start the server where it finds the modules of this folder."""
+    os.environ.pop("WANDB_SERVICE", None)  # of a test in this process, and perhaps no longer there
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([before] if before else [])])
     try:
@@ -99,6 +100,7 @@ def _command(
 ) -> None:
     os.chdir(folder)
     sys.path[:0] = modules
+    os.environ.pop("WANDB_SERVICE", None)
     for key, value in environment.items():
         if value is None:
             os.environ.pop(key, None)

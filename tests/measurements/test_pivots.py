@@ -181,7 +181,7 @@ def said(found: p.Best) -> str:
     of_best, english = at.get(found.best, (None, None)), at["eng_Latn"][0]
     one = SimpleNamespace(name="DALI", layer=3, best=found, best_r=of_best[0], best_p=of_best[1], english_r=english)
     one = SimpleNamespace(**vars(one), image="a", layers="b", table=table, languages=8, n=10, chance=None)
-    page = render("align_pipeline/measurements/pivots/section.html", metrics=[one])
+    page = render("align_pipeline/measurements/pivots/section.html", metrics=[one], several=0)
     return " ".join(page[: page.index("</li>")].split())
 
 
