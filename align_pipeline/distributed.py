@@ -11,8 +11,10 @@ process that fails tells the others at their next exchange: all processes end wi
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -79,6 +81,29 @@ def stop() -> None:
 
         dist.destroy_process_group()
         _group.rank, _group.size, _group.split = 0, 1, True
+
+
+@contextlib.contextmanager
+def leaving() -> Iterator[None]:
+    """Context of a whole command: a process that is one of several ends with it, before Python cleans up.
+
+    A process group that transformers has seen outlives `stop`, and its threads sometimes abort a process that is done
+    while Python cleans up (exit code -6). A launcher then reports a failure of a job that has all its results.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    code: Any = 0
+    try:
+        yield
+    except SystemExit as error:
+        code = error.code or 0
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if isinstance(code, str) else int(code))
 
 
 def local_gpu() -> int:

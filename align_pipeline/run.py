@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from align_pipeline import command, machine
+from align_pipeline import command, distributed, machine
 from align_pipeline.config import Config, from_hydra, register, resolved
 from align_pipeline.config.paths import CONF
 from align_pipeline.sweep import jobs as sweep
@@ -74,11 +74,12 @@ def main() -> None:
         if info.is_asked(given):
             command.main(lambda: info.info(given[1:]), str)
             return
-    try:
-        command.main(job, _kept)
-    finally:
-        for tell in _at_end:
-            tell()
+    with distributed.leaving():
+        try:
+            command.main(job, _kept)
+        finally:
+            for tell in _at_end:
+                tell()
 
 
 if __name__ == "__main__":

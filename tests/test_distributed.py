@@ -278,6 +278,36 @@ def test_a_process_that_never_comes_is_not_waited_for(tmp_path: Path) -> None:
     assert "cannot connect to each other" in (tmp_path / "log.1").read_text()
 
 
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        ("", 0, ""),
+        ("sys.exit(3)", 3, ""),
+        ("sys.exit('why')", 1, "why"),
+        ("raise ValueError('why')", 1, "ValueError: why"),
+    ],
+)
+def test_a_process_of_several_ends_before_python_cleans_up(ending: str, code: int, said: str) -> None:
+    """The group's threads may abort it otherwise; what libraries registered for the end still runs."""
+    script = (
+        "import atexit, sys\nfrom align_pipeline import distributed\n"
+        "class Late:\n    def __del__(self): print('cleaned up')\n"
+        f"late = Late()\natexit.register(print, 'at exit')\nwith distributed.leaving():\n    {ending or 'pass'}\n"
+    )
+    for size in ("1", "2"):
+        found = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            cwd=REPOSITORY,
+            env={**os.environ, "WORLD_SIZE": size},
+            check=False,
+        )
+        assert (found.returncode, found.stderr.strip().split("\n")[-1]) == (code, said)
+        left_at_once = size == "2" and "raise" not in ending
+        assert found.stdout.split("\n")[:-1] == ["at exit"] + ["cleaned up"] * (not left_at_once)
+
+
 # ---- the launchers themselves
 
 

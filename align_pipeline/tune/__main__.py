@@ -5,7 +5,7 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from align_pipeline import command, machine
+from align_pipeline import command, distributed, machine
 from align_pipeline.config import register, resolved, tuning_from_hydra
 from align_pipeline.config.paths import CONF
 
@@ -27,7 +27,8 @@ def job(composed: DictConfig) -> None:
 
 def main() -> None:
     """The command line."""
-    command.main(job, lambda: "The last checkpoint is kept: the same command goes on from it.")
+    with distributed.leaving():
+        command.main(job, lambda: "The last checkpoint is kept: the same command goes on from it.")
 
 
 if __name__ == "__main__":
