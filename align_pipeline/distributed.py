@@ -47,12 +47,17 @@ class StoppedError(InputError):
     """An error that all processes of the job already know."""
 
 
+def _launched() -> int:
+    """Number of processes that the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def start() -> None:
     """Join the processes that the launcher started (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT), if any.
 
     Collectives on GPU tensors use NCCL if each process of the machine has its own GPU; everything else uses gloo.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _launched()
     if size == 1 or _group.size > 1:
         return
     import torch
@@ -90,7 +95,7 @@ def leaving() -> Iterator[None]:
     A process group that transformers has seen outlives `stop`, and its threads sometimes abort a process that is done
     while Python cleans up (exit code -6). A launcher then reports a failure of a job that has all its results.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _launched() == 1:
         yield
         return
     code: Any = 0

@@ -100,7 +100,6 @@ def _command(
 ) -> None:
     os.chdir(folder)
     sys.path[:0] = modules
-    os.environ.pop("WANDB_SERVICE", None)
     for key, value in environment.items():
         if value is None:
             os.environ.pop(key, None)
