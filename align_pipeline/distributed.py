@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -106,9 +107,28 @@ def leaving() -> Iterator[None]:
     if isinstance(code, str):
         print(code, file=sys.stderr)
     atexit._run_exitfuncs()
+    _end(1 if isinstance(code, str) else int(code))
+
+
+@contextlib.contextmanager
+def leaving_at_exit() -> Iterator[None]:
+    """Context of the work of another program's command, with `leaving`'s effect when that program exits."""
+    if _launched() == 1:
+        yield
+        return
+    atexit.register(_end, 0)  # runs after what libraries register from now on
+    try:
+        yield
+    except BaseException:
+        atexit.unregister(_end)
+        raise
+
+
+def _end(code: int) -> None:
+    logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1 if isinstance(code, str) else int(code))
+    os._exit(code)
 
 
 def local_gpu() -> int:

@@ -20,6 +20,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf, open_dict
 
+from align_pipeline import distributed
 from align_pipeline.errors import InputError
 from align_pipeline.sweep import jobs as sweep
 from align_pipeline.sweep import slurm
@@ -48,7 +49,8 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
                 return self._job(*args, **kwargs)
 
         def _job(self, *args: Any, **kwargs: Any) -> JobReturn:
-            done: JobReturn = super().__call__(*args, **kwargs)
+            with distributed.leaving_at_exit():
+                done: JobReturn = super().__call__(*args, **kwargs)
             return done
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

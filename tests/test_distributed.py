@@ -308,6 +308,25 @@ def test_a_process_of_several_ends_before_python_cleans_up(ending: str, code: in
         assert found.stdout.split("\n")[:-1] == ["at exit"] + ["cleaned up"] * (not left_at_once)
 
 
+@pytest.mark.parametrize(("work", "code"), [("print('the program goes on')", 0), ("raise ValueError", 1)])
+def test_a_process_of_another_program_ends_so_too(work: str, code: int) -> None:
+    """As SLURM's tasks do, which end through submitit."""
+    script = (
+        "import atexit\nfrom align_pipeline import distributed\n"
+        "class Late:\n    def __del__(self): print('cleaned up')\n"
+        "late = Late()\nwith distributed.leaving_at_exit():\n"
+        f"    atexit.register(print, 'at exit')\n    {work}\nprint('after it')\n"
+    )
+    for size in ("1", "2"):
+        environment = {**os.environ, "WORLD_SIZE": size}
+        found = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, env=environment, check=False
+        )
+        assert found.returncode == code
+        before = ["the program goes on", "after it", "at exit"] if code == 0 else ["at exit"]
+        assert found.stdout.split("\n")[:-1] == before + ["cleaned up"] * (size == "1" or code == 1)
+
+
 # ---- the launchers themselves
 
 

@@ -56,6 +56,7 @@ XSTORYCLOZE = {"ar", "en", "es", "eu", "hi", "id", "my", "ru", "sw", "te", "zh"}
 ROMANISED = {"ben_Latn", "hin_Latn", "npi_Latn", "sin_Latn", "urd_Latn"}  # Belebele's own, not in FLORES
 ONLY_DECLARED = {
     "bel_Cyrl",
+    "cym_Latn",
     "ewe_Latn",
     "fao_Latn",
     "glg_Latn",
