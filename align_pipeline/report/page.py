@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from align_pipeline import __version__
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.figures import interactive, style
 from align_pipeline.measurements import sections
@@ -167,7 +167,8 @@ def _provenance(results: Results, models: Sequence[str], tasks: Sequence[str]) -
     versions = sorted(
         {f"{k} {v}" for s in summaries for k, v in (s.get("versions") or {}).items() if k in ("torch", "transformers")}
     )
-    yield "Made by", f"align_pipeline {__version__}" + (f"; runs with {', '.join(versions)}" if versions else "")
+    ran = f"; runs with {', '.join(versions)}" if versions else ""
+    yield "Made by", f"align_pipeline {metadata.version('align_pipeline')}{ran}"
 
 
 def _described(name: str, config: Mapping[str, Any]) -> str:
