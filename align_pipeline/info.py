@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -52,12 +53,20 @@ def _of_task(overrides: Sequence[str]) -> None:
             rows.add_row(code, one.name, one.script, one.family, str(one.resource))
     console = Console()
     console.print(rows)
-    sets = sorted(path.stem for path in (CONF / "lang/set").glob("*.yaml"))
     console.print(
         f"{task.name}: {task.dataset}, split {task.split}, {task.num_fewshot} examples, data={source.name}. "
-        f"Sets of languages: {', '.join(f'set/{name}' for name in sets)}. Metrics that fit: "
+        f"Sets of languages, with how many of them it has: {', '.join(_sets(have.keys()))}. Metrics that fit: "
         f"{', '.join(_metrics(task.offers))}. Model: {config.model.name} ({config.model.path})."
     )
+
+
+def _sets(codes: Collection[str]) -> Iterator[str]:
+    """The sets at least half of whose languages are there."""
+    for file in sorted((CONF / "lang/set").glob("*.yaml")):
+        languages = OmegaConf.load(file).defaults[0]["/lang"]
+        have = sum(code in codes for code in languages)
+        if 2 * have >= len(languages):
+            yield f"set/{file.stem} ({have} of {len(languages)})"
 
 
 def _metrics(offers: frozenset[str]) -> list[str]:

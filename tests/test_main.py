@@ -116,9 +116,12 @@ def test_info_lists_the_languages_that_the_data_have(capsys: pytest.CaptureFixtu
     assert codes == ["ind", "ita", "swh", "tur"]
     assert "data=embedded" in text
     assert "dali, dali_strong, mexa_t" in " ".join(text.split())
+    assert "it has: set/embedded (4 of 7)." in " ".join(text.split())
     info(["task=xcopa", "model=llama3.1-8b"])  # of the hub nothing is fetched: all languages that the config knows
     codes = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert len(codes) == 11
+    info(["task=xnli", "data=hub"])
+    assert "set/xnli (14 of 14)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_info_is_a_flag_of_run_and_mistakes_are_one_sentence() -> None:
