@@ -136,7 +136,8 @@ def headlines(page: str, count: int = 3) -> list[str]:
     """The first answers of a page as plain text, for the console; of several models, first what compares them."""
     compared = re.search(r'<h2 id="models">.*?class="findings">(.*?)</ul>', page, re.DOTALL)
     found = re.findall(r"<li>(.*?)</li>", compared[1], re.DOTALL) if compared else []
-    found += re.findall(r'<p class="answer">(.*?)</p>', page, re.DOTALL)
+    for question, answer in re.findall(r'class="question">(.*?)</h3>\s*<p class="answer">(.*?)</p>', page, re.DOTALL):
+        found.append(f"{question} {answer}" if answer.startswith("No answer") else answer)
     return [" ".join(html.unescape(re.sub(r"<[^>]+>", "", one)).split()) for one in found[:count]]
 
 

@@ -21,6 +21,7 @@ from align_pipeline.measurements.alignment.leads import depth
 from align_pipeline.page import columns
 from align_pipeline.page.part import Part, _compact
 from align_pipeline.report import report
+from align_pipeline.report.page import headlines
 
 AXE = REPOSITORY / "node_modules" / "axe-core" / "axe.min.js"
 
@@ -176,6 +177,8 @@ def test_no_answer_is_built_from_a_missing_number(languages: int, written: Path,
     assert len(answers) == 3
     assert all(re.match(r"<b>[^<]*\d|<b>No item|No answer, because", answer) for answer in answers)
     assert ("because there is only 1 language" in answers[1]) == (languages == 1)
+    asked = headlines(page)[1].startswith("Do aligned languages do better? No answer")  # on the console
+    assert asked == (languages == 1)
     assert "1 languages" not in page
 
 
