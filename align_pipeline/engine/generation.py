@@ -323,7 +323,9 @@ class Batch:
     def _append(self, found: Tensor, going: Sequence[int]) -> None:
         """Append the chosen tokens; drop finished rows once there are enough of them."""
         self.lm.tokens_run += len(going)
-        self.tokens, self.positions = found[:, None], self.positions[:, -1:] + 1
+        self.tokens = found[:, None]
+        # A finished row may stay while others go on; at the end of the context there is no further position.
+        self.positions = (self.positions[:, -1:] + 1).clamp(max=self.lm.max_length - 1)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         left = list(going)
         if 1 < len(left) < FEWEST and self.tokens.device.type == "cpu":

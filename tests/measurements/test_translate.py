@@ -124,6 +124,18 @@ def test_line_ends() -> None:
     assert {1, 5, 6} <= lm.line_ends
 
 
+@pytest.mark.parametrize("architecture", ["llama", "opt"])
+def test_others_go_on_where_the_context_ends_for_one(architecture: str) -> None:
+    """The finished row stays in the batch, where a learned position after the last does not exist (OPT)."""
+    lm = language_model(architecture, max_position_embeddings=64)
+    lm.line_ends = frozenset({1})
+    prompts = [list(range(2, 62)), *(list(range(5 + k, 45 + k)) for k in range(5))]
+    longest = [lm.max_length - len(prompt) + 1 for prompt in prompts]
+    expected = [one_by_one(lm, [prompt], more)[0] for prompt, more in zip(prompts, longest, strict=True)]
+    assert [len(output) for output in expected] == longest
+    assert greedy(lm, prompts, 50, None) == expected
+
+
 def test_context_ends_a_translation() -> None:
     lm = language_model("llama")
     lm.line_ends = frozenset()
