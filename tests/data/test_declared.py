@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,28 @@ def test_global_mmlu_runs(hub: Path, tmp_path: Path) -> None:
     assert content["languages"][0]["n"] == 8
     assert compose("task=global_mmlu").task["codes"].keys() <= {one["flores"] for one in known_languages().values()}
     assert len(compose("task=global_mmlu").task["codes"]) == 41
+
+
+def of_the_harness(tmp_path: Path, shots: int) -> tuple[Declared, Any]:
+    """The quiz with a description and examples of its own split, as our task and as the harness's."""
+    from lm_eval.api.task import ConfigurableTask
+
+    base = write_hub(tmp_path, "our/quiz", {code: {"test": quiz(code, 8)} for code in ("eng_Latn", "swh_Latn")})
+    described = "Answer in one word.\n\n"
+    keys = {"doc_to_text": "{{question}}\nAnswer:", "doc_to_choice": "{{choices}}", "doc_to_target": "answer"}
+    spec = {"task": "quiz", "dataset_path": str(base), "dataset_name": "swh_Latn", "description": described, **keys}
+    spec |= {"output_type": "multiple_choice", "test_split": "test", "fewshot_split": "test", "num_fewshot": shots}
+    spec |= {"dataset_kwargs": {"cache_dir": str(tmp_path / "cache")}, "metric_list": [{"metric": "acc"}]}
+    theirs = ConfigurableTask(config=spec)
+    theirs.set_fewshot_seed(1234)
+    codes = {code: code for code in ("eng_Latn", "swh_Latn")}
+    task = Declared("quiz", "our/quiz", "test", "test", None, None, "eng_Latn", shots, fewshot="lm_eval", codes=codes)
+    return replace(task, description=described), theirs
+
+
+def test_examples_of_the_same_split_are_drawn_as_the_harness_draws_and_never_the_item_itself(tmp_path: Path) -> None:
+    task, theirs = of_the_harness(tmp_path, 5)
+    (pair,) = task.pairs([SWH], Source(str(tmp_path)))
+    for item, document in zip(pair.language.items, theirs.test_docs(), strict=True):
+        assert item.prompt == str(theirs.fewshot_context(document, 5))
+        assert item.prompt.count(document["question"]) == 1

@@ -55,7 +55,9 @@ class ChoiceTask(ParallelTask):
         """The items with few-shot examples before their prompts; an item is never an example for itself."""
         if self.num_fewshot == 0:
             return items
-        if len(pool) < self.num_fewshot + max(self.split == self.fewshot_split, self.lm_eval_spare):
+        # As in the harness, one example more than needed is drawn where the item itself may be among them.
+        spare = max(int(self.split == self.fewshot_split), self.lm_eval_spare)
+        if len(pool) < self.num_fewshot + spare:
             raise InputError(
                 f"The split {self.fewshot_split} of {where} has {len(pool)} items, too few for "
                 f"task.num_fewshot={self.num_fewshot}."
@@ -64,12 +66,11 @@ class ChoiceTask(ParallelTask):
         prompted = []
         for item in items:
             if self.fewshot == "lm_eval" and self.lm_eval_draws:
-                drawn = generator.sample(list(pool), self.num_fewshot + self.lm_eval_spare)
-                shots = drawn[: self.num_fewshot]
+                drawn = generator.sample(list(pool), self.num_fewshot + spare)
             else:
-                first = pool[: self.num_fewshot + 1]
-                shots = [shot for shot in first if self.split != self.fewshot_split or shot.id != item.id]
-                shots = shots[: self.num_fewshot]
+                drawn = list(pool[: self.num_fewshot + 1])
+            others = [shot for shot in drawn if self.split != self.fewshot_split or shot.id != item.id]
+            shots = others[: self.num_fewshot]
             turns = tuple((shot.prompt, shot.continuations[shot.gold]) for shot in shots)
             prompt = SHOT_SEPARATOR.join([*(question + answer for question, answer in turns), item.prompt])
             prompted.append(dataclasses.replace(item, prompt=prompt, shots=turns))
