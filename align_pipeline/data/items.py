@@ -28,6 +28,7 @@ class Item:
         cluster: what this item shares with items that depend on it, such as its passage; "" if nothing.
         answers: each option's own text, without the premise.
         shots: (prompt, continuation) of the few-shot examples at the beginning of `prompt`.
+        description: text before the examples in `prompt`; a chat template has it as the system's message.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Item:
     category: str = ""
     parts: tuple[tuple[str, int, int], ...] = ()
     shots: tuple[tuple[str, str], ...] = ()
-    # A model sees these only through `options`, so digests of items leave them out.
+    # A model sees these only through the other fields, so digests of items leave them out.
     answers: tuple[str, ...] = field(default=(), repr=False)
     cluster: str = field(default="", repr=False)
+    description: str = field(default="", repr=False)  # `prompt` has it

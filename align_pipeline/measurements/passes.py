@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from align_pipeline import distributed
+from align_pipeline.data.tasks import sides_of
 from align_pipeline.engine.identity import model_key
 from align_pipeline.errors import InputError, writing
 from align_pipeline.measurements.base import Job, Measurement, Unit, tables_of
@@ -111,8 +112,13 @@ class Passes:
         """The key of a unit's entry in the cache."""
         key = {"kind": unit.kind, **self.model_key, "texts": unit.texts}
         if self.job.config.model.chat_template and unit.is_prompted:
-            key["chat_template"] = True
+            key["chat_template"] = "system message" if self._is_described else True
         return key
+
+    @functools.cached_property
+    def _is_described(self) -> bool:
+        """Whether the prompts have a description."""
+        return any(item.description for side in sides_of(self.job.pairs).values() for item in side.items[:1])
 
     def get(self, unit: Unit) -> dict[str, Tensor] | None:
         """The tensors of a unit, from the cache or computed; counts truncated texts.

@@ -17,11 +17,14 @@ from conftest import compose, run_job, write_hub
 from hydra.utils import instantiate
 
 from align_pipeline.config.lang import Language, known_languages
+from align_pipeline.config.model import Dtype, ModelConfig
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.source import Source
 from align_pipeline.data.tasks import Declared, ItemSet
 from align_pipeline.data.tasks.pairs import pair
+from align_pipeline.engine.loading import load
 from align_pipeline.errors import InputError
+from align_pipeline.measurements.accuracy.scoring import templated
 
 SWH = Language(**known_languages()["swh"])
 Rows = list[dict[str, Any]]
@@ -259,6 +262,10 @@ def test_global_mmlu_runs(hub: Path, tmp_path: Path) -> None:
     assert len(compose("task=global_mmlu").task["codes"]) == 41
 
 
+TURNS = "{% for m in messages %}<{{m.role}}>{{m.content}}</{{m.role}}>{% endfor %}<answer>"
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{raise_exception('no system')}}{% endif %}" + TURNS
+
+
 def of_the_harness(tmp_path: Path, shots: int) -> tuple[Declared, Any]:
     """The quiz with a description and examples of its own split, as our task and as the harness's."""
     from lm_eval.api.task import ConfigurableTask
@@ -282,3 +289,20 @@ def test_examples_of_the_same_split_are_drawn_as_the_harness_draws_and_never_the
     for item, document in zip(pair.language.items, theirs.test_docs(), strict=True):
         assert item.prompt == str(theirs.fewshot_context(document, 5))
         assert item.prompt.count(document["question"]) == 1
+
+
+@pytest.mark.parametrize("template", [TURNS, NO_SYSTEM])
+@pytest.mark.parametrize("shots", [0, 3])
+def test_a_description_is_the_system_message_of_a_chat_as_in_the_harness(
+    shots: int, template: str, tmp_path: Path
+) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    lm = load(ModelConfig(name="tiny", path="embedded:tiny", dtype=Dtype.float32))
+    lm.tokenizer.chat_template, lm.chat = template, True
+    render = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer).apply_chat_template
+    task, theirs = of_the_harness(tmp_path, shots)
+    (pair,) = task.pairs([SWH], Source(str(tmp_path)))
+    more = {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": render}
+    for item, document in zip(pair.language.items, theirs.test_docs(), strict=True):
+        assert templated(lm, item).prompt == str(theirs.fewshot_context(document, shots, **more))

@@ -215,10 +215,7 @@ class Declared(ChoiceTask):
         return super()._sorted(source, config, split)
 
     def _prompted(self, items: Sequence[Item], every: Sequence[Item], source: Source, config: str) -> Iterable[Item]:
-        prompted = super()._prompted(items, every, source, config)
-        if not self.description:
-            return prompted
-        return [replace(item, prompt=self.description + item.prompt) for item in prompted]
+        return described(super()._prompted(items, every, source, config), self.description)
 
     def item(self, row: Row, config: str) -> Item:
         """See `ParallelTask.item`."""
@@ -323,6 +320,13 @@ class Declared(ChoiceTask):
             return list(choices).index(target)
         known = names or [str(self.first_target + k) for k in range(len(choices))]
         raise ValueError(f"the right answer is '{target}', neither one of {', '.join(known)} nor an option's text.")
+
+
+def described(items: Iterable[Item], text: str) -> Iterable[Item]:
+    """The items with a text before their prompts, examples included."""
+    if not text:
+        return items
+    return [replace(item, prompt=text + item.prompt, description=text + item.description) for item in items]
 
 
 def _rows(side: ItemSet) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from align_pipeline.data.items import SHOT_SEPARATOR, Item
 from align_pipeline.data.source import Row, Source
-from align_pipeline.data.tasks.declared import Declared
+from align_pipeline.data.tasks.declared import Declared, described
 from align_pipeline.errors import InputError
 
 _PROMPT = ("doc_to_text", "doc_to_choice", "doc_to_target", "target_delimiter", "description")
@@ -45,9 +45,7 @@ class Harness(Declared):
         return Declared(**{**fields, **self._keys(config)}).item(row, config)
 
     def _prompted(self, items: Sequence[Item], every: Sequence[Item], source: Source, config: str) -> Iterable[Item]:
-        prompted = super()._prompted(items, every, source, config)
-        described = self._keys(config).get("description", "")
-        return [dataclasses.replace(item, prompt=described + item.prompt) for item in prompted]
+        return described(super()._prompted(items, every, source, config), self._keys(config).get("description", ""))
 
     def _keys(self, config: str) -> dict[str, Any]:
         """The prompt's keys in the file of a language.

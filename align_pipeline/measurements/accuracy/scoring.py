@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from align_pipeline.data.items import SHOT_SEPARATOR, Item
@@ -14,6 +17,8 @@ from align_pipeline.engine.forward import Advance, loglikelihoods
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.errors import InputError
 from align_pipeline.measurements.accuracy.prediction import Prediction
+
+log = logging.getLogger(__name__)
 
 BLOCK = 512
 """Number of items whose prompts are in memory at once; prompts with few-shot examples are long."""
@@ -103,21 +108,46 @@ def templated(lm: LanguageModel, item: Item) -> Item:
     """The item as the model reads it: with the chat template applied if ``model.chat_template`` is set.
 
     As in lm-evaluation-harness, each example is a turn of its own, and the answer is the assistant's turn, without the
-    space that separates it in plain text.
+    space that separates it in plain text. A description is the system's message, which some templates refuse.
+
+    Raises:
+        InputError: the template changes the prompt.
     """
     if not lm.chat:
         return item
     before = sum(len(question) + len(answer) + len(SHOT_SEPARATOR) for question, answer in item.shots)
-    own = item.prompt[before:]
+    own = item.prompt[len(item.description) + before :]
     turns = [turn for question, answer in item.shots for turn in (("user", question), ("assistant", _bare(answer)))]
-    messages = [{"role": role, "content": content} for role, content in [*turns, ("user", own)]]
-    prompt: str = lm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    turns = [*([("system", item.description)] if item.description else []), *turns, ("user", own)]
+    prompt = _rendered(lm, [{"role": role, "content": content} for role, content in turns])
     at = prompt.rfind(own.strip())  # some templates strip messages
     if at < 0:
         raise InputError(f"The chat template of {lm.name} changes the prompt of item {item.id}.")
     behind = len(prompt) - (at - (len(own) - len(own.lstrip())) + len(own))
     parts = tuple((name, start - behind, end - behind) for name, start, end in item.parts)
-    return replace(item, prompt=prompt, continuations=tuple(map(_bare, item.continuations)), parts=parts, shots=())
+    return replace(
+        item, prompt=prompt, continuations=tuple(map(_bare, item.continuations)), parts=parts, shots=(), description=""
+    )
+
+
+def _rendered(lm: LanguageModel, messages: Sequence[Mapping[str, str]]) -> str:
+    """The messages in the model's chat template; without the system's message, as in lm-evaluation-harness, where the
+    template refuses it."""
+    try:
+        rendered: str = lm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        turns = [message for message in messages if message["role"] != "system"]
+        if len(turns) == len(messages):
+            raise InputError(f"The chat template of {lm.name} cannot take the prompts: {error}.") from error
+        _warn_of_system(lm.name)
+        rendered = lm.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return rendered
+
+
+@functools.cache
+def _warn_of_system(name: str) -> None:
+    said = "The chat template of %s takes no system message, so that prompts lack the task's description."
+    log.warning(said, name)
 
 
 def _bare(continuation: str) -> str:
