@@ -56,6 +56,17 @@ def shape_of(lm: LanguageModel, pooling: str, groups: int, size: int) -> tuple[t
     return (lm.num_layers + 1, groups, size, lm.width), torch.float32 if pooling == MEAN else lm.model.dtype
 
 
+def first_equal(states: Tensor) -> Tensor:
+    """[N]: for each of the states [N, D] the first one that has the same bits."""
+    bits = states.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[states.dtype.itemsize]).long()
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randint(-(2**62), 2**62, (states.shape[1],), generator=generator) * 2 + 1
+    hashes = (bits * weights.to(bits.device)).sum(dim=1)  # integers wrap around, so the sum is exact
+    group = torch.unique(hashes, return_inverse=True)[1]
+    order = torch.arange(len(states), device=states.device)
+    return torch.full_like(order, len(states)).scatter_reduce(0, group, order, "amin")[group]
+
+
 def _home(lm: LanguageModel, size: int) -> torch.device:
     """The device for so many bytes: the model's, unless they take a third of its free memory."""
     fits = True

@@ -183,6 +183,22 @@ def test_equal_premises_are_an_exact_tie() -> None:
     assert (margin > 0).tolist() == [True, False, True, True, False, True]
 
 
+@pytest.mark.parametrize("width", [128, 576, 640])
+def test_equal_states_of_different_texts_are_an_exact_tie(width: int) -> None:
+    """As in layer 0, where texts with the same last token have one state: products of some sizes round such ties."""
+    generator = torch.Generator().manual_seed(0)
+    for n in range(2, 80):
+        e, x = (torch.randn(3, width, generator=generator) for _ in range(2))
+        rows_e, rows_x = (torch.randint(0, 3, (n,), generator=generator) for _ in range(2))
+        stream = PremiseStream(e[rows_e][None], torch.arange(n), torch.arange(n))
+        stream.add(list(range(n)), x[rows_x][None])
+        found = stream.finish()
+        twin_e, twin_x = ((rows[:, None] == rows).sum(dim=1) > 1 for rows in (rows_e, rows_x))
+        assert not (found.own > found.row)[0, twin_x].any(), n
+        assert not (found.own > found.column)[0, twin_e].any(), n
+        assert (found.rivals[0, twin_e | twin_x] > 0).all(), n
+
+
 def test_a_single_option_and_a_single_premise_are_aligned() -> None:
     e = np.ones((1, 3))
     assert dali(blocks(e, -e)[0]).item() == math.inf

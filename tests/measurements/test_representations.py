@@ -24,6 +24,7 @@ from align_pipeline.config.representations import REPRESENTATIONS as FAMILIES
 from align_pipeline.data.source import Source
 from align_pipeline.engine import forward
 from align_pipeline.engine.model import LanguageModel, wrap
+from align_pipeline.engine.states import first_equal
 from align_pipeline.errors import InputError
 from align_pipeline.measurements.representations import measures as m
 from align_pipeline.measurements.representations.measure import KINDS, POOLINGS, compared
@@ -146,7 +147,7 @@ def test_equal_states_are_found(dtype: torch.dtype) -> None:
     states[39] = states[3]
     states[39, 6] += 0.5  # differs in the last number only
     rows = [tuple(row) for row in states.tolist()]
-    assert m.first_equal(states).tolist() == [rows.index(row) for row in rows]
+    assert first_equal(states).tolist() == [rows.index(row) for row in rows]
 
 
 def test_equal_states_tie_exactly_whatever_the_rounding() -> None:

@@ -20,7 +20,7 @@ from align_pipeline.data.tasks.pairs import ItemSet, Pair
 from align_pipeline.engine.forward import Advance, hidden_states
 from align_pipeline.engine.model import LanguageModel, Tokens
 from align_pipeline.engine.pooling import POOLINGS
-from align_pipeline.engine.states import pooled_states, shape_of
+from align_pipeline.engine.states import first_equal, pooled_states, shape_of
 
 _EXCLUDED = -float("inf")
 _BATCH = 64
@@ -325,7 +325,8 @@ class PremiseStream:
     Args:
         english: E's premises, [layers, N, D].
         groups_e, groups_x: [N], equal numbers for equal texts. Equal texts must tie exactly, despite rounding, so the
-            entry of an equal text is set to the item's own.
+            entry of an equal text is set to the item's own. So must equal states: in layer 0, texts with the same last
+            token have the same last state.
     """
 
     def __init__(self, english: Tensor, groups_e: Tensor, groups_x: Tensor) -> None:
@@ -343,14 +344,18 @@ class PremiseStream:
 
     def cosines(self) -> PremiseCosines:
         """The cosines, in a process that has all premises."""
-        layers = [self._layer(cosines(e, x)) for e, x in zip(self.english, self.language, strict=True)]
+        layers = [self._layer(e, x) for e, x in zip(self.english, self.language, strict=True)]
         return PremiseCosines(*(torch.stack(parts) for parts in zip(*layers, strict=True)))
 
-    def _layer(self, s: Tensor) -> tuple[Tensor, ...]:
-        """The fields of `PremiseCosines` for one layer's s [N, N]."""
+    def _layer(self, e: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """The fields of `PremiseCosines` for one layer's E and X, [N, D]."""
+        s = cosines(e, x)
         n = len(s)
         own = s.diagonal().clone()
-        twins_e, twins_x = (g[:, None] == g for g in (self.groups_e, self.groups_x))
+        twins_e, twins_x = (
+            (texts[:, None] == texts) | (equal[:, None] == equal)
+            for texts, equal in ((self.groups_e, first_equal(e)), (self.groups_x, first_equal(x)))
+        )
         twin_e, twin_x = (twins.sum(dim=1) > 1 for twins in (twins_e, twins_x))
         row, column = (
             torch.where(twin, torch.maximum(best, own), best)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from align_pipeline.engine.states import first_equal
+
 NEIGHBOURS = 10
 """k of CSLS, hubness and the overlap of neighbourhoods; N - 1 if there are fewer sentences."""
 SHUFFLES = 10
@@ -89,17 +91,6 @@ def unit(states: Tensor) -> Tensor:
     states = states.float()
     lengths = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
     return torch.where(lengths > 0, states / lengths, 0.0)
-
-
-def first_equal(states: Tensor) -> Tensor:
-    """[N]: the first sentence whose state has the same bits."""
-    bits = states.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[states.dtype.itemsize]).long()
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randint(-(2**62), 2**62, (states.shape[1],), generator=generator) * 2 + 1
-    hashes = (bits * weights.to(bits.device)).sum(dim=1)  # integers wrap around, so the sum is exact
-    group = torch.unique(hashes, return_inverse=True)[1]
-    order = torch.arange(len(states), device=states.device)
-    return torch.full_like(order, len(states)).scatter_reduce(0, group, order, "amin")[group]
 
 
 # ---- cosines and their order
