@@ -61,8 +61,9 @@ class ModelConfig:
     tuned: str | None = None
     """Folder of a model that `python -m align_pipeline.tune` trained; ``model=tuned`` takes the other keys from it."""
     chat_template: bool = False
-    """Apply the tokenizer's chat template to the prompts of multiple-choice tasks, with examples as turns, like
-    lm-evaluation-harness with ``--apply_chat_template``. Alignment texts never get a template."""
+    """Apply the tokenizer's chat template to the prompts of multiple-choice tasks, with examples as turns and a
+    description as the system's message, like lm-evaluation-harness with ``--apply_chat_template``. Alignment texts
+    never get a template."""
     dtype: Dtype = Dtype.bfloat16
     """float32, bfloat16, float16 or auto (the type in which the weights are stored)."""
     device: str = "auto"
