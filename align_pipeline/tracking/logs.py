@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
 from pathlib import Path
 
@@ -17,6 +18,15 @@ class Own(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """See `logging`."""
         return record.name.partition(".")[0] in ("align_pipeline", "hydra", "hydra_plugins", "__main__")
+
+
+class Lines(logging.StreamHandler):  # type: ignore[type-arg]  # Hydra makes it: a parameter would be its argument
+    """Lines on the console; if its reader has gone, as with ``| head``, the job goes on without them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """See `logging`."""
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
 
 
 def file_of(folder: Path, rank: int) -> Path:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import subprocess
 import sys
 import time
+from importlib import import_module
 
 import pytest
+import yaml
 
+from align_pipeline.config.paths import CONF
 from align_pipeline.tracking import console
 
 
@@ -76,3 +80,18 @@ def test_every_value_is_on_the_console_whatever_its_width(width: int) -> None:
     text = " ".join(captured.get().split())
     assert "What it is." in text
     assert text.count("xcopa: m on data from hub") == 1
+
+
+@pytest.mark.parametrize("kind", ["job", "hydra"])
+def test_a_console_that_has_gone_costs_no_traceback(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = yaml.safe_load((CONF / f"hydra/{kind}_logging/plain.yaml").read_text(encoding="utf-8"))
+    module, _, name = settings["handlers"]["console"]["class"].rpartition(".")
+    record = logging.makeLogRecord({"msg": "Read belebele"})
+    for error, said in ((BrokenPipeError, False), (ValueError, True)):
+
+        class Gone(io.StringIO):
+            def write(self, text: str, error: type[Exception] = error) -> int:
+                raise error
+
+        getattr(import_module(module), name)(Gone()).handle(record)
+        assert ("Logging error" in capsys.readouterr().err) == said
