@@ -15,11 +15,16 @@ from align_pipeline.config.paths import CONF
 from align_pipeline.config.resolvers import options_of
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.source import Source
+from align_pipeline.errors import unknown
+
+
+_HYDRA = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
+"""What Hydra's own ``--info`` prints."""
 
 
 def is_asked(arguments: Sequence[str]) -> bool:
-    """Whether `info` answers a command line; if not, ``--info`` is Hydra's."""
-    return arguments[:1] == ["--info"] and all("=" in one or (CONF / one).is_dir() for one in arguments[1:])
+    """Whether `info` answers a command line; if not, ``--info`` is Hydra's, or not there."""
+    return "--info" in arguments and not _HYDRA & set(arguments)
 
 
 def info(arguments: Sequence[str]) -> None:
@@ -29,10 +34,12 @@ def info(arguments: Sequence[str]) -> None:
         arguments: names of groups, or overrides.
 
     Raises:
-        InputError: an override cannot be used, or the data folder lacks the task's data set.
+        InputError: there is no such group, an override cannot be used, or the data folder lacks the task's data set.
     """
     groups = [argument for argument in arguments if "=" not in argument]
     for group in groups:
+        if not (CONF / group).is_dir():
+            raise unknown("group", group, (path.name for path in CONF.iterdir() if path.is_dir()))
         Console().print(f"{group}: {', '.join(options_of(group))}", highlight=False)
     if not groups:
         _of_task(arguments)
@@ -54,7 +61,7 @@ def _of_task(overrides: Sequence[str]) -> None:
     console = Console()
     console.print(rows)
     console.print(
-        f"{task.name}: {task.dataset}, split {task.split}, {task.num_fewshot} examples, data={source.name}. "
+        f"{task.name}: {task.dataset}, split {task.split}, {task.num_fewshot} examples, {task.origin(source)}. "
         f"Sets of languages, with how many of them it has: {', '.join(_sets(have.keys()))}. Metrics that fit: "
         f"{', '.join(_metrics(task.offers))}. Model: {config.model.name} ({config.model.path})."
     )

@@ -68,11 +68,11 @@ def _kept() -> str:
 def main() -> None:
     """The command line; ``--info task=xcopa`` says what there is instead of running it."""
     given = sys.argv[1:]
-    if given[:1] == ["--info"]:
+    if "--info" in given:
         from align_pipeline import info
 
         if info.is_asked(given):
-            command.main(lambda: info.info(given[1:]), str)
+            command.main(lambda: info.info([one for one in given if one != "--info"]), str)
             return
     with distributed.leaving():
         try:

@@ -24,6 +24,7 @@ from processes import Command, Done
 from safetensors.torch import load_file, save_file
 
 from align_pipeline import pipeline
+from align_pipeline.config.messages import flags_first
 from align_pipeline.config.paths import EMBEDDED
 from align_pipeline.data.source import Source
 from align_pipeline.errors import InputError
@@ -406,6 +407,18 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
         (["task=3"], "There is no task '3'; available: afrimmlu, "),
         (["patch=null"], "There is no patch 'null'; available: ablation, english, maps, none."),
         (["-m", "lang=swh,3"], "There is no language '3'; available: "),
+        (["lang=swh_Latn"], "There is no language 'swh_Latn'; did you mean swh?"),
+        (["lang=[swh,Indonesian]"], "There is no language 'Indonesian'; did you mean ind?"),
+        (["lang=swh,ind"], "lang=swh,ind has several values: -m makes a job for each; lang=[swh,ind] is one list."),
+        (["lang=glob(s*)"], "lang=glob(s*) selects several values, which needs -m"),
+        (["lang=[swh,", "ind]"], "The list in 'lang=[swh,' does not end; write it without spaces, or in quotes"),
+        (["swh"], "The argument 'swh' is not of the form key=value, such as task=xcopa."),
+        (
+            ["patch.conditions=[parallel,language=deu]"],
+            "quote an element with special characters: 'patch.conditions=[parallel,\"language=deu\"]'",
+        ),
+        (["--task", "xcopa"], "Unrecognized arguments: --task; settings are key=value, such as task=xcopa."),
+        (["--info", "modell"], "There is no group 'modell'; available: model, "),
         (["-m", "lang=glob(zzz*)"], "lang=glob(zzz*) matches nothing, so no job would run; --info lang lists"),
         (["patch=english", "patch.window=99", "data=/nowhere"], "patch.window=99 is too large: "),
         (
@@ -429,6 +442,12 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path, arguments: li
     assert "Error in call to target" not in done.err
     assert words in done.err
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_options_may_stand_between_the_overrides() -> None:
+    assert flags_first(["task=xcopa", "-m", "lang=swh,ind"]) == ["-m", "task=xcopa", "lang=swh,ind"]
+    given = ["lang=swh", "--config-dir", "a=b", "~patch", "task=xcopa", "--cfg", "job"]
+    assert flags_first(given) == ["--config-dir", "a=b", "--cfg", "job", "lang=swh", "~patch", "task=xcopa"]
 
 
 def test_keys_that_something_reads_may_be_added(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
+from align_pipeline.config.lang import known_languages
 from align_pipeline.config.paths import CONF
 from align_pipeline.config.resolvers import options_of
 from align_pipeline.config.unparallel import UNPARALLEL
@@ -59,10 +60,15 @@ def one_sentence(error: Exception) -> str | None:
     if located:
         return f"The class '{located[1]}', which _target_ names, cannot be imported."
     if isinstance(error, OverrideParseException):
-        key, _, value = error.override.partition("=")
-        quoted = f"; quote a value with special characters: '{key}=\"{value}\"'" if re.search("[/=]", value) else ""
-        return f"The argument '{error.override}' is not of the form key=value: {text.splitlines()[-1]}{quoted}"
+        return _no_override(error.override, text)
     if isinstance(error, HydraException):
+        swept = re.match(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\. ", text)
+        if swept:
+            key, values = swept.groups()
+            return f"{key}={values} has several values: -m makes a job for each; {key}=[{values}] is one list."
+        swept = re.match(r"Sweep parameters '(.*)' requires --multirun", text)
+        if swept:
+            return f"{swept[1]} selects several values, which needs -m: a sweep with a job for each."
         wrong = re.match(r"Could not override '([^']+)'", text)
         if wrong:
             return f"There is no key '{wrong[1]}'; --cfg job prints the keys that exist."
@@ -70,9 +76,61 @@ def one_sentence(error: Exception) -> str | None:
     return None
 
 
+def _no_override(argument: str, text: str) -> str:
+    """Says why an argument cannot be parsed; `text` is Hydra's reason."""
+    key, equals, value = argument.partition("=")
+    if not equals:
+        return f"The argument '{argument}' is not of the form key=value, such as task=xcopa."
+    if value.count("[") > value.count("]"):
+        return f"The list in '{argument}' does not end; write it without spaces, or in quotes: '{key}=[a, b]'."
+    hint = ""
+    if value.startswith("[") and value.endswith("]"):
+        items = ",".join(f'"{one}"' if re.search("[/=]", one) else one for one in value[1:-1].split(","))
+        hint = f"; quote an element with special characters: '{key}=[{items}]'" if '"' in items else ""
+    elif re.search("[/=]", value):
+        hint = f"; quote a value with special characters: '{key}=\"{value}\"'"
+    return f"The argument '{argument}' is not of the form key=value: {text.splitlines()[-1]}{hint}"
+
+
 def _no_option(group: str, name: str, more: Collection[str] = ()) -> InputError:
     """An `InputError` for an option that a config group does not have; `more` are options from other folders."""
+    meant = _languages_called(name) if group == "lang" else []
+    if meant:
+        return InputError(f"There is no language '{name}'; did you mean {' or '.join(meant)}?")
     return unknown({"lang": "language"}.get(group, group), name, [*options_of(group), *more])
+
+
+def _languages_called(name: str) -> list[str]:
+    """The codes, as in ``lang=``, of the languages with this FLORES code, English name or name in a data set."""
+    known, asked = known_languages(), name.casefold()
+    spellings = {code: {one["name"], one["flores"], *one.get("codes", {}).values()} for code, one in known.items()}
+    return [code for code, names in spellings.items() if asked in {str(spelling).casefold() for spelling in names}]
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with options such as ``-m`` before the overrides: Hydra refuses overrides on both sides of one.
+
+    Raises:
+        InputError: there is no such option, or an option has no such value.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(reason: str) -> NoReturn:
+        raise InputError(f"{reason[0].upper()}{reason[1:]}; settings are key=value, such as task=xcopa.")
+
+    if "--info" in arguments:  # its value may be an override
+        return list(arguments)
+    parser = get_args_parser()
+    takes_value = {name for one in parser._actions if one.nargs is None for name in one.option_strings}
+    overrides = [
+        one
+        for before, one in zip(["", *arguments], arguments, strict=False)
+        if not one.startswith("-") and before not in takes_value
+    ]
+    flags = [one for one in arguments if one not in overrides]
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args([*flags, *overrides])
+    return [*flags, *overrides]
 
 
 def refuse_no_names(arguments: Sequence[str]) -> None:
