@@ -12,6 +12,7 @@ import pandas as pd
 from transformers import TrainerCallback
 
 from align_pipeline.config import composed, from_hydra, resolved
+from align_pipeline.config.messages import one_sentence
 from align_pipeline.engine.model import wrap
 from align_pipeline.errors import InputError, unknown
 from align_pipeline.figures.curves import curves, shares
@@ -35,7 +36,8 @@ class Results:
     """The results of `study`.
 
     Attributes:
-        summary: a row per language: n, accuracy, TS and TF, and per metric the best layer, its share and chance there.
+        summary: a row per language: n, what was measured of accuracy, TS, TF, chrF++ and BLEU by direction, and per
+            metric the best layer, its share and chance there.
         content: everything in ``summary.json``.
         folder: where the tables are; removed with this object unless `study` was given a folder.
     """
@@ -113,8 +115,8 @@ def study(
         model: a causal language model of transformers, on its device; its training mode is restored.
         tokenizer: its tokenizer.
         task: an option of the config group `task`.
-        languages: options of `lang`, such as ``["swh", "set/xcopa"]``.
-        measurements: of alignment, accuracy, patching.
+        languages: options of `lang`, such as ``["swh", "set/xcopa"]``; here and below one name may stand alone.
+        measurements: of alignment, accuracy, patching (which measures accuracy too).
         metrics: options of `metric`; default: the task's own.
         data: ``hub``, ``embedded`` or a folder with the hub's layout.
         limit: only the first N items.
@@ -128,27 +130,49 @@ def study(
     Raises:
         InputError: an argument cannot be used; says which, and what would work.
     """
+    languages, measurements, metrics = _names(languages), _names(measurements), metrics and _names(metrics)
     for one in measurements:
         if one not in _ASKED:
             raise unknown("measurement", one, _ASKED)
     given = [f"task={task}", f"lang=[{','.join(languages)}]", f"data={data}"]
     given += ["model=custom", "model.path=in_memory", f"model.name={name}"]
     given += [f"metric=[{','.join(metrics)}]"] if metrics is not None else []
+    wanted = {*measurements, *(("accuracy",) if "patching" in measurements else ())}  # which items fail is an answer
     for what, by in _ASKED.items():
-        given += by[what in measurements]
+        given += by[what in wanted]
     given += [f"task.limit={limit}"] if limit is not None else []
     asked = [*given, "wandb.mode=disabled", *overrides, "cache=null"]
-    made = composed(asked)
-    config, settings = from_hydra(made, asked, multirun=False), resolved(made)
+    with _explained():
+        made = composed(asked)
+        config, settings = from_hydra(made, asked, multirun=False), resolved(made)
     kept = tempfile.TemporaryDirectory(prefix="align_pipeline-") if folder is None else None
     place = Path(kept.name if kept else str(folder))
     place.mkdir(parents=True, exist_ok=True)
     lm = wrap(model, tokenizer, name, config.model.max_length, config.model.too_long, config.model.chat_template)
-    with _evaluating(model):
+    with _explained(), _evaluating(model):
         done = run(config, place, settings, lm)
     if done is None:
         raise InputError(f"{task} has none of the languages {', '.join(languages)} in data={data}.")
     return Results(done.content, place, kept)
+
+
+def _names(given: Sequence[str]) -> Sequence[str]:
+    """A single name stands for a list of one."""
+    return [given] if isinstance(given, str) else given
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn Hydra's errors into one sentence, as the command does."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        sentence = one_sentence(error)
+        if sentence is None:
+            raise
+        raise InputError(sentence) from None
 
 
 @contextmanager
@@ -163,7 +187,10 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """A language's numbers of ``summary.json`` in one row."""
-    flat = {key: row[key] for key in ("language", "n", "accuracy", "english_accuracy", "ts", "tf") if key in row}
+    shown = ("language", "n", "accuracy", "english_accuracy", "ts", "tf")
+    flat = {key: row[key] for key in shown if row.get(key) is not None}
+    for direction, told in (row.get("translation") or {}).items():
+        flat |= {f"{score}_{direction}": told[score]["score"] for score in ("chrf", "bleu") if score in told}
     for metric, told in row.get("metrics", {}).items():
         flat |= {f"{metric}_{key}": told[key] for key in ("max", "best_layer", "chance")}
     return flat

@@ -77,8 +77,23 @@ def test_what_is_asked_for_is_measured(tmp_path: Path) -> None:
     assert "accuracy" not in aligned.summary or aligned.summary["accuracy"].isna().all()
     with pytest.raises(InputError, match="There is no metric in these results 'mexa_t'; available: dali"):
         aligned.plot("mexa_t")
-    patched = ap.study(model, tok, measurements=["accuracy", "patching"], overrides=["patch.layers=[2]"], **given)
+    patched = ap.study(model, tok, measurements="patching", overrides=["patch.layers=[2]"], **given)
     assert set(patched.table("patching")["layer"]) <= {2}
+    assert "accuracy" in patched.summary
+
+
+def test_a_summary_of_translations_has_their_scores() -> None:
+    model, tok = tiny()
+    given: dict[str, Any] = {"task": "flores", "languages": "swh", "data": "embedded", "limit": 3}
+    found = ap.study(model, tok, measurements="accuracy", overrides=["task.max_new_tokens=8"], **given)
+    (row,) = found.summary.to_dict("records")
+    (told,) = found.content["languages"]
+    scores = {
+        f"{score}_{to}": told["translation"][to][score]["score"]
+        for to in ("en-xx", "xx-en")
+        for score in ("chrf", "bleu")
+    }
+    assert row == {"language": "swh_Latn", "n": 3, **scores}
 
 
 @pytest.mark.parametrize(
@@ -87,6 +102,10 @@ def test_what_is_asked_for_is_measured(tmp_path: Path) -> None:
         ({"measurements": ["alignement"]}, "There is no measurement 'alignement'; available: alignment"),
         ({"languages": ["hin_Deva"]}, "hin_Deva"),
         ({"overrides": ["layers=[99]"]}, "layers contains 99"),
+        ({"overrides": ["layer=[2]"]}, "There is no key 'layer'; available: layers, "),
+        ({"task": "xcop"}, "There is no task 'xcop'; available: xcopa, "),
+        ({"languages": "swh_Latn"}, "There is no language 'swh_Latn'; did you mean swh?"),
+        ({"limit": 0}, "^task.limit=0 is not a valid number of items"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: dict[str, Any], sentence: str) -> None:
