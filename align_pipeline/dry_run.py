@@ -186,7 +186,7 @@ def forecast(config: Config, scratch: Path) -> Forecast | None:
     runs = "lm" in vars(job)
     codes = [language.flores for language in languages]
     where = f"{codes[0] if len(codes) == 1 else f'{len(codes)} languages'} and English"
-    about = f"{task.name} (data={source.name}), {where}, {config.model.name}"
+    about = f"{task.name} ({task.origin(source)}), {where}, {config.model.name}"
     memory, is_gpu = _memory(job.lm) if runs else (0, False)
     return Forecast(about, sum(len(pair.ids) for pair in pairs), stages, other + runs * _known.load, memory, is_gpu)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from align_pipeline import distributed, summary
 from align_pipeline.config import Config
+from align_pipeline.data.tasks import OWN_FILES
 from align_pipeline.data.tasks.weak import weak_sides
 from align_pipeline.engine.model import LanguageModel
 from align_pipeline.measurements import registered
@@ -88,10 +89,11 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any], lm: LanguageM
                 return None
             content, told = found.content, found.told
             screen = found.stages.console
-            for printed in summary.tables(content, told, folder, screen.width):
+            for printed in summary.tables(content, told, screen.width):
                 screen.print(printed)
             for more in (one for part in told for one in part.printed):
                 screen.print(more)
+            screen.print(f"Tables and plots: {folder}", soft_wrap=True, highlight=False)  # a path in one piece
             # The results are in place: if W&B fails from here on, nothing is lost.
             curves = [curve for part in told for curve in part.curves]
             figures = [folder / path.name for part in told for path in part.figures]
@@ -107,18 +109,19 @@ def _measure(
     """Run a job and write its files, the summary included. Returns None in the same cases as `run`."""
     task, source, languages, asked = selected(config, lm)
     if not languages:
-        sentence = f"Nothing to do: {task.name} has none of the selected languages in data={source.name}."
+        sentence = f"Nothing to do: {task.name} has none of the selected languages in {task.origin(source)}."
         log.warning(sentence)
         if distributed.is_main():
             write_text(folder / NOTHING, sentence + "\n")
         return None
-    log.info("Data: %s (data=%s). Model: %s (%s).", task.dataset, source.name, config.model.name, config.model.path)
+    where = f"{task.dataset or OWN_FILES} ({task.origin(source)})"
+    log.info("Data: %s. Model: %s (%s).", where, config.model.name, config.model.path)
 
     codes = [language.flores for language in languages]
     name = "_".join([task.name, config.model.name, codes[0] if len(codes) == 1 else f"{len(codes)}_languages"])
     live_run.open(name, [task.name, config.model.name, *codes])
     stages = console.Stages()
-    with stages.stage("data", f"Read {task.name} in {len(languages)} languages and English"):
+    with stages.stage("data", f"Read {task.name} in {len(languages)} language{'s' * (len(languages) > 1)} and English"):
         pairs = task.pairs(languages, source)
     tuned = known_of_tuning(config, pairs)
     weak = weak_sides(pairs)

@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from enum import Enum
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.table import Table
+from rich.text import Text
 
 from align_pipeline import distributed
 from align_pipeline.data.source import Source
-from align_pipeline.data.tasks import ItemSet, Pair, ParallelTask, sides_of
+from align_pipeline.data.tasks import OWN_FILES, ItemSet, Pair, ParallelTask, sides_of
 from align_pipeline.engine.identity import commit
 from align_pipeline.measurements.base import Column, Job, Measurement, Told
 from align_pipeline.measurements.passes import Passes
@@ -126,8 +126,8 @@ def provenance(
             *(task.dataset, ", ".join(commits)),
         )
     return {
-        "source": source.name,
-        "dataset": task.dataset,
+        "source": task.origin(source).partition("=")[2],
+        "dataset": task.dataset or OWN_FILES,
         "revision": None if source.folder else task.revision,
         "commits": commits,
         "split": task.split,
@@ -149,18 +149,17 @@ def digest(side: ItemSet) -> str:
     return hashlib.sha256(repr(side.items).encode()).hexdigest()
 
 
-def tables(content: Mapping[str, Any], told: Sequence[Told], folder: Path, width: int) -> list[Table]:
+def tables(content: Mapping[str, Any], told: Sequence[Told], width: int) -> list[Table]:
     """The rows as console tables: one, or several below each other where their columns do not fit the width.
 
     Args:
         content: of ``summary.json``.
         told: results of the measurements.
-        folder: the output folder, for the caption.
         width: of the console, in characters.
     """
     title = f"{content['task']}: {content['model']} on data from {content['data']['source']}"
     told = sorted(told, key=lambda part: part.place)
-    caption = " ".join([*(part.caption for part in told if part.caption), f"Tables and plots: {folder}"])
+    caption = " ".join(part.caption for part in told if part.caption)
     rows = content["languages"]
     columns = [Column("n", lambda row: str(row["n"])), *(column for part in told for column in part.columns)]
     room = width - max(len(text) for text in ["language", *(row["language"] for row in rows)]) - 4
@@ -176,8 +175,9 @@ def tables(content: Mapping[str, Any], told: Sequence[Told], folder: Path, width
         left -= needed
     made = []
     for number, group in enumerate(groups):
-        one = Table(title=None if number else title, title_justify="left", caption_justify="left")
-        one.caption = caption if group is groups[-1] else None
+        shown = Text(title, no_wrap=True, overflow="ignore")  # a title may be wider than its table
+        one = Table(title=None if number else shown, title_justify="left", caption_justify="left")
+        one.caption = caption or None if group is groups[-1] else None
         one.add_column("language", no_wrap=True)
         for column in group:
             one.add_column(column.head, justify="right", no_wrap=column.no_wrap or len(groups) > 1)

@@ -281,9 +281,9 @@ def printed(title: str, caption: str, texts: Sequence[str], numbers: Sequence[st
     """An empty table for the console; `texts` and `numbers` are the heads of its columns, `no_wrap` is for texts."""
     made = Printed(title=title, caption=caption, title_justify="left", caption_justify="left")
     for head in texts:
-        made.add_column(head, no_wrap=no_wrap)
+        made.add_column(head, no_wrap=no_wrap, overflow="fold")
     for head in numbers:
-        made.add_column(head, justify="right")
+        made.add_column(head, justify="right", overflow="fold")
     return made
 
 

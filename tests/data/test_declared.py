@@ -138,9 +138,13 @@ def uneven(language: str, more: set[int]) -> Rows:
 def test_items_with_another_number_of_options_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     as_jsonl(tmp_path / "eng_Latn.jsonl", uneven("eng_Latn", {0}))
     as_jsonl(tmp_path / "swh_Latn.jsonl", uneven("swh_Latn", {3}))
+    caplog.set_level("INFO")
     content = run_job(tmp_path / "run", "task=choice", f"task.files={tmp_path}/LANG.jsonl", "lang=swh")
     (row,) = content["languages"]
     assert row["n"] == 4
+    assert (content["data"]["dataset"], content["data"]["source"]) == ("own files", f"{tmp_path}/LANG.jsonl")
+    assert f"Data: own files (task.files={tmp_path}/LANG.jsonl)." in caplog.text
+    assert "Read choice in 1 language and English" in caplog.text
     reasons = [f"another number of options than most items (3) in {name}" for name in ("English", "swh_Latn")]
     assert row["left_out"] == dict.fromkeys(reasons, 1)
     assert f"swh_Latn: 1 items are not paired and left out: {reasons[1]}" in caplog.text
@@ -191,6 +195,7 @@ def test_a_column_of_text_is_read_as_a_list(choices: str, sentence: str | None, 
     ("overrides", "sentence"),
     [
         ([], "choice needs either task.dataset=<hub id> or task.files=<files with LANG"),
+        (["task.files=a.jsonl"], "task.files=a.jsonl has no LANG in it"),
         (["task.files=a/LANG.txt"], "task.files=a/LANG.txt is not a .jsonl, .csv or .parquet file"),
         (["task.files=a/LANG.jsonl", "task.dataset=a/b"], "needs either"),
     ],

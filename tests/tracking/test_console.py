@@ -51,8 +51,6 @@ def rows(count: int) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("width", [40, 60, 80, 113, 160])
 def test_every_value_is_on_the_console_whatever_its_width(width: int) -> None:
-    from pathlib import Path
-
     from rich.console import Console
 
     from align_pipeline.measurements.base import Column, Told
@@ -63,7 +61,7 @@ def test_every_value_is_on_the_console_whatever_its_width(width: int) -> None:
         for k in range(5)
     ]
     content = {"task": "xcopa", "model": "m", "data": {"source": "hub"}, "languages": rows(3)}
-    made = tables(content, [Told({}, columns=columns, caption="What it is.")], Path("out"), width)
+    made = tables(content, [Told({}, columns=columns, caption="What it is.")], width)
     console = Console(width=width, force_terminal=False)
     with console.capture() as captured:
         for one in made:
@@ -80,6 +78,19 @@ def test_every_value_is_on_the_console_whatever_its_width(width: int) -> None:
     text = " ".join(captured.get().split())
     assert "What it is." in text
     assert text.count("xcopa: m on data from hub") == 1
+
+
+def test_a_name_is_never_cut_off_on_a_narrow_console() -> None:
+    from rich.console import Console
+
+    from align_pipeline.measurements.base import printed
+
+    table = printed("Activation patching", "", ["language", "condition"], ["attributable to the concept"])
+    table.add_row("swh_Latn", "linear_shuffled", "+0.159 [-0.087, +0.420] over same_answer")
+    console = Console(width=40, force_terminal=False)
+    with console.capture() as captured:
+        console.print(table)
+    assert "…" not in captured.get()
 
 
 @pytest.mark.parametrize("kind", ["job", "hydra"])

@@ -6,11 +6,12 @@ from align_pipeline.data.tasks.declared import Declared
 from align_pipeline.data.tasks.flores import Flores, Translation
 from align_pipeline.data.tasks.harness import Harness
 from align_pipeline.data.tasks.pairs import ItemSet, Pair, sides_of
-from align_pipeline.data.tasks.parallel import ParallelTask
+from align_pipeline.data.tasks.parallel import OWN_FILES, ParallelTask
 from align_pipeline.data.tasks.xcopa import Xcopa
 from align_pipeline.data.tasks.xstorycloze import XStoryCloze
 
 __all__ = [
+    "OWN_FILES",
     "Belebele",
     "ChoiceTask",
     "Declared",

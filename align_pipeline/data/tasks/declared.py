@@ -121,6 +121,11 @@ class Declared(ChoiceTask):
         refuse_unparallel(self.dataset)
         if self.premise is None:
             object.__setattr__(self, "offers", frozenset({"options"}))
+        if self.files is not None and not self.dataset and not self._own_files:
+            raise InputError(
+                f"task.files={self.files} has no LANG in it, which stands for the language's FLORES code, as in "
+                "mine/LANG.jsonl."
+            )
         if bool(self.dataset) == bool(self._own_files):
             raise InputError(
                 f"{self.name} needs either task.dataset=<hub id> or task.files=<files with LANG for the language, "
@@ -150,6 +155,10 @@ class Declared(ChoiceTask):
         name = re.compile(rf"{re.escape(before)}(\w+){re.escape(after)}")
         found = (name.fullmatch(str(path)) for path in sorted(Path(f"{before}x").parent.glob("*")))
         return frozenset(match[1] for match in found if match)
+
+    def origin(self, source: Source) -> str:
+        """See `ParallelTask.origin`."""
+        return f"task.files={self.files}" if self._own_files else super().origin(source)
 
     def english_of(self, language: Language) -> tuple[str, str]:
         """See `ParallelTask.english_of`."""

@@ -37,6 +37,10 @@ class LeftOut(ValueError):  # noqa: N818 - not an error: a rule of the task leav
         self.reason = reason
 
 
+OWN_FILES = "own files"
+"""The data set of a task that reads files of the user."""
+
+
 @dataclass(frozen=True)
 class ParallelTask(ABC):
     """A benchmark with the same items in many languages; its fields are the keys of ``conf/task/<name>.yaml``."""
@@ -158,22 +162,26 @@ class ParallelTask(ABC):
             if language.flores in named:
                 has = sorted(present) if present is not None else ["the languages in conf/lang/set/" + self.name]
                 hint = ""
-                if present is not None and self.name not in language.codes:
+                if self.dataset and present is not None and self.name not in language.codes:
                     known = known_languages().items()
                     code = next((code for code, one in known if one["flores"] == language.flores), "<code>")
                     hint = f" If one of them is {language.name}, set +languages.{code}.codes.{self.name}=<its name>."
                 raise InputError(
-                    f"{self.name} has no {language.name} ({language.flores}) in data={source.name}; "
+                    f"{self.name} has no {language.name} ({language.flores}) in {self.origin(source)}; "
                     f"it has {_some(has)}.{hint}"
                 )
         if lacking and kept:
             log.info(
-                "Left out because %s (data=%s) does not have them: %s.",
+                "Left out because %s (%s) does not have them: %s.",
                 self.name,
-                source.name,
+                self.origin(source),
                 _some([x.flores for x in lacking]),
             )
         return kept
+
+    def origin(self, source: Source) -> str:
+        """Where the rows come from, as a setting, such as ``data=hub``."""
+        return f"data={source.name}"
 
     # ---- items
 
