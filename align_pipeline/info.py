@@ -17,7 +17,6 @@ from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.source import Source
 from align_pipeline.errors import unknown
 
-
 _HYDRA = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 """What Hydra's own ``--info`` prints."""
 
