@@ -13,6 +13,10 @@ class InputError(Exception):
     """Something the user gave cannot be used; the message is one sentence that names it and what would work."""
 
 
+class ContradictionError(InputError):
+    """Runs of different experiments that a report cannot put together."""
+
+
 def unknown(kind: str, given: str, known: Iterable[str], shown: int = 12) -> InputError:
     """An `InputError` for a name that does not exist; it lists the existing names, the closest first.
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from align_pipeline.data.items import ENGLISH
-from align_pipeline.errors import InputError
+from align_pipeline.errors import ContradictionError
 
 UNIT = ["model", "task", "language", "pivot"]
 
@@ -164,8 +164,8 @@ def _blocks(
     return dict(sorted(blocks.items())), _said("alignment", split, repeated)
 
 
-def _contradiction(name: str, split: int, repeated: int, first: str) -> InputError:
-    return InputError(
+def _contradiction(name: str, split: int, repeated: int, first: str) -> ContradictionError:
+    return ContradictionError(
         f"The runs contradict each other: of {repeated:,} {name} rows that occur more than once, {split:,} differ, "
         f"such as {first}; they are different experiments, so make a report for each."
     )

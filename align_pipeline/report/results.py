@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from align_pipeline.config.lang import known_languages
+from align_pipeline.errors import ContradictionError, InputError
 from align_pipeline.inference import answers, items, languages, numbers
 from align_pipeline.inference import study as analysis
 from align_pipeline.inference.consistency import consistency, consistency_alignment
@@ -24,6 +25,7 @@ from align_pipeline.measurements.translation_patching import statistics as patch
 from align_pipeline.page.numbers import layer_range
 from align_pipeline.report import models, tuning
 from align_pipeline.report.read import Tables
+from align_pipeline.store.folders import unlike
 
 PACKAGE = Path(__file__).parent
 
@@ -104,6 +106,14 @@ FILES = {
 
 
 def analyse(tables: Tables, seed: int = 0, reference: str | None = None) -> Results:
+    """See `_analyse`; an error about runs that contradict each other says which, and in what they differ."""
+    try:
+        return _analyse(tables, seed, reference)
+    except ContradictionError as error:
+        raise InputError(f"{error}{unlike(tables.folders)}") from None
+
+
+def _analyse(tables: Tables, seed: int, reference: str | None) -> Results:
     """Run every analysis on the tables.
 
     Args:

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,20 @@ def difference(folder: Path, settings: Mapping[str, Any]) -> str | None:
     return _difference(found.get("config"), settings) if found else None
 
 
+def unlike(found: Sequence[Path]) -> str:
+    """A sentence on the first two results of the same model and task that differ in a setting of these, the data or the
+    seed; "" if there are none."""
+    asked = ((folder, summary_of(folder)) for folder in found)
+    known = [(folder, one) for folder, one in asked if isinstance(one.get("config"), Mapping)]
+    for (first, before), (second, now) in itertools.combinations(known, 2):
+        if all(before.get(key) == now.get(key) for key in ("model", "task")):
+            one, two = ({k: job["config"].get(k) for k in ("task", "model", "data", "seed")} for job in (before, now))
+            told = _difference(one, two, "in the first", "in the second")
+            if told is not None:
+                return f" Compare {first} with {second}: {told}."
+    return ""
+
+
 def owners_of(folder: Path) -> dict[str, str | None]:
     """The job recorded in each result file of a folder, by file name; None where a file records none.
 
@@ -202,20 +216,20 @@ def summary_of(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _difference(theirs: Any, own: Mapping[str, Any]) -> str | None:
+def _difference(theirs: Any, own: Mapping[str, Any], there: str = "there", here: str = "here") -> str | None:
     """The first key with different values in two configs, in words."""
     for key in ("languages", "metrics"):
         sets = [sorted((settings or {}).get(key) or {}) for settings in (theirs, own)]
         if sets[0] != sets[1]:
             told = [" and ".join(names) or "none" for names in sets]
-            return f"{key}: {told[0]} there and {told[1]} here"
+            return f"{key}: {told[0]} {there} and {told[1]} {here}"
     before, now = (_whole(_flat(settings)) for settings in (theirs, own))
     for key in [*now, *(key for key in before if key not in now)]:
         head, _, rest = key.partition(".")
         elsewhere = head in _NOT_ASKED or (head == "model" and rest in _NOT_ASKED_OF_MODEL)
         if not elsewhere and before.get(key) != now.get(key):
             told = ["null" if value is None else str(value) for value in (before.get(key), now.get(key))]
-            return f"{key} is {told[0]} there and {told[1]} here"
+            return f"{key} is {told[0]} {there} and {told[1]} {here}"
     return None
 
 

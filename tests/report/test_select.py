@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -191,3 +192,14 @@ def test_without_a_choice_nothing_is_said(runs: Path, tmp_path: Path, capsys: py
     with pytest.raises(SystemExit) as stopped:
         report.main([f"runs={runs}", f"out={tmp_path}", "models=a,,b"])
     assert str(stopped.value.code) == "Error: models=a,,b has an empty name; separate names by one comma each."
+
+
+def test_runs_that_contradict_each_other_are_named(tmp_path: Path) -> None:
+    for name, seed, limit in (("a", 0, None), ("b", 1, 80), ("c", 2, 20)):
+        write(tmp_path / name, "m", tables("m", 0, 0, seed), None)
+        path = tmp_path / name / "summary.json"
+        config = {"task": {"limit": limit}, "model": {"name": "m"}, "data": "hub", "seed": 0, "languages": {name: {}}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
+    words = "Compare {0}/a with {0}/b: task.limit is null in the first and 80 in the second."
+    with pytest.raises(InputError, match=re.escape(words.format(tmp_path))):
+        results.analyse(read.read([tmp_path]))

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from align_pipeline.errors import InputError
+from align_pipeline.errors import ContradictionError
 from align_pipeline.inference.items import adjust, adjusted
 from align_pipeline.inference.languages import fisher_interval
 from align_pipeline.inference.study import BLOCK, MIN_FOR_INTERVAL, MIN_LANGUAGES, NOISE, Study, of_block
@@ -79,7 +79,7 @@ def unique(translations: pd.DataFrame) -> pd.DataFrame:
     differ = repeated[repeated > 1]
     if len(differ) > NOISE * max(len(repeated), 1):
         model, _, direction, language, item = differ.index[0]
-        raise InputError(
+        raise ContradictionError(
             f"The runs contradict each other: of {len(repeated):,} translations that occur more than once, "
             f"{len(differ):,} differ, such as {model}, {direction}, {language}, sentence {item}; they are different "
             "experiments, so make a report for each."
