@@ -186,7 +186,8 @@ def _choice(aligned: Array, accuracy: Array, english: int, rng: np.random.Genera
     reached = 0
     for _ in range(orders):
         standard[known] = values[np.lexsort((rng.random(len(row)), row))]
-        reached += int(np.nanmax(-_leads(standard, accuracy, english)) >= observed - 1e-9)
+        ahead = -_leads(standard, accuracy, english)  # without a value where English or the pivot became constant
+        reached += int((ahead[~np.isnan(ahead)] >= observed - 1e-9).any())
     return float((1 + reached) / (orders + 1))
 
 

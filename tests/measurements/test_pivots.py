@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 import shutil
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -377,3 +378,12 @@ def test_pivots_that_do_not_exist_are_named() -> None:
         compose("pivot=all", "metric=[]")
     assert compose("pivot=spa", "lang=swh").named == ["swh", "spa"]
     assert list(compose("pivot=[eng,spa]", "lang=swh").languages) == ["swh", "spa"]
+
+
+def test_an_order_that_makes_english_constant_is_no_warning() -> None:
+    """With one aligned language per pivot, some orders leave English without any."""
+    aligned = np.array([[0.1, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = p.best(aligned, np.array([0.5, 0.6, 0.55, 0.7, 0.9]), ("eng_Latn", "spa_Latn"), orders=50)
+    assert 0 < found.choice_p < 1
