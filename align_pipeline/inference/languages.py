@@ -117,6 +117,8 @@ def _correlate(x: Array, sides: pd.DataFrame, rng: np.random.Generator) -> list[
     for name, (a, b) in {"pearson": (live, y), "spearman": (stats.rankdata(live, axis=1), stats.rankdata(y))}.items():
         result = stats.pearsonr(a, b[None], axis=1) if len(a) else None
         numbers[name], numbers[f"{name}_p"] = (result.statistic, result.pvalue) if result else (a[:, 0], a[:, 0])
+        if name == "spearman" and n <= EXACT:  # the distribution of t is wrong here: p would be 0 for three languages
+            numbers["spearman_p"] = permuted(a, b, rng)
     numbers["permutation_p"] = permuted(live, y, rng)
     numbers |= _given_both(live, sides) | _family_means(live, sides)
     numbers["detectable"] = np.full(len(live), detectable(n))
@@ -157,7 +159,8 @@ def detectable(n: int) -> float:
 
 
 def permuted(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    """Two-sided permutation p of Pearson's r: all permutations of y for few languages, else random ones. x: [K, n]."""
+    """Two-sided permutation p of Pearson's r, of Spearman's if x [K, n] and y [n] are ranks: over all permutations of y
+    for few languages, else over random ones."""
     n = len(y)
     if n <= EXACT:
         orders = np.array(list(itertools.permutations(range(n))))

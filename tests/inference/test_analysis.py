@@ -196,7 +196,25 @@ def test_correlations_agree_with_scipy(study: analysis.Study, cells: pd.DataFram
         pearson = stats.pearsonr(chosen["alignment"], chosen["accuracy"])
         spearman = stats.spearmanr(chosen["alignment"], chosen["accuracy"])
         assert (row.pearson, row.pearson_p) == pytest.approx((pearson.statistic, pearson.pvalue))
-        assert (row.spearman, row.spearman_p) == pytest.approx((spearman.statistic, spearman.pvalue))
+        expected = exact_p(chosen["alignment"], chosen["accuracy"]) if row.n <= 7 else spearman.pvalue
+        assert (row.spearman, row.spearman_p) == pytest.approx((spearman.statistic, expected))
+
+
+def exact_p(x: pd.Series, y: pd.Series) -> float:
+    """The share of all orders of y whose Spearman correlation with x is as far from 0 as that of the data."""
+    a, b = stats.rankdata(x), stats.rankdata(y)
+    found = [abs(np.corrcoef(a, order)[0, 1]) for order in itertools.permutations(b)]
+    return float(np.mean(np.array(found) >= found[0] - 1e-9))
+
+
+def test_three_languages_in_order_are_no_evidence() -> None:
+    """One of six orders is theirs and one its reverse, so p is 1/3, not 0."""
+    three = pd.DataFrame({"alignment": [0.1, 0.3, 0.2], "accuracy": [0.5, 0.9, 0.6]})
+    three["language"] = ["swh_Latn", "ind_Latn", "tur_Latn"]
+    points = three.assign(model="m", task="belebele", alignment_task="belebele", metric="dali", pooling="last")
+    points = points.assign(reduce="max", layer=pd.array([pd.NA] * 3, "Int64"), pivot=ENGLISH, fertility=1.0, n=100)
+    row = languages.language_level(points).iloc[0]
+    assert (row["spearman"], row["spearman_p"]) == pytest.approx((1, 1 / 3))
 
 
 def test_partial_correlation_agrees_with_a_regression(study: analysis.Study, cells: pd.DataFrame) -> None:

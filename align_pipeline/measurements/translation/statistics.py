@@ -17,7 +17,7 @@ from scipy import stats
 
 from align_pipeline.errors import ContradictionError
 from align_pipeline.inference.items import adjust, adjusted
-from align_pipeline.inference.languages import fisher_interval
+from align_pipeline.inference.languages import EXACT, fisher_interval, permuted
 from align_pipeline.inference.study import BLOCK, MIN_FOR_INTERVAL, MIN_LANGUAGES, NOISE, Study, of_block
 from align_pipeline.measurements.translation.table import TRANSLATIONS
 
@@ -167,6 +167,8 @@ def correlation(x: Array, y: Array) -> dict[str, Any]:
     for name, test in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
         result = test(x, y)
         row |= {name: float(result.statistic), f"{name}_p": float(result.pvalue)}
+        if name == "spearman" and n <= EXACT:
+            row["spearman_p"] = float(permuted(stats.rankdata(x)[None], stats.rankdata(y), np.random.default_rng(0))[0])
         if n >= MIN_FOR_INTERVAL:
             row[f"{name}_low"], row[f"{name}_high"] = fisher_interval(result.statistic, n, name == "spearman")
     if n < MIN_FOR_INTERVAL:
