@@ -34,7 +34,13 @@ def main() -> None:
         print("\nExample: align_pipeline run task=belebele lang=swh")
         return
     if given[:1] in (["-sc"], ["--shell-completion"]):
-        given = [*_verb_of_completion(), *given]
+        begun = re.fullmatch(r"\S+\s+([a-z]+)", os.environ.get("COMP_LINE", ""))
+        verbs = [one for one in VERBS if begun and one.startswith(begun[1])]
+        verb = _verb_of_completion()
+        if verbs or verb not in ("run", "tune"):  # the other commands have no groups that Hydra could complete
+            print("\n".join(verbs))
+            return
+        given = [verb, *given]
     verb = given[0] if given[0] in VERBS else "run"
     if verb == "run" and given[0] != "run" and "=" not in given[0] and not given[0].startswith("-"):
         sys.exit(f"Error: {unknown('command', given[0], VERBS)}")
@@ -44,15 +50,15 @@ def main() -> None:
     import_module(module).main()
 
 
-def _verb_of_completion() -> list[str]:
+def _verb_of_completion() -> str:
     """The verb of the command line that the shell completes; it is taken out of the line, which Hydra then reads."""
     line = os.environ.get("COMP_LINE", "")
-    found = re.match(r"(\S+\s+)(run|tune)\s+", line)
+    found = re.match(rf"(\S+\s+)({'|'.join(VERBS)})\s+", line)
     if found is None:
-        return []
+        return "run"
     os.environ["COMP_LINE"] = found[1] + line[found.end() :]
     os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
-    return [found[2]]
+    return found[2]
 
 
 if __name__ == "__main__":

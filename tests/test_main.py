@@ -89,6 +89,30 @@ def test_a_shell_can_complete_the_command(typed: str, monkeypatch: pytest.Monkey
     assert call("-sc", "query=bash").stdout.split() == ["task=xstorycloze"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [("align_pipeline re", ["report"]), ("align_pipeline report ru", []), ("align_pipeline tas", ["task="])],
+)
+def test_a_shell_completes_commands_without_an_error(
+    typed: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMP_LINE", typed)
+    monkeypatch.setenv("COMP_POINT", str(len(typed)))
+    done = call("-sc", "query=bash")
+    assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", words)
+
+
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "align_pipeline", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=True,
+    )
+    assert done.stdout == call("--version").stdout
+
+
 def test_a_pipe_that_closes_early_costs_no_traceback() -> None:
     command = [sys.executable, "-m", "align_pipeline.cache", "--help"]
     with subprocess.Popen(
