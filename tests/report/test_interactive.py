@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from align_pipeline.inference.study import Study
 from align_pipeline.measurements.alignment.leads import depth
 from align_pipeline.page import columns
 from align_pipeline.page.part import Part, _compact
+from align_pipeline.page.template import render
 from align_pipeline.report import report
 from align_pipeline.report.page import headlines
 
@@ -121,6 +123,24 @@ def test_the_sentence_about_depth_has_the_numbers_of_a_plain_loop() -> None:
     assert (found.last, found.languages, found.low, found.high) == (4, 3, 1, 2)
     assert (found.above, found.tested) == (1, 2)
     assert depth(cells().assign(chance=np.nan), chances).chance is None
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [(5, "Half of the languages or more have"), (3, "Half of the 3 languages with aligned items or more have")],
+)
+def test_the_sentence_about_depth_counts_only_languages_with_aligned_items(found: int, words: str) -> None:
+    one = SimpleNamespace(share=0.1, layer=2, last=8, layers=8, chance=None, languages=5, found=found, low=2, high=3)
+    one.tested = one.above = 0
+    text = render(
+        "align_pipeline/measurements/alignment/lead.html",
+        what="answer",
+        about="depth",
+        one=one,
+        name="DALI",
+        pivot="English",
+    )
+    assert f"{words} their best layer from 2 to 3." in " ".join(text.split())
 
 
 def test_names_stand_for_codes() -> None:

@@ -70,8 +70,8 @@ def depth(rows: pd.DataFrame, chances: pd.DataFrame) -> SimpleNamespace:
 
     Returns:
         `layer`, the lowest with the highest mean `share` over languages, of those that count; `chance` there, or None;
-        `last`, the highest layer of all; `low` and `high`, the quartiles of the languages' best layers; `above` of
-        `tested` languages are above chance at their best layer.
+        `last`, the highest layer of all; `found`, the number of languages with an aligned item; `low` and `high`,
+        the quartiles of their best layers; `above` of `tested` languages are above chance at their best layer.
     """
     inner = rows[rows["inner"].astype(bool)]
     mean = inner.groupby("layer")[["share", "chance"]].mean()
@@ -86,6 +86,7 @@ def depth(rows: pd.DataFrame, chances: pd.DataFrame) -> SimpleNamespace:
         last=int(rows["layer"].max()),
         layers=len(mean),
         languages=len(rows.drop_duplicates(["language", "pivot"])),
+        found=len(best),
         low=None if best.empty else int(best.quantile(0.25, interpolation="lower")),
         high=None if best.empty else int(best.quantile(0.75, interpolation="higher")),
         tested=tested,
