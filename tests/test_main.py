@@ -91,7 +91,7 @@ def test_a_shell_can_complete_the_command(typed: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("typed", "words"),
-    [("align_pipeline re", ["report"]), ("align_pipeline report ru", []), ("align_pipeline tas", ["task="])],
+    [("align_pipeline re", ["report"]), ("align_pipeline report ru", []), ("align_pipeline tas", ["task.", "task="])],
 )
 def test_a_shell_completes_commands_without_an_error(
     typed: str, words: list[str], monkeypatch: pytest.MonkeyPatch
