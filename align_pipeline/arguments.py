@@ -34,6 +34,8 @@ class Arguments:
         self.values: dict[str, list[str]] = {}
         for argument in given:
             key, equals, value = argument.partition("=")
+            if "runs" in required and not equals and Path(argument).exists():
+                raise InputError(f"'{argument}' is a path; write runs={argument}.")
             if key not in keys:
                 raise unknown("argument", key, known or keys)
             if not equals or not value:

@@ -133,11 +133,17 @@ def _sizes(results: Results) -> Iterator[str]:
 
 
 def headlines(page: str, count: int = 3) -> list[str]:
-    """The first answers of a page as plain text, for the console; of several models, first what compares them."""
+    """The first answers of a page as plain text, for the console, with the task and model if there are several; of
+    several models, first what compares them."""
     compared = re.search(r'<h2 id="models">.*?class="findings">(.*?)</ul>', page, re.DOTALL)
     found = re.findall(r"<li>(.*?)</li>", compared[1], re.DOTALL) if compared else []
-    for question, answer in re.findall(r'class="question">(.*?)</h3>\s*<p class="answer">(.*?)</p>', page, re.DOTALL):
-        found.append(f"{question} {answer}" if answer.startswith("No answer") else answer)
+    study = ""
+    card = r'<summary>(.*?)</summary>|class="question">(.*?)</h3>\s*<p class="answer">(.*?)</p>'
+    short = page.partition('<h2 id="in-short">')[2]
+    for name, question, answer in re.findall(card, short, re.DOTALL):
+        study = f"{name}: " if name else study
+        if answer:
+            found.append(study + (f"{question} {answer}" if answer.startswith("No answer") else answer))
     return [" ".join(html.unescape(re.sub(r"<[^>]+>", "", one)).split()) for one in found[:count]]
 
 

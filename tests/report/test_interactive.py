@@ -127,7 +127,7 @@ def test_the_sentence_about_depth_has_the_numbers_of_a_plain_loop() -> None:
 
 @pytest.mark.parametrize(
     ("found", "words"),
-    [(5, "Half of the languages or more have"), (3, "Half of the 3 languages with aligned items or more have")],
+    [(5, "Half of the languages or more have"), (3, "Of the 3 languages with aligned items, half or more have")],
 )
 def test_the_sentence_about_depth_counts_only_languages_with_aligned_items(found: int, words: str) -> None:
     one = SimpleNamespace(share=0.1, layer=2, last=8, layers=8, chance=None, languages=5, found=found, low=2, high=3)

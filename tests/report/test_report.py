@@ -260,6 +260,7 @@ def test_the_command_line_without_torch(runs: Path, tmp_path: Path) -> None:
     [
         (["runs=."], "out=<folder> is missing"),
         (["out=."], "runs=<folder> is missing"),
+        ([".", "out=."], "'.' is a path; write runs=."),
         (["run=.", "out=."], "There is no argument 'run'; available: runs"),
         (["runs", "out=."], "runs needs a value"),
         (["runs=/nowhere/*", "out=."], "runs=/nowhere/* matches no folder"),

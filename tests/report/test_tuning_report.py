@@ -181,6 +181,18 @@ def test_the_chapter_of_the_base_says_what_changed_and_others_do_not(written: Pa
     assert {f"{name}.{form}" for name in figures for form in ("png", "svg")} <= names
 
 
+def test_the_console_says_which_task_and_model_an_answer_is_about() -> None:
+    card = '<h3 class="question">Better?</h3><p class="answer"><b>r = {}</b> undecided.</p>'
+    folded = "<details><summary>{}, m</summary>{}</details>"
+    aside, head = "<aside><summary>Contents</summary></aside>", '<h2 id="in-short">In short</h2>'
+    several = [folded.format(task, card.format(k)) for k, task in enumerate(("Belebele", "XCOPA"))]
+    assert headlines(aside + head + "".join(several)) == [
+        "Belebele, m: r = 0 undecided.",
+        "XCOPA, m: r = 1 undecided.",
+    ]
+    assert headlines(aside + head + card.format(0)) == ["r = 0 undecided."]
+
+
 def test_the_page_begins_with_the_treatment_beyond_its_placebo(written: Path) -> None:
     first = headlines((written / "report.html").read_text(encoding="utf-8"))[0]
     accuracy, alignment = (pd.read_csv(written / f"{name}.csv") for name in ("tuning", "tuning_alignment"))
