@@ -411,7 +411,10 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
         (["lang=[swh,Indonesian]"], "There is no language 'Indonesian'; did you mean ind?"),
         (["lang=swh,ind"], "lang=swh,ind has several values: -m makes a job for each; lang=[swh,ind] is one list."),
         (["lang=glob(s*)"], "lang=glob(s*) selects several values, which needs -m"),
-        (["lang=[swh,", "ind]"], "The list in 'lang=[swh,' does not end; write it without spaces, or in quotes"),
+        (
+            ["lang=[swh,", "ind]"],
+            "The argument 'lang=[swh,' is not of the form key=value: its list does not end; write it",
+        ),
         (["swh"], "The argument 'swh' is not of the form key=value, such as task=xcopa."),
         (
             ["patch.conditions=[parallel,language=deu]"],

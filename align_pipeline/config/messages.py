@@ -82,7 +82,8 @@ def _no_override(argument: str, text: str) -> str:
     if not equals:
         return f"The argument '{argument}' is not of the form key=value, such as task=xcopa."
     if value.count("[") > value.count("]"):
-        return f"The list in '{argument}' does not end; write it without spaces, or in quotes: '{key}=[a, b]'."
+        why = f"its list does not end; write it without spaces, or in quotes: '{key}=[a, b]'"
+        return f"The argument '{argument}' is not of the form key=value: {why}."
     hint = ""
     if value.startswith("[") and value.endswith("]"):
         items = ",".join(f'"{one}"' if re.search("[/=]", one) else one for one in value[1:-1].split(","))
@@ -115,8 +116,8 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
     """
     from hydra._internal.utils import get_args_parser
 
-    def refuse(reason: str) -> NoReturn:
-        raise InputError(f"{reason[0].upper()}{reason[1:]}; settings are key=value, such as task=xcopa.")
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message[0].upper()}{message[1:]}; settings are key=value, such as task=xcopa.")
 
     if "--info" in arguments:  # its value may be an override
         return list(arguments)
