@@ -88,12 +88,8 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any], lm: LanguageM
             if found is None:
                 return None
             content, told = found.content, found.told
-            screen = found.stages.console
-            for printed in summary.tables(content, told, screen.width):
-                screen.print(printed)
-            for more in (one for part in told for one in part.printed):
-                screen.print(more)
-            screen.print(f"Tables and plots: {folder}", soft_wrap=True, highlight=False)  # a path in one piece
+            if lm is None:  # results from Python show themselves
+                _show(found, folder)
             # The results are in place: if W&B fails from here on, nothing is lost.
             curves = [curve for part in told for curve in part.curves]
             figures = [folder / path.name for part in told for path in part.figures]
@@ -101,6 +97,14 @@ def run(config: Config, folder: Path, settings: Mapping[str, Any], lm: LanguageM
             live_run.curves(curves)
             live_run.act(lambda opened: tracking.log_job(opened, found.numbers, curves, figures, tables))
     return Summary(content, folder)
+
+
+def _show(found: _Found, folder: Path) -> None:
+    screen = found.stages.console
+    more = (one for part in found.told for one in part.printed)
+    for printed in (*summary.tables(found.content, found.told, screen.width), *more):
+        screen.print(printed)
+    screen.print(f"Tables and plots: {folder}", soft_wrap=True, highlight=False)  # a path in one piece
 
 
 def _measure(

@@ -27,11 +27,12 @@ def tiny() -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(folder)
 
 
-def test_a_study_has_the_numbers_of_the_command(tmp_path: Path) -> None:
+def test_a_study_has_the_numbers_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, tok = tiny()
     model.train()
     found = ap.study(model, tok, task="xcopa", languages=["swh", "ind"], data="embedded", limit=12)
     assert model.training
+    assert "swh_Latn" not in capsys.readouterr().out  # the results show themselves, with no folder that will be removed
     run_job(tmp_path, "task=xcopa", "lang=[swh,ind]", "data=embedded", "task.limit=12")
     for name in ("alignment", "predictions", "baselines"):
         expected = pd.read_parquet(tmp_path / f"{name}.parquet").drop(columns="model")
