@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from align_pipeline.arguments import Arguments, command
-from align_pipeline.errors import InputError
+from align_pipeline.errors import InputError, unknown
 from align_pipeline.store.cache import entries, prune
 
 USAGE = """List or remove entries of the cache of forward passes.
@@ -32,7 +32,12 @@ def _run(given: Sequence[str]) -> None:
     folder = asked.path("folder") or Path("outputs/cache")
     if not folder.is_dir():
         raise InputError(f"The cache folder '{folder}' does not exist; choose another with folder=<folder>.")
-    found = prune(folder, _days(asked.text("older_than_days")), asked.text("model")) if pruning else entries(folder)
+    days, model = _days(asked.text("older_than_days")), asked.text("model")
+    there = entries(folder) if model is not None or not pruning else []
+    models = {entry.note.get("model", "") for entry in there} - {""}
+    if model is not None and models and model not in models:
+        raise unknown("model in the cache", model, models)
+    found = prune(folder, days, model) if pruning else there
     for entry in found:
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         said = " ".join(entry.note.get(key, "") for key in ("model", "task", "what")).strip() or entry.path.stem[:12]

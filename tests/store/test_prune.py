@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from align_pipeline import cache
-from align_pipeline.store.cache import entries, prune
+from align_pipeline.store.cache import Cache, entries, prune
 
 
 def test_files_of_others_stay(tmp_path: Path) -> None:
@@ -34,3 +35,11 @@ def test_what_would_empty_a_folder_by_mistake_is_refused(
     (tmp_path / "outputs/cache").mkdir(parents=True)
     with pytest.raises(SystemExit, match=given.partition("=")[0]):
         cache.main(["prune", given])
+
+
+def test_a_model_that_the_cache_does_not_have_is_refused(tmp_path: Path) -> None:
+    Cache(tmp_path).get({"kind": "x"}, lambda: {"a": torch.zeros(1)}, {"model": "llama2-7b"})
+    with pytest.raises(SystemExit, match="There is no model in the cache 'llama2-8b'; available: llama2-7b"):
+        cache.main(["prune", f"folder={tmp_path}", "model=llama2-8b"])
+    cache.main(["prune", f"folder={tmp_path}", "model=llama2-7b"])
+    assert entries(tmp_path) == []
