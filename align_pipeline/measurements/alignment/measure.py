@@ -76,7 +76,7 @@ class Alignment(Measurement):
             rows = functools.partial(self._rows, pair)
             others = {"baselines": functools.partial(self._baselines, pair)}
             curves = functools.partial(self._curves, pair)
-            kind = "similarities, chance"
+            kind = "similarities, chance, ties"  # older entries lack chance, or count rounded ties as aligned
             yield Unit(kind, texts_of(pair), what, compute, rows, is_prompted=False, others=others, curves=curves)
 
     def _compute(self, pair: Pair) -> dict[str, Tensor]:

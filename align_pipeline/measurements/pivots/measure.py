@@ -79,7 +79,7 @@ class Pivots(Measurement):
             texts = hashlib.sha256(f"{texts_of(pair)} {self.job.config.layers}".encode()).hexdigest()
             what = f"Compared {pair.language.language} with {pair.english.language}"
             compute, rows = functools.partial(self._compute, pair), functools.partial(self._rows, pair)
-            yield Unit("similarities, pivot", texts, what, compute, rows, is_prompted=False)
+            yield Unit("similarities, pivot, ties", texts, what, compute, rows, is_prompted=False)
 
     def _compute(self, pair: Pair) -> dict[str, Tensor]:
         asked = layers(self.job.config, self.job.lm.num_layers)
