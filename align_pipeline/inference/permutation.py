@@ -21,6 +21,9 @@ from align_pipeline.inference.arrays import Bundle
 PERMUTATIONS = 2000
 MIN_CLUSTERS = 8
 """With fewer exchangeable clusters there are too few permutations for a test."""
+TIES = 1e-4
+"""Statistics that differ by less are equal: with few answers many permutations give the same one, and float32 sums over
+items in another order differ by up to about 1e-5."""
 Floats = NDArray[np.float32]
 
 
@@ -163,14 +166,14 @@ def run(bundle: Bundle, count: int = PERMUTATIONS, seed: int = 0, by_language: b
 def p_values(statistics: NDArray[np.floating]) -> NDArray[np.float64]:
     """Two-sided p from [1 + B, ...] statistics, the observed ones first; they count as one of the permutations."""
     size = np.abs(np.nan_to_num(statistics, nan=0))
-    p = (size >= size[0] - 1e-6).mean(axis=0)
+    p = (size >= size[0] - TIES).mean(axis=0)
     found: NDArray[np.float64] = np.where(np.isnan(statistics[0]), np.nan, p)
     return found
 
 
 def against(size: NDArray[np.floating], largest: NDArray[np.floating]) -> NDArray[np.float64]:
     """p of each |statistic| in the distribution of [1 + B] maxima."""
-    p = (largest[:, None] >= size.ravel()[None] - 1e-6).mean(axis=0).reshape(size.shape)
+    p = (largest[:, None] >= size.ravel()[None] - TIES).mean(axis=0).reshape(size.shape)
     found: NDArray[np.float64] = np.where(np.isnan(size), np.nan, p)
     return found
 

@@ -84,6 +84,26 @@ def literal_z(
     return sum(sums.values()) / math.sqrt(sum(v * v for v in sums.values()))
 
 
+@pytest.mark.parametrize("wrong", [1, 8, 70])
+def test_permutations_with_the_same_statistic_are_ties(wrong: int) -> None:
+    """With few wrong answers there are few different statistics; rounding must not tell equal ones apart."""
+    data = made(n=240, u=2, k=2, seed=1)
+    rng = np.random.default_rng(wrong)
+    data.right[:], data.english[:] = 1, 1
+    data.right[rng.permutation(240)[:wrong]] = 0
+    data.aligned[:] = rng.random(data.aligned.shape) < 0.06
+    test = permutation.run(data, count=300, seed=4)
+    drawn = permutation.permutations(data.cluster, 300, np.random.default_rng(4))
+    assert test is not None
+    assert drawn is not None
+    for u in range(2):
+        a = data.aligned[:, u, data.best[u]].astype(float)
+        y = data.right[:, u].astype(float) - data.right[:, u].mean(dtype=float)
+        each = [(a - a.mean()) * y[order] for order in [np.arange(240), *drawn]]
+        size = np.array([abs(math.fsum(one)) / math.sqrt(math.fsum(one**2)) for one in each])
+        assert test.p[u] == pytest.approx((size >= size[0] - 1e-9).mean())
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_statistics_and_p_are_those_of_loops(size: int) -> None:
     data = made(n=24, u=3, k=4, size=size, seed=5, effect=0.2)
