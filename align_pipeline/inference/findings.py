@@ -47,6 +47,7 @@ class Findings:
         items_pooled: TS against TF pooled over languages. ``at``: each `layer`, every language's `best_layer`, or
             `somewhere`, the layer with the largest |z|, whose ``low`` and ``high`` are simultaneous over all layers.
             ``high_layers`` is the simultaneous upper end of each layer; of `somewhere`, the highest of all layers.
+            ``n_*``: of the items that are right in English and have an answer.
         same_item: see `same_item`, in the forms `linear` and `conditional_logit`.
     """
 
@@ -107,7 +108,10 @@ def _by_language(arrays: Bundle, test: permutation.Test | None, drawn: Array, se
 
 
 def _pooled(arrays: Bundle, test: permutation.Test | None, drawn: Array) -> Iterator[dict[str, Any]]:
-    size = {"n_items": len(arrays.items), "n_clusters": arrays.clusters, "n_languages": len(arrays.units)}
+    counts = permutation.counted(arrays)
+    items = counts.any(axis=1)
+    size = {"n_items": int(items.sum()), "n_clusters": len(np.unique(arrays.cluster[items]))}
+    size["n_languages"] = int(counts.any(axis=0).sum())
     if test is None:
         yield size | {"at": "best_layer", "note": f"not defined, because {_FEW}"}
         return

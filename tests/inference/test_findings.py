@@ -84,6 +84,18 @@ def literal_z(
     return sum(sums.values()) / math.sqrt(sum(v * v for v in sums.values()))
 
 
+def test_pooled_tests_count_the_items_that_are_right_in_english() -> None:
+    data = made(n=60, size=3, seed=2, missing=0.1)
+    drawn = resampling.weights(data.cluster, 10, np.random.default_rng(0))
+    rows = list(findings._pooled(data, permutation.run(data, count=10), drawn))
+    known = ~np.isnan(data.right) & ~np.isnan(data.aligned[:, :, 0]) & (data.english == 1)
+    used = [i for i in range(60) if known[i].any()]
+    assert len(used) < 60
+    for row in rows:
+        assert (row["n_items"], row["n_languages"]) == (len(used), 4)
+        assert row["n_clusters"] == len({data.cluster[i] for i in used})
+
+
 @pytest.mark.parametrize("wrong", [1, 8, 70])
 def test_permutations_with_the_same_statistic_are_ties(wrong: int) -> None:
     """With few wrong answers there are few different statistics; rounding must not tell equal ones apart."""
