@@ -230,7 +230,8 @@ def _logit_rows(
         return
     items, values = items[answered], block.values[answered]
     y = items["correct"].to_numpy(float)
-    item, language = items["cluster"].factorize()[0], items["language"] + "|" + items["pivot"]
+    ids, cluster = items["item_id"].factorize()[0], items["cluster"].factorize()[0]
+    language = items["language"] + "|" + items["pivot"]
     group = language.factorize()[0]
     covariates, units, notes = _design(items)
     dummies = pd.get_dummies(language, drop_first=True, dtype=float)
@@ -241,7 +242,7 @@ def _logit_rows(
     for name, design in designs.items():
         shown = [] if name == "language" else [str(c) for c in covariates]
         note = "" if name == "language" else notes
-        for row in _logit(y, at_best, design, item, group, shown):
+        for row in _logit(y, at_best, design, ids, cluster, group, shown):
             unit = {"unit": units.get(row["term"], base["unit"])}
             full = "; ".join(filter(None, [row.pop("note", ""), note if row["term"] == "aligned" else ""]))
             yield base | unit | row | {"adjusted_for": name, "at": "best_layer", "note": full}
@@ -272,11 +273,11 @@ _NO_FIT = (ConvergenceWarning, PerfectSeparationWarning, RuntimeWarning)
 
 
 def _logit(
-    y: Array, value: Array, design: pd.DataFrame, item: Array, language: Array, shown: list[str]
+    y: Array, value: Array, design: pd.DataFrame, item: Array, cluster: Array, language: Array, shown: list[str]
 ) -> list[dict[str, Any]]:
-    """Logistic regression of y on alignment and `design`, with errors clustered by item; one row per shown term."""
+    """Logistic regression of y on alignment and `design`, with clustered errors; one row per shown term."""
     present = value >= 0
-    y, item, language = y[present], item[present], language[present]
+    y, item, cluster, language = y[present], item[present], cluster[present], language[present]
     aligned = value[present].astype(float)
     found = {"n": len(y), "n_items": len(dense(item)[0]), "n_languages": len(dense(language)[0])}
     other = design.to_numpy(float)[present]
@@ -284,14 +285,14 @@ def _logit(
     kept = np.ptp(other, axis=0) > 0 if len(y) else np.zeros(other.shape[1], bool)
     names = ["", "aligned", *design.columns[kept]]
     exog = np.column_stack([np.ones(len(y)), aligned, other[:, kept]])
-    reason = _cannot_fit(y, aligned, found["n_items"], exog)
+    reason = _cannot_fit(y, aligned, len(dense(cluster)[0]), exog)
     if not reason:
         try:
             with warnings.catch_warnings():
                 for kind in _NO_FIT:
                     warnings.simplefilter("error", kind)
                 fit = Logit(y, exog, check_rank=False).fit(
-                    disp=0, maxiter=50, cov_type="cluster", cov_kwds={"groups": item}
+                    disp=0, maxiter=50, cov_type="cluster", cov_kwds={"groups": cluster}
                 )
             if not np.isfinite(fit.bse).all() or (fit.bse > 50).any():
                 reason = "the covariates separate right from wrong answers"
@@ -317,7 +318,7 @@ def _cannot_fit(y: Array, aligned: Array, clusters: int, exog: Array) -> str:
     if np.ptp(aligned) == 0:
         return f"{'all' if aligned[0] else 'none'} of the items are aligned"
     if clusters < 2 * exog.shape[1] and clusters < 30:
-        return f"{clusters} items are too few for errors clustered by item"
+        return f"{clusters} clusters of items are too few for clustered errors"
     if min((y[aligned == a] == b).sum() for a in (0, 1) for b in (0, 1)) == 0:
         return "all aligned items or all other items have the same outcome"
     if np.linalg.matrix_rank(exog.T @ exog, hermitian=True) < exog.shape[1]:

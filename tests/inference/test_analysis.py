@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -341,6 +342,11 @@ def test_regression_agrees_with_a_formula(study: analysis.Study, cells: pd.DataF
         expected = (fit.params["aligned"], fit.pvalues["aligned"], low, high)
         assert (row["log_odds"], row["p"], row["low"], row["high"]) == pytest.approx(expected, rel=1e-5)
         assert row["n_items"] == 80
+    passages = study.items.assign(cluster=study.items["item_id"].factorize()[0] // 2)
+    pooled = items.regression(replace(study, items=passages), cells)
+    fitted = pooled[(pooled["method"] == "logit") & pooled["odds_ratio"].notna()]
+    assert len(fitted)
+    assert (fitted["n_items"] == 80).all()  # of 40 clusters
 
 
 def test_label_prior_is_the_mean_probability_of_the_answers_option(
@@ -591,7 +597,7 @@ def test_edge_cases_say_what_is_not_defined(case: str) -> None:
         ("one language", "same_item", "fewer than two languages have answers to the same items"),
         ("always aligned", "same_item", "fewer than 20 items differ between languages"),
         ("one item", "items_pooled", "fewer than 8 clusters of items can be permuted"),
-        ("one item", "regression", "too few for errors clustered by item"),
+        ("one item", "regression", "clusters of items are too few for clustered errors"),
         ("no optional columns", "language_level", "the tables have no item_tokens"),
         ("no optional columns", "regression", "fertility is not known for 240 answers"),
     ],
