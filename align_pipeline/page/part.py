@@ -177,6 +177,23 @@ def of_metric(table: pd.DataFrame, metric: str, pooling: str) -> pd.DataFrame:
     return table[(table["metric"] == metric) & (table["pooling"] == pooling)]
 
 
+def fullest(rows: pd.DataFrame, keys: Sequence[str], each: Sequence[str] = ()) -> tuple[pd.DataFrame, int]:
+    """Of several jobs that measured the same with different numbers of items, the rows of the one with the most.
+
+    Args:
+        rows: with language, pivot, layer and n (items).
+        keys: columns that tell apart what was measured; all layers of it are from jobs with the same n.
+        each: further columns that tell rows apart.
+
+    Returns:
+        the rows, each once, in their order; and the number of languages (with their pivots) that other jobs have with
+        fewer items.
+    """
+    most = rows.groupby(list(keys), observed=True)["n"].transform("max")
+    fewer = rows.loc[rows["n"] < most, ["language", "pivot"]].drop_duplicates()
+    return rows[rows["n"] == most].drop_duplicates([*keys, *each, "layer"], keep="last"), len(fewer)
+
+
 def in_order(table: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
     """Rows grouped by alignment task, metric and pooling, in the order of `style.METRICS`."""
     groups = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,9 @@ from align_pipeline.engine.states import first_equal
 from align_pipeline.errors import InputError
 from align_pipeline.measurements.representations import measures as m
 from align_pipeline.measurements.representations.measure import KINDS, POOLINGS, compared
-from align_pipeline.measurements.representations.statistics import middle_third
+from align_pipeline.measurements.representations.statistics import KEYS, middle_third
 from align_pipeline.measurements.representations.table import REPRESENTATIONS
+from align_pipeline.page.part import fullest
 from align_pipeline.report import report
 from align_pipeline.store import folders
 from align_pipeline.tracking import wandb as tracking
@@ -562,6 +565,26 @@ def test_the_report_shows_it(finished: tuple[Path, Any], model_folder: Path, cac
     job(tmp_path / "bare", model_folder, cache, "lang=spa")
     assert "Representations" not in report.write([tmp_path / "bare"], tmp_path / "without").read_text(encoding="utf-8")
     assert not (tmp_path / "without" / "representations.csv").exists()
+
+
+def test_of_two_runs_that_with_more_items_is_shown(finished: tuple[Path, Any], tmp_path: Path) -> None:
+    table = pd.read_parquet(finished[0] / "representations.parquet")
+    folders = tmp_path / "few", tmp_path / "many"
+    few = table[table["layer"] < 4].assign(n=3, value=0.125, chance=0.0)
+    for folder in folders:
+        folder.mkdir()
+    few.to_parquet(folders[0] / "representations.parquet")
+    shutil.copy(finished[0] / "representations.parquet", folders[1])
+    made = [
+        report.write(runs, tmp_path / "out").read_text(encoding="utf-8")
+        for runs in ([folders[1]], [*folders], [*folders[::-1]])
+    ]
+    assert ["different numbers of items: 2. The run with the most" in page for page in made] == [False, True, True]
+    shown = [re.findall(r"<table.*?</table>", page[page.index("beyond alignment</h3>") :], re.DOTALL) for page in made]
+    assert shown[0] == shown[1] == shown[2]
+    # a run of many items that has one layer is not completed with layers of fewer items
+    kept, several = fullest(pd.concat([few, table[table["layer"] == 4]]), KEYS)
+    assert (kept["layer"].unique().tolist(), several) == ([4], 2)
 
 
 def test_its_curves_are_logged_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,18 +9,19 @@ from markupsafe import Markup
 
 from align_pipeline.measurements.logit_lens.figures import by_layer
 from align_pipeline.measurements.logit_lens.table import KEYS, LOGIT_LENS
-from align_pipeline.page.part import Part, Section
+from align_pipeline.page.part import Part, Section, fullest
 from align_pipeline.page.template import render
 
 
 def _show(part: Part) -> Markup:
     """The lens by layer, and each language's peaks."""
-    rows = part.of("logit_lens").drop_duplicates([*KEYS, "layer"], keep="last")  # several jobs may have the same
+    rows = part.of("logit_lens")
     if rows.empty:
         return Markup()
-    rows = rows.astype(dict.fromkeys(KEYS, object))
+    rows, several = fullest(rows.astype(dict.fromkeys(KEYS, object)), ["language", "pivot", "quantity"], ["script"])
     return render(
         "align_pipeline/measurements/logit_lens/section.html",
+        several=several,
         image=part.draw(partial(by_layer, rows), "logit_lens"),
         peaks=_peaks(rows),
     )

@@ -15,7 +15,7 @@ from align_pipeline.inference.pivots import Best, best, layer_of, matrix, named,
 from align_pipeline.measurements.pivots.figures import every_layer, heat_map
 from align_pipeline.measurements.pivots.table import PIVOTS
 from align_pipeline.page.numbers import metric_name
-from align_pipeline.page.part import Part, Section, of_metric, place_of
+from align_pipeline.page.part import Part, Section, fullest, of_metric, place_of
 from align_pipeline.page.template import render
 
 _TEXTS = ["language", "pivot", "set", "pivot_set", "metric", "pooling"]
@@ -27,9 +27,7 @@ def _show(part: Part) -> Markup:
     if rows.empty:
         return Markup()
     rows = rows.astype(dict.fromkeys(_TEXTS, object))
-    keys = ["language", "pivot", "metric", "pooling", "layer"]
-    several = rows[rows.groupby(keys, observed=True)["n"].transform("nunique") > 1]
-    rows = rows.sort_values("n", kind="stable").drop_duplicates(keys, keep="last")
+    rows, several = fullest(rows, ["language", "pivot", "metric", "pooling"])
     predictions = part.study.predictions
     predictions = predictions[(predictions["model"] == part.model) & (predictions["task"] == part.task)]
     found = {(str(a), str(b)) for a, b in rows[["metric", "pooling"]].itertuples(index=False)}
@@ -38,7 +36,7 @@ def _show(part: Part) -> Markup:
     return render(
         "align_pipeline/measurements/pivots/section.html",
         metrics=[_metric(part, rows, predictions, agree, *key) for key in shown],
-        several=len(several[["language", "pivot"]].drop_duplicates()),
+        several=several,
     )
 
 

@@ -15,7 +15,7 @@ from align_pipeline.measurements.representations.statistics import KEYS, middle_
 from align_pipeline.measurements.representations.table import REPRESENTATIONS
 from align_pipeline.page import columns
 from align_pipeline.page.numbers import as_number
-from align_pipeline.page.part import Part, Section
+from align_pipeline.page.part import Part, Section, fullest
 from align_pipeline.page.template import render
 
 _FIRST = ("mean", "last", "weighted")
@@ -24,13 +24,14 @@ _FIRST = ("mean", "last", "weighted")
 
 def _show(part: Part) -> Markup:
     """Representations by layer, and over the middle third."""
-    rows = part.of("representations").drop_duplicates([*KEYS, "layer"], keep="last")  # several jobs may have the same
+    rows = part.of("representations")
     if rows.empty:
         return Markup()
-    rows = rows.astype(dict.fromkeys(KEYS, object))
+    rows, several = fullest(rows.astype(dict.fromkeys(KEYS, object)), KEYS)
     parts = [(name, rows[rows["pooling"] == name]) for name in _FIRST if (rows["pooling"] == name).any()]
     return render(
         "align_pipeline/measurements/representations/section.html",
+        several=several,
         poolings=[
             SimpleNamespace(
                 name=POOLINGS.get(name, name),
