@@ -181,7 +181,9 @@ def said(found: p.Best) -> str:
     at = {pivot: (r, level) for pivot, r, level in zip(found.pivots, found.r, found.p, strict=True)}
     of_best, english = at.get(found.best, (None, None)), at["eng_Latn"][0]
     one = SimpleNamespace(name="DALI", layer=3, best=found, best_r=of_best[0], best_p=of_best[1], english_r=english)
-    one = SimpleNamespace(**vars(one), image="a", layers="b", table=table, languages=8, n=10, chance=None)
+    one = SimpleNamespace(
+        **vars(one), image="a", layers="b", table=table, languages=8, n=10, chance=None, best_name="B"
+    )
     page = render("align_pipeline/measurements/pivots/section.html", metrics=[one], several=0)
     return " ".join(page[: page.index("</li>")].split())
 
@@ -343,8 +345,30 @@ def test_the_report_has_the_matrix(finished: tuple[Path, Any], tmp_path: Path) -
     page = report.write([finished[0] / "job"], tmp_path).read_text(encoding="utf-8")
     assert "Which pivot?" in page
     assert "English's lead is not defined, because there are fewer than 5 languages." in " ".join(page.split())
+    assert "with options in another order, or texts shuffled, " in " ".join(page.split())  # not any kind of chance
     assert (tmp_path / "pivots.csv").exists()
     assert (tmp_path / "plots" / "pivots_belebele_dali_last.png").exists()
+
+
+def test_the_best_pivot_has_its_name(finished: tuple[Path, Any], tmp_path: Path) -> None:
+    job = finished[0] / "job"
+    pairs, answers = (pd.read_parquet(job / f"{name}.parquet") for name in ("pivots", "predictions"))
+    codes = ["swh_Latn", "ind_Latn", "tur_Latn", "deu_Latn", "fra_Latn", "ita_Latn"]
+    own = pairs[(pairs["language"] == "swh_Latn") & (pairs["pivot"] == "eng_Latn")]
+    right = answers[answers["language"] == "swh_Latn"]
+    rows, said = [], [answers[answers["language"] == "eng_Latn"]]
+    for i, code in enumerate(codes):
+        rows += [
+            own.assign(language=code, pivot=pivot, n=10, aligned=k)
+            for pivot, k in (("eng_Latn", i * i), ("spa_Latn", i))
+        ]
+        correct = (np.arange(len(right)) < i).astype("int8")
+        prediction = np.where(correct, right["gold"], (right["gold"] + 1) % 4)
+        said.append(right.assign(language=code, correct=correct, prediction=prediction))
+    for name, table in (("pivots", rows), ("predictions", said)):
+        pd.concat(table).to_parquet(tmp_path / f"{name}.parquet")
+    page = " ".join(report.write([tmp_path], tmp_path / "out").read_text(encoding="utf-8").split())
+    assert "The best pivot is Spanish (r = 1.00, p" in page
 
 
 def test_of_two_runs_of_a_pair_that_with_more_items_is_shown(finished: tuple[Path, Any], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from align_pipeline.config.lang import name_of
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.inference.consistency import consistency
 from align_pipeline.inference.pivots import Best, best, layer_of, matrix, named, seen_from, transfer
@@ -52,6 +53,7 @@ def _metric(part: Part, rows: pd.DataFrame, predictions: pd.DataFrame, agree: An
         name=metric_name(metric, pooling),
         layer=layer,
         best=found,
+        best_name=name_of(found.best),
         best_r=float(found.r[found.pivots.index(found.best)]) if found.best else None,
         best_p=float(found.p[found.pivots.index(found.best)]) if found.best else None,
         english_r=float(found.r[found.pivots.index(ENGLISH)]) if ENGLISH in found.pivots else None,
