@@ -7,7 +7,7 @@ the row's ``note`` says "not defined, because ...". English is never a data poin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -65,12 +65,14 @@ class Study:
         blocks: by (model, task, metric, pooling).
         predictions: all predictions, English included, each once.
         notes: sentences on how duplicate rows were handled.
+        last_layers: index L of the layer after the final norm, by model, where it is known.
     """
 
     items: pd.DataFrame
     blocks: Mapping[tuple[str, str, str, str], Block]
     predictions: pd.DataFrame
     notes: tuple[str, ...] = ()
+    last_layers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tasks(self) -> set[tuple[str, str]]:
@@ -104,7 +106,7 @@ def join(alignment: pd.DataFrame, predictions: pd.DataFrame, last_layers: Mappin
     items = pd.concat([items, answers], axis="columns")
     items["cluster"] = clusters(items)
     blocks, more = _blocks(aligned, np.searchsorted(every, key), items, last_layers or {})
-    return Study(items, blocks, answered, (*notes, *more))
+    return Study(items, blocks, answered, (*notes, *more), last_layers or {})
 
 
 def _shared_codes(a: pd.DataFrame, b: pd.DataFrame, columns: Sequence[str]) -> tuple[list[Array], list[Array]]:

@@ -293,12 +293,14 @@ class Aligned:
         presets: those with values of the metric.
         aligned: by model, [N, U, K]; NaN where there is no value.
         right: by model, [N, U].
+        last: L of the base; None if it is not known: its highest layer, or one more if all layers count.
     """
 
     base: arrays.Bundle
     presets: list[Preset]
     aligned: dict[str, Array]
     right: dict[str, Array]
+    last: int | None = None
 
     def at_best(self, model: str) -> Array:
         """[N, U]: a model's alignment at each language's best layer of the base."""
@@ -309,7 +311,7 @@ class Aligned:
     def middle(self) -> Array:
         """bool [K], the layers from one third to two thirds of the depth."""
         outside = self.base.layers[~self.base.inner]
-        last = outside[0] if len(outside) else self.base.layers[-1] + 1
+        last = self.last or (outside[0] if len(outside) else self.base.layers[-1] + 1)
         found: Array = (self.base.layers >= last / 3) & (self.base.layers <= 2 * last / 3)
         return found
 
@@ -321,7 +323,8 @@ def aligned(study: Study, cells: pd.DataFrame, of: Pairs) -> Iterator[Aligned]:
             continue
         base = arrays.bundle(study, key, cells)
         has = [p for p in of.presets if any((one.model, *key[1:]) in study.blocks for one in p.versions)]
-        found = Aligned(base, has, {of.model: base.aligned}, {of.model: base.right})
+        known = {of.model: base.aligned}, {of.model: base.right}
+        found = Aligned(base, has, *known, study.last_layers.get(of.model))
         for one in (one for preset in has for one in preset.versions):
             other = (one.model, *key[1:])
             shape = base.aligned.shape

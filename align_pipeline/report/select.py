@@ -156,6 +156,7 @@ def labelled(results: Results, labels: Mapping[str, str]) -> Results:
         items=rename(results.study.items),
         predictions=rename(results.study.predictions),
         blocks=dict(sorted(blocks.items())),
+        last_layers={labels.get(name, name): last for name, last in results.study.last_layers.items()},
     )
     said = f"Labels: {', '.join(f'{label} is {name}' for name, label in sorted(labels.items()))}."
     renamed = _each(results, rename).by_name

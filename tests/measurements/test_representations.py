@@ -567,6 +567,19 @@ def test_the_report_shows_it(finished: tuple[Path, Any], model_folder: Path, cac
     assert not (tmp_path / "without" / "representations.csv").exists()
 
 
+def test_the_middle_third_of_the_report_is_of_the_models_depth(finished: tuple[Path, Any], tmp_path: Path) -> None:
+    job = shutil.copytree(finished[0], tmp_path / "job", ignore=shutil.ignore_patterns("wandb"))
+    whole = pq.read_table(job / "representations.parquet")
+    table = whole.to_pandas()
+    pq.write_table(
+        whole.filter((table["layer"] < 3).tolist()), job / "representations.parquet"
+    )  # L is 4: the middle is layer 2
+    page = report.write([job], tmp_path / "out").read_text(encoding="utf-8")
+    own = table[(table["measure"] == "cka") & (table["pooling"] == "mean")]
+    for row in own[own["layer"] == 2].itertuples():
+        assert f'<td data-v="{row.value:.10g}">{row.value:.2f} (' in page
+
+
 def test_of_two_runs_that_with_more_items_is_shown(finished: tuple[Path, Any], tmp_path: Path) -> None:
     table = pd.read_parquet(finished[0] / "representations.parquet")
     folders = tmp_path / "few", tmp_path / "many"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,20 @@ def test_the_page_begins_with_the_treatment_beyond_its_placebo(written: Path) ->
         assert f"{what} {100 * row.difference:+.1f} points" in first
     assert "it rose" in first
     assert "midalign beyond its placebo shuffled" in first
+
+
+def test_the_middle_third_is_of_the_models_depth_also_if_few_layers_are_in_the_tables(
+    runs: Path, tmp_path: Path
+) -> None:
+    for name in ("base", "gemma3-270m+midalign-seed0"):
+        shutil.copytree(runs / name, tmp_path / name)
+        table = pd.read_parquet(path := tmp_path / name / "alignment.parquet")
+        table[table["layer"] < 3].to_parquet(path)
+    tables = results.analyse(read.read([tmp_path])).by_name["tuning_alignment"]
+    table = tables[tables["language"] == "swh_Latn"].set_index("at")["difference"]
+    of = tables[(tables["language"] == "swh_Latn") & (tables["at"] == "layer")].set_index("layer")["difference"]
+    assert sorted(of.index) == [0, 1, 2]
+    assert table["middle_third"] == pytest.approx(of[2])  # L is 4: from 1.33 to 2.67
 
 
 def test_without_a_tuned_model_nothing_changes(runs: Path, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def _show(part: Part) -> Markup:
                 image=part.draw(partial(by_layer, own), "representations", name),
                 languages=own["language"].nunique(),
                 n=own["n"].max(),
-                middle=_wide(own),
+                middle=_wide(own, part.study.last_layers.get(part.model)),
                 measures=[_column(measure) for measure in LABELS if (own["measure"] == measure).any()],
             )
             for name, own in parts
@@ -46,9 +46,10 @@ def _show(part: Part) -> Markup:
     )
 
 
-def _wide(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per language; the measures' values, and their chance levels as ``<measure>_chance``."""
-    middle = middle_third(rows)
+def _wide(rows: pd.DataFrame, last: int | None) -> pd.DataFrame:
+    """A row per language; the measures' values, and their chance levels as ``<measure>_chance``; last: see
+    `middle_third`."""
+    middle = middle_third(rows, last)
     index = ["language", "pivot", "n"]
     value, chance = (middle.pivot(index=index, columns="measure", values=kind) for kind in ("value", "chance"))
     wide = value.join(chance.add_suffix("_chance"))
