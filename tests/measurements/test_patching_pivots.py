@@ -167,6 +167,13 @@ def test_an_equal_pivot_is_seldom_called_different_and_a_planted_lead_is_found()
     assert np.mean(np.array(lead) < 0.05) >= 0.9
 
 
+def test_a_lead_that_is_the_same_in_all_clusters_has_no_interval() -> None:
+    found = by_pivot(units(60, 2, 2.0, 2.0, 1))  # every activation corrects every item
+    assert (found["difference"] == 0).all()
+    assert found[["low", "high", "p"]].isna().all(axis=None)
+    assert found["note"].str.contains("the same in all clusters").all()
+
+
 def test_few_clusters_have_no_interval() -> None:
     found = by_pivot(units(14, 1, 0.6, 0.4, 1))
     assert found["difference"].notna().all()

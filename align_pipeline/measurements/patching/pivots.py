@@ -81,6 +81,8 @@ def _compare(units: Sequence[Unit], pivot: str) -> Iterator[dict[str, Any]]:
         if 0 < row["n_clusters"] < MIN_CLUSTERS:
             note = f"no interval, because {row['n_clusters']} clusters are too few"
             row |= {"low": np.nan, "high": np.nan, "p": np.nan, "note": note}
+        if np.isnan(row["p"]):  # that all clusters agree is no certainty
+            row |= {"low": np.nan, "high": np.nan}
         yield row
 
 
