@@ -132,6 +132,7 @@ def test_the_sentence_about_depth_has_the_numbers_of_a_plain_loop() -> None:
 def test_the_sentence_about_depth_counts_only_languages_with_aligned_items(found: int, words: str) -> None:
     one = SimpleNamespace(share=0.1, layer=2, last=8, layers=8, chance=None, languages=5, found=found, low=2, high=3)
     one.tested = one.above = 0
+    one.is_alone, one.is_outdone = True, False
     text = render(
         "align_pipeline/measurements/alignment/lead.html",
         what="answer",
@@ -141,6 +142,30 @@ def test_the_sentence_about_depth_counts_only_languages_with_aligned_items(found
         pivot="English",
     )
     assert f"{words} their best layer from 2 to 3." in " ".join(text.split())
+
+
+def test_the_sentence_about_depth_says_no_more_than_the_numbers() -> None:
+    def said(shares: list[list[float]], last: float = 0.0) -> str:
+        """Of a row per language; then the layer after the final norm."""
+        rows = pd.DataFrame(
+            {"language": str(u), "pivot": "p", "layer": k, "share": share, "chance": np.nan, "inner": k < len(row)}
+            for u, row in enumerate(shares)
+            for k, share in enumerate([*row, last])
+        )
+        rows["best_layer"] = rows.index.isin(rows[rows["inner"]].groupby("language")["share"].idxmax())
+        one = depth(rows, pd.DataFrame({"best_layer": [], "above": [], "low": []}))
+        template = "align_pipeline/measurements/alignment/lead.html"
+        shown = render(template, what="answer", about="depth", one=one, pivot="English", name="DALI")
+        return " ".join(re.sub(r"<.*?>", "", shown).split())
+
+    assert "at layer 1 of 2, more than at any other layer (DALI" in said([[0.1, 0.5]])
+    assert "at layer 1 of 2, more than at any other layer before the final norm (DALI" in said([[0.1, 0.5]], last=0.6)
+    assert "at layer 1 of 3, the first layer with the highest share (DALI" in said([[0.1, 0.5, 0.5]])
+    assert said([[0.0, 0.0]]).startswith("No item is aligned with English at any layer (DALI")
+    assert said([[0.0, 0.0]], last=0.1).startswith("No item is aligned with English at any layer before the final norm")
+    assert "Half of the languages or more have their best layer there" in said([[0.1, 0.5]] * 4)
+    few = said([[0.1, 0.5]] * 4 + [[0.0, 0.0]] * 6)
+    assert "Of the 4 languages with aligned items, half or more have their best layer there" in few
 
 
 def test_names_stand_for_codes() -> None:

@@ -70,13 +70,15 @@ def depth(rows: pd.DataFrame, chances: pd.DataFrame) -> SimpleNamespace:
 
     Returns:
         `layer`, the lowest with the highest mean `share` over languages, of those that count; `chance` there, or None;
-        `last`, the highest layer of all; `found`, the number of languages with an aligned item; `low` and `high`,
-        the quartiles of their best layers; `above` of `tested` languages are above chance at their best layer.
+        `last`, the highest layer of all; `is_alone`, whether all others that count have less; `is_outdone`, whether one
+        that does not count has as much; `low` and `high`, the quartiles of the best layers of the `found`
+        languages with an aligned item; `above` of `tested` languages are above chance at their best layer.
     """
     inner = rows[rows["inner"].astype(bool)]
     mean = inner.groupby("layer")[["share", "chance"]].mean()
     layer = int(mean.index[int(mean["share"].to_numpy(float).argmax())])
     share, chance = (float(mean[name].to_numpy(float)[list(mean.index).index(layer)]) for name in ("share", "chance"))
+    outside = rows[~rows["inner"].astype(bool)].groupby("layer")["share"].mean()
     best = rows[rows["best_layer"].astype(bool) & (rows["share"] > 0)]["layer"]
     tested, above = above_chance(chances)
     return SimpleNamespace(
@@ -85,6 +87,8 @@ def depth(rows: pd.DataFrame, chances: pd.DataFrame) -> SimpleNamespace:
         chance=None if pd.isna(chance) else chance,
         last=int(rows["layer"].max()),
         layers=len(mean),
+        is_alone=bool((mean["share"] < share - 1e-12).sum() == len(mean) - 1),
+        is_outdone=bool((outside >= max(share - 1e-12, 1e-12)).any()),
         languages=len(rows.drop_duplicates(["language", "pivot"])),
         found=len(best),
         low=None if best.empty else int(best.quantile(0.25, interpolation="lower")),
