@@ -49,7 +49,7 @@ def _sentences(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         cited = ["ravisankar2026map"] if {"dali", "dali_strong", "mexa_t"} & set(metrics) else []
         cited += ["kargaran2025mexa"] if {"mexa", "mexa_t"} & set(metrics) else []
         yield (
-            f"Alignment with English was measured by {names}{_cite(cited)} at every hidden state, the state after the "
+            f"Alignment with English was measured by {names}{_cite(cited)} at {_states(runs)}, the state after the "
             "final norm being left out of maxima, and compared with that of mismatched items."
         )
         yield (
@@ -82,6 +82,15 @@ def _revision(asked: str | None, commits: Sequence[str]) -> str:
     return "".join(f", {word}" for word in words if word)
 
 
+def _states(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The hidden states that the runs reported."""
+    asked = [layers if isinstance(layers := run["config"].get("layers"), list) else None for run in runs]
+    if None in asked:
+        return "every hidden state"
+    layers = sorted({layer for one in asked for layer in one or ()})
+    return f"hidden state{'s' if len(layers) > 1 else ''} {_listed([str(layer) for layer in layers])}"
+
+
 def _task(runs: Sequence[Mapping[str, Any]]) -> str:
     config, data = runs[0]["config"]["task"], runs[0]["data"]
     name = runs[0]["task"]
@@ -92,14 +101,16 @@ def _task(runs: Sequence[Mapping[str, Any]]) -> str:
     revision = _revision(data.get("revision"), data.get("commits", ()))
     cited = _cite([_TASKS[name]] if name in _TASKS else [])
     how = (
-        f"translated greedily and scored with sacrebleu{_cite(['post2018sacrebleu'])}"
+        f", {shots}, translated greedily and scored with sacrebleu{_cite(['post2018sacrebleu'])}"
         if name == "flores"
-        else f"answered by the option of the highest summed log-likelihood{_cite(['gao2024harness'])}"
+        else f", {shots}, answered by the option of the highest summed log-likelihood{_cite(['gao2024harness'])}"
     )
+    if not any(run["config"].get("evaluate", True) for run in runs):
+        how = ""
     count = len(languages)
     return (
         f"{task_name(name)}{cited} ({data.get('dataset')}, split {config.get('split')}{revision}) was used in {count} "
-        f"language{'s' if count != 1 else ''} and English with {items} items per language, {shots}, {how}."
+        f"language{'s' if count != 1 else ''} and English with {items} items per language{how}."
     )
 
 

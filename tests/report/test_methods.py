@@ -44,6 +44,18 @@ def test_it_says_what_the_runs_recorded() -> None:
     assert "/home/me" not in text
 
 
+def test_it_says_no_more_than_what_was_run() -> None:
+    few = summary()
+    few["config"] |= {"layers": [8, 4], "evaluate": False}
+    assert "at every hidden state" in paragraph([summary(), few])
+    assert "0-shot, answered by the option" in paragraph([summary(), few])
+    text = paragraph([few])
+    assert "at hidden states 4 and 8, the state after" in text
+    assert "with 240 to 250 items per language. " in text
+    assert "shot" not in text
+    assert "answered" not in text
+
+
 def test_a_hub_model_has_its_id_and_revision() -> None:
     one = summary()
     one["config"]["model"] |= {"path": "google/gemma-3-270m", "revision": "abc", "chat_template": True}
