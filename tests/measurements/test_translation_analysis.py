@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from align_pipeline.measurements.accuracy.table import PREDICTIONS
 from align_pipeline.measurements.alignment.table import ALIGNMENT
 from align_pipeline.measurements.translation import statistics as translation_analysis
 from align_pipeline.measurements.translation.table import TRANSLATIONS
-from align_pipeline.report import report
+from align_pipeline.report import read, report, results, select
 
 LANGUAGES = ["deu_Latn", "fra_Latn", "ind_Latn", "ita_Latn", "spa_Latn", "swh_Latn", "tur_Latn"]
 
@@ -264,6 +265,22 @@ def test_the_report_tells_it(tmp_path: Path) -> None:
     assert "accuracy against translation" in page
     stems = {path.stem for path in (tmp_path / "report" / "plots").glob("*.png")}
     assert {"translation_flores_flores_mexa_weighted", "directions_flores", "sentences_flores_mexa_weighted"} <= stems
+
+
+def test_one_language_is_counted_as_one_and_only_those_drawn_are_counted(tmp_path: Path) -> None:
+    few = TABLES["translations"]["language"].unique()[:2]
+    both = {name: table[table["language"].isin([*few, "eng_Latn"])] for name, table in TABLES.items()}
+    never = both["alignment"].assign(value=lambda t: t["value"].where(t["language"] != few[1], 0))
+    write(tmp_path / "run", {**both, "alignment": never})
+    tables = read.read([tmp_path / "run"])
+    page = report.save(results.analyse(tables), tmp_path / "two").read_text(encoding="utf-8")
+    assert "over 2 languages" in (text := " ".join(page.split()))
+    drawn = "than another sentence than lower, with its 95% interval; n = 1 language."  # the other has none aligned
+    assert drawn in text
+    chosen = select.choose(tables, select.Choice(languages=(few[0],)))
+    page = report.save(results.analyse(chosen), tmp_path / "one").read_text(encoding="utf-8")
+    assert "over 1 language (" in (text := " ".join(page.split()))
+    assert not re.search(r"\b1 languages", text)
 
 
 def test_a_report_of_translations_alone(tmp_path: Path) -> None:

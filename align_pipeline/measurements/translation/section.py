@@ -104,7 +104,7 @@ def _sentences(part: Part, best: pd.DataFrame) -> Iterator[SimpleNamespace]:
         if rows["rank_biserial"].notna().any():
             yield SimpleNamespace(
                 name=metric_name(metric, pooling),
-                n=rows["language"].nunique(),
+                n=rows.loc[rows["rank_biserial"].notna(), "language"].nunique(),
                 image=part.draw(partial(figures.rank_biserial, rows), "sentences", metric, pooling),
             )
 
