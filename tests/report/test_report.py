@@ -420,6 +420,21 @@ def test_the_package_carries_the_published_figures() -> None:
     assert "arXiv 2504.09378" in (results.PACKAGE / "published.csv").read_text().splitlines()[0]
 
 
+def test_what_is_missing_is_named_and_no_test_is_claimed_without_answers(tmp_path: Path) -> None:
+    alignment, predictions = simulate(3, 20, 3, (("dali", "last"),))
+    text = {}
+    for name, tables in (("alignment", (alignment, None)), ("answers", (None, predictions))):
+        save(tmp_path / name, *tables)
+        page = report.write([tmp_path / name], tmp_path / "out").read_text(encoding="utf-8")
+        text[name] = " ".join(re.sub(r"<[^>]+>", " ", page[page.index("<main>") :]).split())
+    assert "Not defined, because there are no accuracies for these languages in the tables." in text["alignment"]
+    assert "permutation tests at the best layer, adjusted" not in text["alignment"].replace(
+        "Permutation", "permutation"
+    )
+    assert "Not defined, because there is no alignment in the tables." in text["answers"]
+    assert "then per metric" not in text["answers"]
+
+
 def test_only_the_studys_model_is_set_beside_its_figures() -> None:
     alignment, predictions = simulate(3, 10, 2)
     for model, rows in (
