@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from align_pipeline.config.lang import known_languages
+from align_pipeline.config.pivots import ENGLISH_ONLY
+from align_pipeline.config.representations import REPRESENTATIONS
 from align_pipeline.page.numbers import task_name
 
 _BIB = Path(__file__).with_name("references.bib")
@@ -56,7 +59,8 @@ def _sentences(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             "Tests over items permute whole clusters of dependent items, and p values over layers are adjusted by "
             f"max-T{_cite(['westfall1993resampling'])}; p values over questions and languages by Holm's method."
         )
-    patched = list(dict.fromkeys(filter(None, map(_patch, runs))))
+    yield from _more(runs)
+    patched = list(dict.fromkeys(_patch(run, len(models) > 1) for run in runs if _conditions(run)))
     if patched:
         study = _cite(["ravisankar2026map"])
         yield f"Activations of a language's run were replaced{study}: {'; '.join(patched)}."
@@ -114,19 +118,44 @@ def _task(runs: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _patch(run: Mapping[str, Any]) -> str:
-    """What a run patched; "" for nothing."""
-    config = run["config"].get("patch") or {}
-    if not config.get("conditions"):
-        return ""
+def _more(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What the runs measured besides alignment with English and answers."""
+    codes = [code for code in _asked(runs, "pivot") if code not in ENGLISH_ONLY]
+    if codes:
+        known = known_languages()
+        names = [known[code]["name"] for code in codes if code in known]
+        every = "every language of the run" if "all" in codes else _listed(names)
+        yield f"Alignment was measured in the same way with other pivots: {every}."
+    kinds = _asked(runs, "representations")
+    if kinds:
+        names = list(REPRESENTATIONS) if "all" in kinds else kinds
+        yield f"Other measures of the hidden states, each with its chance level: {_listed(names)}."
+    if any(run["config"].get("logit_lens") for run in runs):
+        yield "The logit lens was applied to every hidden state."
+
+
+def _asked(runs: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """The values of a key that takes a name or a list of names, in all runs."""
+    values = [run["config"].get(key) or [] for run in runs]
+    return list(dict.fromkeys(name for one in values for name in ([one] if isinstance(one, str) else one)))
+
+
+def _conditions(run: Mapping[str, Any]) -> Any:
+    """What a run patched, as in its config; empty for nothing."""
+    return (run["config"].get("patch") or {}).get("conditions")
+
+
+def _patch(run: Mapping[str, Any], is_named: bool) -> str:
+    """How a run patched; `is_named`: with the model's name."""
+    config, given = run["config"]["patch"], _conditions(run)
     layers = config.get("layers")
     where = f"layers {', '.join(map(str, layers))}" if isinstance(layers, list) else f"layers: {layers}"
     wide = f", {config['window']} layers at once" if config.get("window", 1) > 1 else ""
-    given = config["conditions"]
     conditions = given if isinstance(given, str) else ", ".join(map(str, given))
+    model = f" with {run['model']}" if is_named else ""
     return (
-        f"in {task_name(run['task'])}, component {config.get('component')} at {config.get('site')}, {where}{wide}, "
-        f"conditions: {conditions}"
+        f"in {task_name(run['task'])}{model}, component {config.get('component')} at {config.get('site')}, {where}"
+        f"{wide}, conditions: {conditions}"
     )
 
 

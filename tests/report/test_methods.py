@@ -98,6 +98,23 @@ def test_patches_are_described() -> None:
     }
     text = paragraph([summary(), one, one])
     assert text.count("in XCOPA, component resid at last, layers 2, 4, conditions: parallel, noise.") == 1
+    text = paragraph([summary(model="llama"), one])  # of several models, the one that was patched
+    assert "in XCOPA with gemma, component resid at last" in text
+
+
+def test_other_measurements_are_named() -> None:
+    assert not re.search("pivots|chance level|lens", paragraph([summary()]))
+    one, two = summary(), summary()
+    one["config"] |= {"pivot": ["eng", "spa", "zho_Hans"], "representations": ["cka", "neurons"], "logit_lens": True}
+    two["config"] |= {"pivot": "spa", "representations": [], "logit_lens": False}
+    text = paragraph([one, two])
+    assert "with other pivots: Spanish and Chinese (simplified)." in text
+    assert "each with its chance level: cka and neurons." in text
+    assert "The logit lens was applied to every hidden state." in text
+    two["config"] |= {"pivot": "all", "representations": "all"}
+    text = paragraph([two])
+    assert "with other pivots: every language of the run." in text
+    assert "cosine, mexa, cka" in text
 
 
 @pytest.mark.parametrize("task", ["belebele", "xcopa", "xstorycloze", "flores", "choice"])
