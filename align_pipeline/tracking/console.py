@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from align_pipeline import distributed
+from align_pipeline.tracking import logs
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +22,18 @@ MINUTE = 60.0
 """Seconds between the progress lines of a long stage."""
 
 
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        self.quiet = True  # rich ends the program, and with it the other jobs of a sweep
+        logs.to_nowhere(self.file)
+
+
 def _console() -> Console:
     """The console: the terminal, or else wide enough for the final table; silent except in the main process."""
     if not distributed.is_main():
-        return Console(quiet=True, force_terminal=False)
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+        return _Screen(quiet=True, force_terminal=False)
+    console = _Screen()
+    return console if console.is_terminal else _Screen(width=160)
 
 
 class _Rate(ProgressColumn):

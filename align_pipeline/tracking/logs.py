@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 import traceback
 from pathlib import Path
+from typing import IO
 
 from align_pipeline.config.messages import one_sentence
 
@@ -25,8 +28,16 @@ class Lines(logging.StreamHandler):  # type: ignore[type-arg]  # Hydra makes it:
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """See `logging`."""
-        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            to_nowhere(self.stream)
+        else:
             super().handleError(record)
+
+
+def to_nowhere(stream: IO[str]) -> None:
+    """Discard what is printed there from now on, because its reader has gone; else Python complains at its end, too."""
+    with contextlib.suppress(OSError, ValueError):  # not a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def file_of(folder: Path, rank: int) -> Path:

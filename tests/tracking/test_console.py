@@ -106,3 +106,25 @@ def test_a_console_that_has_gone_costs_no_traceback(kind: str, capsys: pytest.Ca
 
         getattr(import_module(module), name)(Gone()).handle(record)
         assert ("Logging error" in capsys.readouterr().err) == said
+
+
+def test_a_job_whose_reader_has_gone_goes_on_to_its_end() -> None:
+    """Log lines and tables on the console, as with ``| head -1``; rich would end the program at the first table."""
+    script = (
+        "import logging, sys, time\nfrom align_pipeline.tracking import console, logs\n"
+        "logging.basicConfig(handlers=[logs.Lines(sys.stdout)], level=logging.INFO)\n"
+        "screen = console.Stages().console\nprint('first', flush=True)\nsys.stdin.read()\n"
+        "for _ in range(2):\n    {}\nprint('to the end', file=sys.stderr)"
+    )
+    for one in ("logging.info('a line')", "screen.print('a table')"):
+        command = [sys.executable, "-c", script.format(one)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == "first\n"
+            process.stdout.close()
+            process.stdin.close()
+            assert process.stderr.read() == "to the end\n"
+            assert process.wait(60) == 0
