@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from align_pipeline import distributed
-from align_pipeline.config.messages import flags_first, one_sentence, refuse_no_names
+from align_pipeline.config.messages import flags_last, one_sentence, refuse_no_names
 from align_pipeline.config.wandb import WandbConfig
 from align_pipeline.errors import InputError
 from align_pipeline.store import folders
@@ -116,7 +116,7 @@ def _jobs(job: Callable[[], Any]) -> Sequence[str]:
         One line for each failed job of a sweep.
     """
     try:
-        sys.argv[1:] = flags_first(sys.argv[1:])
+        sys.argv[1:] = flags_last(sys.argv[1:])
         refuse_no_names(sys.argv[1:])
         job()
         if _failed:

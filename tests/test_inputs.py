@@ -24,7 +24,7 @@ from processes import Command, Done
 from safetensors.torch import load_file, save_file
 
 from align_pipeline import pipeline
-from align_pipeline.config.messages import flags_first
+from align_pipeline.config.messages import flags_last
 from align_pipeline.config.paths import EMBEDDED
 from align_pipeline.data.source import Source
 from align_pipeline.errors import InputError
@@ -447,10 +447,27 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path, arguments: li
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_options_may_stand_between_the_overrides() -> None:
-    assert flags_first(["task=xcopa", "-m", "lang=swh,ind"]) == ["-m", "task=xcopa", "lang=swh,ind"]
-    given = ["lang=swh", "--config-dir", "a=b", "~patch", "task=xcopa", "--cfg", "job"]
-    assert flags_first(given) == ["--config-dir", "a=b", "--cfg", "job", "lang=swh", "~patch", "task=xcopa"]
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("task=xcopa -m lang=swh,ind", "task=xcopa lang=swh,ind -m"),
+        (
+            "lang=swh --config-dir a=b ~patch task=xcopa --cfg job",
+            "lang=swh ~patch task=xcopa --config-dir a=b --cfg job",
+        ),
+        ("-sc install=bash", "install=bash -sc"),
+        ("task=xcopa --config-d mine lang=swh -cjob", "task=xcopa lang=swh --config-d mine -cjob"),
+        ("task=xcopa -i searchpath lang=swh", "task=xcopa lang=swh -i searchpath"),
+        ("task=xcopa -i", "task=xcopa -i"),
+    ],
+)
+def test_options_may_stand_between_the_overrides(given: str, expected: str) -> None:
+    assert flags_last(given.split()) == expected.split()
+
+
+def test_an_option_without_its_value_is_what_the_error_is_about() -> None:
+    with pytest.raises(InputError, match="Argument --cfg/-c: expected one argument; "):
+        flags_last(["task=xcopa", "--cfg"])
 
 
 def test_keys_that_something_reads_may_be_added(tmp_path: Path) -> None:

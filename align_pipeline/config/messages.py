@@ -108,8 +108,8 @@ def _languages_called(name: str) -> list[str]:
     return [code for code, names in spellings.items() if asked in {str(spelling).casefold() for spelling in names}]
 
 
-def flags_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with options such as ``-m`` before the overrides: Hydra refuses overrides on both sides of one.
+def flags_last(arguments: Sequence[str]) -> list[str]:
+    """The arguments with options such as ``-m`` after the overrides: Hydra refuses overrides on both sides of one.
 
     Raises:
         InputError: there is no such option, or an option has no such value.
@@ -122,16 +122,15 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
     if "--info" in arguments:  # its value may be an override
         return list(arguments)
     parser = get_args_parser()
-    takes_value = {name for one in parser._actions if one.nargs is None for name in one.option_strings}
-    overrides = [
-        one
-        for before, one in zip(["", *arguments], arguments, strict=False)
-        if not one.startswith("-") and before not in takes_value
-    ]
-    flags = [one for one in arguments if one not in overrides]
     parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args([*flags, *overrides])
-    return [*flags, *overrides]
+    overrides: list[str] = parser.parse_intermixed_args(list(arguments)).overrides
+    flags, left = [], list(overrides)
+    for one in arguments:
+        if left and one == left[0]:
+            left.pop(0)
+        else:
+            flags.append(one)
+    return [*overrides, *flags]
 
 
 def refuse_no_names(arguments: Sequence[str]) -> None:
