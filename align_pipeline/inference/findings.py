@@ -43,7 +43,8 @@ class Findings:
         items_by_language: TS against TF at each language's best layer. ``difference``: difference of shares with its
             95% cluster bootstrap interval; ``cross_fitted``: the same at a layer chosen on other items;
             ``cross_fitted_share``: the share of all items there; ``p``: permutation test; ``p_languages``: over all
-            languages (max-T); ``p_somewhere``: of the largest statistic over all layers (max-T).
+            languages (max-T); ``p_somewhere``: of the largest statistic over all layers (max-T). ``n_clusters``: of the
+            items that are right in English and have an answer.
         items_pooled: TS against TF pooled over languages. ``at``: each `layer`, every language's `best_layer`, or
             `somewhere`, the layer with the largest |z|, whose ``low`` and ``high`` are simultaneous over all layers.
             ``high_layers`` is the simultaneous upper end of each layer; of `somewhere`, the highest of all layers.
@@ -87,11 +88,13 @@ def _by_language(arrays: Bundle, test: permutation.Test | None, drawn: Array, se
     values = resampling.difference(*counts)
     low, high = resampling.interval(values, arrays.clusters)
     share, fitted = resampling.cross_fitted(arrays, seed=seed)
+    counted = permutation.counted(arrays)
     for u, (language, pivot) in enumerate(arrays.units):
         n_ts, n_tf = int(counts[1][0, u]), int(counts[3][0, u])
         row: dict[str, Any] = {"language": language, "pivot": pivot, "layer": int(arrays.layers[arrays.best[u]])}
-        row |= {"n_ts": n_ts, "n_tf": n_tf, "n_clusters": arrays.clusters, "difference": values[0, u]}
-        row |= {"low": low[u], "high": high[u], "cross_fitted": fitted[u], "cross_fitted_share": share[u]}
+        row |= {"n_ts": n_ts, "n_tf": n_tf, "n_clusters": len(np.unique(arrays.cluster[counted[:, u]]))}
+        row |= {"difference": values[0, u], "low": low[u], "high": high[u]}
+        row |= {"cross_fitted": fitted[u], "cross_fitted_share": share[u]}
         if test is not None:
             row |= {"z": float(test.z[u, arrays.best[u]]), "p": test.p[u]}
             row |= {"p_languages": test.p_languages[u], "p_somewhere": test.p_somewhere[u]}

@@ -84,7 +84,7 @@ def literal_z(
     return sum(sums.values()) / math.sqrt(sum(v * v for v in sums.values()))
 
 
-def test_pooled_tests_count_the_items_that_are_right_in_english() -> None:
+def test_tests_count_the_items_that_are_right_in_english() -> None:
     data = made(n=60, size=3, seed=2, missing=0.1)
     drawn = resampling.weights(data.cluster, 10, np.random.default_rng(0))
     rows = list(findings._pooled(data, permutation.run(data, count=10), drawn))
@@ -94,6 +94,11 @@ def test_pooled_tests_count_the_items_that_are_right_in_english() -> None:
     for row in rows:
         assert (row["n_items"], row["n_languages"]) == (len(used), 4)
         assert row["n_clusters"] == len({data.cluster[i] for i in used})
+    data.english[:30] = 0
+    known[:30] = False
+    for u, row in enumerate(findings._by_language(data, permutation.run(data, count=10), drawn, 0)):
+        assert row["n_ts"] + row["n_tf"] == known[:, u].sum()
+        assert row["n_clusters"] == len({data.cluster[i] for i in range(60) if known[i, u]}) < 20
 
 
 @pytest.mark.parametrize("wrong", [1, 8, 70])
