@@ -15,7 +15,8 @@ from align_pipeline.config.paths import CONF
 from align_pipeline.config.resolvers import options_of
 from align_pipeline.data.items import ENGLISH
 from align_pipeline.data.source import Source
-from align_pipeline.errors import unknown
+from align_pipeline.data.tasks import OWN_FILES
+from align_pipeline.errors import InputError, unknown
 
 _HYDRA = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 """What Hydra's own ``--info`` prints."""
@@ -33,8 +34,14 @@ def info(arguments: Sequence[str]) -> None:
         arguments: names of groups, or overrides.
 
     Raises:
-        InputError: there is no such group, an override cannot be used, or the data folder lacks the task's data set.
+        InputError: there is no such group, another option is given, an override cannot be used, or the data folder
+            lacks the task's data set.
     """
+    option = next((argument for argument in arguments if argument.startswith("-")), None)
+    if option is not None:
+        raise InputError(
+            f"--info takes names of groups or overrides, not {option}; it reads the package's own configs."
+        )
     groups = [argument for argument in arguments if "=" not in argument]
     for group in groups:
         if not (CONF / group).is_dir():
@@ -59,10 +66,12 @@ def _of_task(overrides: Sequence[str]) -> None:
             rows.add_row(code, one.name, one.script, one.family, str(one.resource))
     console = Console()
     console.print(rows)
+    sets = ", ".join(_sets(have.keys())) or "none"
     console.print(
-        f"{task.name}: {task.dataset}, split {task.split}, {task.num_fewshot} examples, {task.origin(source)}. "
-        f"Sets of languages, with how many of them it has: {', '.join(_sets(have.keys()))}. Metrics that fit: "
-        f"{', '.join(_metrics(task.offers))}. Model: {config.model.name} ({config.model.path})."
+        f"{task.name}: {task.dataset or OWN_FILES}, split {task.split}, {task.num_fewshot} examples, "
+        f"{task.origin(source)}. Sets of languages, with how many of them it has: {sets}. Metrics that fit: "
+        f"{', '.join(_metrics(task.offers))}. Model: {config.model.name} ({config.model.path}).",
+        markup=False,
     )
 
 

@@ -104,7 +104,7 @@ def _show(found: _Found, folder: Path) -> None:
     more = (one for part in found.told for one in part.printed)
     for printed in (*summary.tables(found.content, found.told, screen.width), *more):
         screen.print(printed)
-    screen.print(f"Tables and plots: {folder}", soft_wrap=True, highlight=False)  # a path in one piece
+    screen.print(f"Tables and plots: {folder}", soft_wrap=True, highlight=False, markup=False)  # in one piece
 
 
 def _measure(

@@ -421,6 +421,10 @@ def test_a_config_is_recorded_whatever_it_is_made_of(small: list[str], tmp_path:
             "quote an element with special characters: 'patch.conditions=[parallel,\"language=deu\"]'",
         ),
         (["--task", "xcopa"], "Unrecognized arguments: --task; settings are key=value, such as task=xcopa."),
+        (
+            ["--config-dir", "mine", "--info", "task=quiz"],
+            "--info takes names of groups or overrides, not --config-dir;",
+        ),
         (["--info", "modell"], "There is no group 'modell'; available: model, "),
         (["-m", "lang=glob(zzz*)"], "lang=glob(zzz*) matches nothing, so no job would run; --info lang lists"),
         (["patch=english", "patch.window=99", "data=/nowhere"], "patch.window=99 is too large: "),

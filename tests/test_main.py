@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from importlib import import_module, metadata
+from pathlib import Path
 
 import pytest
 import yaml
@@ -146,6 +147,19 @@ def test_info_lists_the_languages_that_the_data_have(capsys: pytest.CaptureFixtu
     assert len(codes) == 11
     info(["task=xnli", "data=hub"])
     assert "set/xnli (14 of 14)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_info_on_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("[mine]")
+    folder.mkdir()
+    for code in ("eng_Latn", "swh_Latn"):
+        (folder / f"{code}.jsonl").touch()
+    info(["task=choice", f'task.files="{folder}/LANG.jsonl"'])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "choice: own files, split test" in text
+    assert "[mine]/LANG.jsonl" in text
+    assert "how many of them it has: none." in text
 
 
 def test_info_is_a_flag_of_run_and_mistakes_are_one_sentence() -> None:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -78,6 +80,18 @@ def test_every_value_is_on_the_console_whatever_its_width(width: int) -> None:
     text = " ".join(captured.get().split())
     assert "What it is." in text
     assert text.count("xcopa: m on data from hub") == 1
+
+
+def test_a_folder_with_brackets_is_printed_as_it_is() -> None:
+    from rich.console import Console
+
+    from align_pipeline import pipeline
+
+    content = {"task": "xcopa", "model": "m", "data": {"source": "hub"}, "languages": rows(1)}
+    screen = Console(file=io.StringIO(), width=160)
+    found = SimpleNamespace(content=content, told=[], stages=SimpleNamespace(console=screen))
+    pipeline._show(found, Path("out/[swh,ind]/[/a]"))  # type: ignore[arg-type]
+    assert screen.file.getvalue().endswith("Tables and plots: out/[swh,ind]/[/a]\n")  # type: ignore[attr-defined]
 
 
 def test_a_name_is_never_cut_off_on_a_narrow_console() -> None:
