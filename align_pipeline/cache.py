@@ -36,7 +36,7 @@ def _run(given: Sequence[str]) -> None:
     there = entries(folder) if model is not None or not pruning else []
     models = {entry.note.get("model", "") for entry in there} - {""}
     if model is not None and models and model not in models:
-        raise unknown("model in the cache", model, models)
+        print(unknown("model in the cache", model, models))  # no error: pruning again finds none, either
     found = prune(folder, days, model) if pruning else there
     for entry in found:
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
