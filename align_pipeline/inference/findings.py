@@ -86,14 +86,15 @@ def findings(study: Study, cells: pd.DataFrame, seed: int = 0, count: int = perm
 def _by_language(arrays: Bundle, test: permutation.Test | None, drawn: Array, seed: int) -> Iterator[dict[str, Any]]:
     counts = resampling.counts(arrays, arrays.at_best, drawn)
     values = resampling.difference(*counts)
-    low, high = resampling.interval(values, arrays.clusters)
     share, fitted = resampling.cross_fitted(arrays, seed=seed)
     counted = permutation.counted(arrays)
     for u, (language, pivot) in enumerate(arrays.units):
         n_ts, n_tf = int(counts[1][0, u]), int(counts[3][0, u])
         row: dict[str, Any] = {"language": language, "pivot": pivot, "layer": int(arrays.layers[arrays.best[u]])}
-        row |= {"n_ts": n_ts, "n_tf": n_tf, "n_clusters": len(np.unique(arrays.cluster[counted[:, u]]))}
-        row |= {"difference": values[0, u], "low": low[u], "high": high[u]}
+        clusters = len(np.unique(arrays.cluster[counted[:, u]]))
+        low, high = resampling.interval(values[:, u], clusters)
+        row |= {"n_ts": n_ts, "n_tf": n_tf, "n_clusters": clusters}
+        row |= {"difference": values[0, u], "low": float(low), "high": float(high)}
         row |= {"cross_fitted": fitted[u], "cross_fitted_share": share[u]}
         if test is not None:
             row |= {"z": float(test.z[u, arrays.best[u]]), "p": test.p[u]}
@@ -119,14 +120,14 @@ def _pooled(arrays: Bundle, test: permutation.Test | None, drawn: Array) -> Iter
         yield size | {"at": "best_layer", "note": f"not defined, because {_FEW}"}
         return
     best = resampling.odds_ratio(*resampling.counts(arrays, arrays.at_best, drawn))
-    low, high = resampling.interval(best, arrays.clusters)
+    low, high = resampling.interval(best, size["n_clusters"])
     effect = {"odds_ratio": np.exp(best[0]), "low": np.exp(low), "high": np.exp(high)}
     note = _NO_RATIO if np.isnan(best[0]) else ""
     yield size | effect | {"at": "best_layer", "z": test.best_z, "p": test.best_p, "note": note}
     by_layer = np.moveaxis(arrays.aligned, 2, 0)
     ratios = [resampling.odds_ratio(*resampling.counts(arrays, aligned, drawn)) for aligned in by_layer]
     every = np.stack(ratios, axis=1)  # [1 + B, K]
-    low, high = resampling.interval(every, arrays.clusters)
+    low, high = resampling.interval(every, size["n_clusters"])
     reach = test.critical * resampling.error(every)
     rows = []
     for k, layer in enumerate(arrays.layers):

@@ -23,6 +23,8 @@ LANGUAGE_LEVEL = [
     *("permutation_p", "given_both", "given_both_p", "family_pearson", "family_p", "n_families", "detectable"),
     *("model", "alignment_task", "grouping", "note"),
 ]
+SAME_ORDER = "interval of Spearman's correlation not defined, because both have the same order"
+"""Why a number is missing."""
 EXACT = 7
 """Up to this many languages, all permutations are used (5,040); beyond, random ones."""
 ORDERS = 4999
@@ -139,14 +141,17 @@ def _correlate(x: Array, sides: pd.DataFrame, rng: np.random.Generator) -> list[
             notes.append("partial correlation not defined, because fertility fully explains alignment or accuracy")
         if interval_reason:
             notes.append(f"interval not defined, because {interval_reason}")
+        elif np.isnan(row["spearman_low"]):
+            notes.append(SAME_ORDER)
         out.append({**row, "n": n, "note": "; ".join(notes)})
     return out
 
 
 def fisher_interval(r: Array, n: int, ranks: bool = False) -> tuple[Array, Array]:
-    """95% interval of correlations of n > 3 pairs; for ranks, with the variance of Bonett and Wright (2000)."""
+    """95% interval of correlations of n > 3 pairs; for ranks, with the variance of Bonett and Wright (2000), and NaN
+    for 1 and -1, which few languages often have, because it would have no width."""
     with np.errstate(divide="ignore"):
-        z = np.arctanh(np.clip(r, -1, 1))
+        z = np.arctanh(np.where(ranks & (np.abs(r) > 1 - 1e-9), np.nan, np.clip(r, -1, 1)))
     reach = stats.norm.ppf(0.975) * np.sqrt((1 + r**2 / 2 if ranks else 1.0) / (n - 3))
     return np.tanh(z - reach), np.tanh(z + reach)
 
@@ -233,5 +238,7 @@ def _partial(numbers: dict[str, Array], x: Array, y: Array, control: Array) -> s
         values = all_three if name == "pearson" else stats.rankdata(all_three, axis=0)
         rest = _rest(np.column_stack([np.ones(n), values[:, 0]]), values[:, 1:])
         r = stats.pearsonr(rest[:, :-1].T, rest[:, -1][None], axis=1).statistic if len(x) else np.empty(0)
-        numbers[f"partial_{name}"], numbers[f"partial_{name}_p"] = r, _two_sided(r, n - 3)
+        exists = name == "pearson" or n > EXACT  # of few ranks, r = 1 is common, and its p would be 0
+        numbers[f"partial_{name}"] = r
+        numbers[f"partial_{name}_p"] = _two_sided(r, n - 3) if exists else np.full_like(r, np.nan)
     return ""

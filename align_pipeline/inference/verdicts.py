@@ -16,6 +16,7 @@ import pandas as pd
 
 from align_pipeline.inference.findings import Findings
 from align_pipeline.inference.items import adjusted
+from align_pipeline.inference.languages import SAME_ORDER
 from align_pipeline.inference.study import BLOCK
 
 VERDICTS = [
@@ -87,7 +88,8 @@ def _languages(level: pd.DataFrame) -> pd.DataFrame:
     }
     elsewhere = ("alignment on " + whole["alignment_task"]).where(whole["alignment_task"] != whole["task"], "")
     found = whole.rename(columns=names).assign(question="languages", unit="correlation", limit=whole["pearson_high"])
-    return found.assign(note=_joined(elsewhere, whole["note"]))
+    of_pearson = whole["note"].str.replace(f"(; )?{SAME_ORDER}", "", regex=True)
+    return found.assign(note=_joined(elsewhere, of_pearson))
 
 
 def _items(pooled: pd.DataFrame) -> pd.DataFrame:

@@ -147,6 +147,9 @@ def test_perfect_and_reversed_correlation() -> None:
     assert layers["pearson"].tolist() == pytest.approx([1, -1, 1])
     assert layers["spearman"].tolist() == pytest.approx([1, -1, 1])
     assert layers[["pearson_low", "pearson_high"]].to_numpy() == pytest.approx(np.array([[1, 1], [-1, -1], [1, 1]]))
+    assert layers[["spearman_low", "spearman_high", "partial_spearman_p"]].isna().all(axis=None)
+    assert layers["note"].str.contains("interval of Spearman's correlation not defined, because").all()
+    assert not verdicts._languages(level)["note"].str.contains("Spearman").any()  # it is about Pearson's
     mean = level[(level["grouping"] == "all") & (level["reduce"] == "mean")].iloc[0]
     assert mean["note"] == "not defined, because alignment is the same (0.500) in all 5 languages"
     cyrillic = level[(level["grouping"] == "script") & (level["group"] == "Cyrl") & (level["reduce"] == "max")].iloc[0]

@@ -17,7 +17,7 @@ from scipy import stats
 
 from align_pipeline.errors import ContradictionError
 from align_pipeline.inference.items import adjust, adjusted
-from align_pipeline.inference.languages import EXACT, fisher_interval, permuted
+from align_pipeline.inference.languages import EXACT, SAME_ORDER, fisher_interval, permuted
 from align_pipeline.inference.study import BLOCK, MIN_FOR_INTERVAL, MIN_LANGUAGES, NOISE, Study, of_block
 from align_pipeline.measurements.translation.table import TRANSLATIONS
 
@@ -171,6 +171,8 @@ def correlation(x: Array, y: Array) -> dict[str, Any]:
             row["spearman_p"] = float(permuted(stats.rankdata(x)[None], stats.rankdata(y), np.random.default_rng(0))[0])
         if n >= MIN_FOR_INTERVAL:
             row[f"{name}_low"], row[f"{name}_high"] = fisher_interval(result.statistic, n, name == "spearman")
+    if n >= MIN_FOR_INTERVAL and np.isnan(row["spearman_low"]):
+        row["note"] = SAME_ORDER
     if n < MIN_FOR_INTERVAL:
         row["note"] = f"interval not defined, because there are fewer than {MIN_FOR_INTERVAL} languages"
     return row
