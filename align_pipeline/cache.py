@@ -32,12 +32,12 @@ def _run(given: Sequence[str]) -> None:
     folder = asked.path("folder") or Path("outputs/cache")
     if not folder.is_dir():
         raise InputError(f"The cache folder '{folder}' does not exist; choose another with folder=<folder>.")
-    days, model = _days(asked.text("older_than_days")), asked.text("model")
-    there = entries(folder) if model is not None or not pruning else []
-    models = {entry.note.get("model", "") for entry in there} - {""}
-    if model is not None and models and model not in models:
-        print(unknown("model in the cache", model, models))  # no error: pruning again finds none, either
-    found = prune(folder, days, model) if pruning else there
+    model = asked.text("model")
+    found = prune(folder, _days(asked.text("older_than_days")), model) if pruning else entries(folder)
+    if model is not None and not any(entry.note.get("model") == model for entry in found):
+        models = {entry.note.get("model", "") for entry in entries(folder)} - {""}
+        if models and model not in models:
+            print(unknown("model in the cache", model, models))  # no error: pruning again finds none, either
     for entry in found:
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         said = " ".join(entry.note.get(key, "") for key in ("model", "task", "what")).strip() or entry.path.stem[:12]
