@@ -123,7 +123,7 @@ def _more(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     codes = [code for code in _asked(runs, "pivot") if code not in ENGLISH_ONLY]
     if codes:
         known = known_languages()
-        names = [known[code]["name"] for code in codes if code in known]
+        names = [known[code]["name"] if code in known else code for code in codes]
         every = "every language of the run" if "all" in codes else _listed(names)
         yield f"Alignment was measured in the same way with other pivots: {every}."
     kinds = _asked(runs, "representations")

@@ -111,6 +111,8 @@ def test_other_measurements_are_named() -> None:
     assert "with other pivots: Spanish and Chinese (simplified)." in text
     assert "each with its chance level: cka and neurons." in text
     assert "The logit lens was applied to every hidden state." in text
+    two["config"] |= {"pivot": "tok"}  # a language of the user's own
+    assert "with other pivots: tok." in paragraph([two])
     two["config"] |= {"pivot": "all", "representations": "all"}
     text = paragraph([two])
     assert "with other pivots: every language of the run." in text
