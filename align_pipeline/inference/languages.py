@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,18 +116,10 @@ def _correlate(x: Array, sides: pd.DataFrame, rng: np.random.Generator) -> list[
     live = x[varies]
     numbers: dict[str, Array] = {}
     partial_reason = _partial(numbers, live, y, sides["fertility"].to_numpy())
-    for name, (a, b) in {"pearson": (live, y), "spearman": (stats.rankdata(live, axis=1), stats.rankdata(y))}.items():
-        result = stats.pearsonr(a, b[None], axis=1) if len(a) else None
-        numbers[name], numbers[f"{name}_p"] = (result.statistic, result.pvalue) if result else (a[:, 0], a[:, 0])
-        if name == "spearman" and n <= EXACT:  # the distribution of t is wrong here: p would be 0 for three languages
-            numbers["spearman_p"] = permuted(a, b, rng)
+    numbers |= correlations(live, y)
     numbers["permutation_p"] = permuted(live, y, rng)
     numbers |= _given_both(live, sides) | _family_means(live, sides)
     numbers["detectable"] = np.full(len(live), detectable(n))
-    interval_reason = f"there are fewer than {MIN_FOR_INTERVAL} languages" if n < MIN_FOR_INTERVAL else ""
-    if not interval_reason:
-        for name in ("pearson", "spearman"):
-            numbers[f"{name}_low"], numbers[f"{name}_high"] = fisher_interval(numbers[name], n, name == "spearman")
     out: list[dict[str, Any]] = []
     of_live: Iterator[Any] = iter(pd.DataFrame(numbers).to_dict("records"))
     for value, alive in zip(x[:, 0], varies, strict=True):
@@ -139,12 +131,35 @@ def _correlate(x: Array, sides: pd.DataFrame, rng: np.random.Generator) -> list[
         notes = [f"partial correlation not defined, because {partial_reason}"] if partial_reason else []
         if not partial_reason and np.isnan(row["partial_pearson"]):
             notes.append("partial correlation not defined, because fertility fully explains alignment or accuracy")
-        if interval_reason:
-            notes.append(f"interval not defined, because {interval_reason}")
-        elif np.isnan(row["spearman_low"]):
-            notes.append(SAME_ORDER)
+        notes += filter(None, [no_interval(row, n)])
         out.append({**row, "n": n, "note": "; ".join(notes)})
     return out
+
+
+def correlations(x: Array, y: Array) -> dict[str, Array]:
+    """Pearson's and Spearman's correlations over languages, `pearson` and `spearman`, each with its two-sided p (`_p`)
+    and its 95% interval (`_low`, `_high`) if there are languages enough.
+
+    Args:
+        x: [K, n], K variables, none of them constant.
+        y: [n], not constant.
+    """
+    n, found = len(y), dict[str, Array]()
+    for name, (a, b) in {"pearson": (x, y), "spearman": (stats.rankdata(x, axis=1), stats.rankdata(y))}.items():
+        result = stats.pearsonr(a, b[None], axis=1) if len(a) else None
+        found[name], found[f"{name}_p"] = (result.statistic, result.pvalue) if result else (a[:, 0], a[:, 0])
+        if name == "spearman" and n <= EXACT:  # the distribution of t is wrong here: p would be 0 for three languages
+            found["spearman_p"] = permuted(a, b)
+        if n >= MIN_FOR_INTERVAL:
+            found[f"{name}_low"], found[f"{name}_high"] = fisher_interval(found[name], n, name == "spearman")
+    return found
+
+
+def no_interval(row: Mapping[str, Any], n: int) -> str:
+    """Why a row of `correlations` lacks an interval; "" if it has both."""
+    if n < MIN_FOR_INTERVAL:
+        return f"interval not defined, because there are fewer than {MIN_FOR_INTERVAL} languages"
+    return SAME_ORDER if np.isnan(row["spearman_low"]) else ""
 
 
 def fisher_interval(r: Array, n: int, ranks: bool = False) -> tuple[Array, Array]:
@@ -163,13 +178,14 @@ def detectable(n: int) -> float:
     return float(np.tanh((stats.norm.ppf(0.975) + stats.norm.ppf(POWER)) / np.sqrt(n - 3)))
 
 
-def permuted(x: Array, y: Array, rng: np.random.Generator) -> Array:
+def permuted(x: Array, y: Array, rng: np.random.Generator | None = None) -> Array:
     """Two-sided permutation p of Pearson's r, of Spearman's if x [K, n] and y [n] are ranks: over all permutations of y
-    for few languages, else over random ones."""
+    for up to `EXACT` languages, else over random ones, which need `rng`."""
     n = len(y)
     if n <= EXACT:
         orders = np.array(list(itertools.permutations(range(n))))
     else:
+        assert rng is not None
         orders = np.concatenate([np.arange(n)[None], rng.permuted(np.tile(np.arange(n), (ORDERS, 1)), axis=1)])
     centred = x - x.mean(axis=1, keepdims=True)
     size = np.abs(centred @ (y - y.mean())[orders].T)  # the first order is that of the data

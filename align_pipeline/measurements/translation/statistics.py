@@ -17,7 +17,7 @@ from scipy import stats
 
 from align_pipeline.errors import ContradictionError
 from align_pipeline.inference.items import adjust, adjusted
-from align_pipeline.inference.languages import EXACT, SAME_ORDER, fisher_interval, permuted
+from align_pipeline.inference.languages import correlations, no_interval
 from align_pipeline.inference.study import BLOCK, MIN_FOR_INTERVAL, MIN_LANGUAGES, NOISE, Study, of_block
 from align_pipeline.measurements.translation.table import TRANSLATIONS
 
@@ -155,7 +155,7 @@ CORRELATION = [
 
 
 def correlation(x: Array, y: Array) -> dict[str, Any]:
-    """Pearson's and Spearman's correlation over languages, two-sided p and 95% interval (`fisher_interval`)."""
+    """Pearson's and Spearman's correlation over languages, two-sided p and 95% interval (`languages.correlations`)."""
     n = len(x)
     row: dict[str, Any] = {"n": n, "note": ""}
     if n < MIN_LANGUAGES:
@@ -164,18 +164,8 @@ def correlation(x: Array, y: Array) -> dict[str, Any]:
         }
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return row | {"note": f"not defined, because one of the two is the same in all {n} languages"}
-    for name, test in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
-        result = test(x, y)
-        row |= {name: float(result.statistic), f"{name}_p": float(result.pvalue)}
-        if name == "spearman" and n <= EXACT:
-            row["spearman_p"] = float(permuted(stats.rankdata(x)[None], stats.rankdata(y), np.random.default_rng(0))[0])
-        if n >= MIN_FOR_INTERVAL:
-            row[f"{name}_low"], row[f"{name}_high"] = fisher_interval(result.statistic, n, name == "spearman")
-    if n >= MIN_FOR_INTERVAL and np.isnan(row["spearman_low"]):
-        row["note"] = SAME_ORDER
-    if n < MIN_FOR_INTERVAL:
-        row["note"] = f"interval not defined, because there are fewer than {MIN_FOR_INTERVAL} languages"
-    return row
+    found = {name: float(value[0]) for name, value in correlations(x[None], y).items()}
+    return row | found | {"note": no_interval(found, n)}
 
 
 def _rowwise(x: Array, y: Array, ranked: bool) -> Array:
